@@ -1,0 +1,108 @@
+"""Verification pairs: images, and which two of them show the same person."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from datasets import Dataset
+
+from .subsets import identity_labels
+
+NUM_FOLDS = 10
+
+
+@dataclass
+class VerificationPairs:
+    """A 1:1 verification protocol.
+
+    Args:
+        images: The distinct images, column `image` and perhaps `name`.
+        pairs: (P, 2) int64, two rows of `images` for each pair.
+        same: (P,) bool, whether both show the same person.
+        fold: (P,) int64, the cross-validation fold of each pair; None: ten consecutive folds of equal size.
+        name: What the metrics are called after, such as `lfw`.
+        group: (P,) the subgroup of each pair (for instance the ethnicity in RFW), where the protocol has subgroups.
+
+    Raises:
+        ValueError: lengths differ, or a pair points to a row that does not exist.
+    """
+
+    images: Dataset
+    pairs: np.ndarray
+    same: np.ndarray
+    fold: np.ndarray | None = None
+    name: str = "verification"
+    group: np.ndarray | None = None
+
+    def __post_init__(self):
+        self.pairs = np.asarray(self.pairs, dtype=np.int64)
+        self.same = np.asarray(self.same, dtype=bool)
+        if self.fold is not None:
+            self.fold = np.asarray(self.fold, dtype=np.int64)
+        if self.group is not None:
+            self.group = np.asarray(self.group)
+        self._check()
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def _check(self):
+        if self.pairs.ndim != 2 or self.pairs.shape[1] != 2:
+            raise ValueError(f"{self.name}: pairs must have shape (P, 2), found {self.pairs.shape}")
+        for column in ("same", "fold", "group"):
+            values = getattr(self, column)
+            if values is not None and values.shape != (len(self.pairs),):
+                raise ValueError(f"{self.name}: {len(self.pairs)} pairs, but {column} has shape {values.shape}")
+        bad = np.flatnonzero(((self.pairs < 0) | (self.pairs >= len(self.images))).any(axis=1))
+        if len(bad):
+            raise ValueError(
+                f"{self.name}: pair {bad[0]} is {tuple(self.pairs[bad[0]].tolist())}, but there are only "
+                f"{len(self.images)} images"
+            )
+
+
+def make_verification_pairs(dataset: Dataset, seed: int = 0, name: str = "verification") -> VerificationPairs:
+    """Every genuine pair of an identity data set and as many random impostor pairs, spread evenly over ten folds.
+
+    Args:
+        dataset: Identity data, `image` and `label`.
+        seed: Seed of the choice of impostors and of the folds.
+        name: What the metrics are called after.
+
+    Raises:
+        ValueError: no identity has two images, or too few impostor pairs exist.
+    """
+    labels = identity_labels(dataset)
+    rng = np.random.default_rng(seed)
+    genuine = _genuine_pairs(labels)
+    impostor = _impostor_pairs(labels, len(genuine), rng)
+    pairs = np.concatenate([rng.permutation(genuine), impostor])
+    same = np.arange(len(pairs)) < len(genuine)
+    fold = np.arange(len(pairs)) % len(genuine) % NUM_FOLDS
+    order = np.argsort(fold, kind="stable")
+    return VerificationPairs(dataset, pairs[order], same[order], fold[order], name)
+
+
+def _genuine_pairs(labels: np.ndarray) -> np.ndarray:
+    """All pairs of rows with one label, (P, 2)."""
+    order = np.argsort(labels, kind="stable")
+    groups = np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
+    pairs = [group[np.stack(np.triu_indices(len(group), k=1), axis=1)] for group in groups if len(group) > 1]
+    if not pairs:
+        raise ValueError("no identity has two images: there is no genuine pair")
+    return np.concatenate(pairs)
+
+
+def _impostor_pairs(labels: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """`count` distinct random pairs of rows with different labels, (count, 2)."""
+    size = len(labels)
+    sizes = np.bincount(labels)
+    available = (size * size - (sizes * sizes).sum()) // 2
+    if count > available:
+        raise ValueError(f"{count} impostor pairs are needed, but only {available} exist among {size} images")
+    codes = np.empty(0, dtype=np.int64)  # a pair (a, b) with a < b, as a * size + b
+    while len(codes) < count:
+        a, b = np.sort(rng.integers(size, size=(2, 2 * count)), axis=0)
+        different = labels[a] != labels[b]
+        codes = np.concatenate([codes, (a * size + b)[different]])
+        codes = codes[np.sort(np.unique(codes, return_index=True)[1])]  # distinct, in the order drawn
+    return np.stack(np.divmod(codes[:count], size), axis=1)
