@@ -1,0 +1,69 @@
+"""A Hub for the whole session, and the clients pointed at it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from hub_server import HubServer
+
+REPOSITORY = Path(__file__).parents[2]
+EMPTY_ENVIRONMENT = {"HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_TOKEN", "PYTHONPATH"}
+
+
+@pytest.fixture(scope="session")
+def hub_server(tmp_path_factory):
+    with HubServer(tmp_path_factory.mktemp("hub")) as server:
+        yield server
+
+
+@pytest.fixture
+def hub(hub_server, monkeypatch, tmp_path):
+    """The local Hub, as `alice`, for the real clients of this process; downloads go to an empty cache."""
+    import datasets.config
+    import huggingface_hub.constants as constants
+    import transformers.utils.hub
+
+    monkeypatch.setattr(constants, "ENDPOINT", hub_server.url)
+    template = hub_server.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(datasets.config, "HF_ENDPOINT", hub_server.url)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
+    monkeypatch.setattr(transformers.utils.hub, "_hf_api", None)  # it remembers the endpoint it was made with
+    monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", hub_server.url)
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)  # retries without waiting
+    monkeypatch.setenv("HF_TOKEN", hub_server.token)
+    hub_server.store.requests.clear()
+    hub_server.store.faults.clear()
+    return hub_server
+
+
+@pytest.fixture
+def fresh_process(hub_server, tmp_path):
+    """`fresh_process(code, hf_face=False)` runs Python code against the local Hub and returns what it printed.
+
+    With `hf_face=False` the package cannot be imported, as on the machine of someone who only has transformers.
+    """
+
+    def run(code: str, *, hf_face: bool, token: str | None = hub_server.token, check: bool = True) -> str:
+        environment = {key: value for key, value in os.environ.items() if key not in EMPTY_ENVIRONMENT}
+        environment |= {"HF_ENDPOINT": hub_server.url, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(tmp_path / "home")}
+        environment |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "OMP_NUM_THREADS": "1"}
+        environment |= {"HF_TOKEN": token} if token else {}
+        if hf_face:
+            environment["PYTHONPATH"] = str(REPOSITORY)
+        else:
+            code = "import sys; sys.modules['hf_face'] = None\n" + code
+        command = [sys.executable, "-c", code]
+        result = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        assert result.returncode == 0 or not check, result.stderr
+        return result.stdout if check else result.stderr
+
+    return run
