@@ -1,0 +1,90 @@
+"""Reading other projects' files: tensors only, never code."""
+
+import json
+import pickle
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+StateDict = dict[str, Tensor]
+
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "model.pt")
+
+
+@dataclass
+class Checkpoint:
+    """What a file (or a state dict in memory) holds.
+
+    Attributes:
+        content: the mapping as the file nests it: names to tensors, or names to further mappings of tensors.
+        settings: `config.json` beside the weights, empty for a single file.
+        origin: what error messages call it.
+    """
+
+    content: dict[str, Any]
+    settings: dict[str, Any] = field(default_factory=dict)
+    origin: str = "the state dict"
+
+    def tensors(self, nested_under: tuple[str, ...] = ()) -> StateDict:
+        """The tensors under the first of the `nested_under` names that the file has, else those at its top.
+
+        A leading `module.` (DistributedDataParallel) or `_orig_mod.` (torch.compile) common to all names is dropped.
+        """
+        found = next((self.content[name] for name in nested_under if isinstance(self.content.get(name), dict)), None)
+        tensors = {k: v for k, v in (found or self.content).items() if isinstance(v, Tensor)}
+        for wrapper in ("module.", "_orig_mod."):
+            if tensors and all(name.startswith(wrapper) for name in tensors):
+                tensors = {name.removeprefix(wrapper): tensor for name, tensor in tensors.items()}
+        return tensors
+
+
+def read_checkpoint(checkpoint: str | Path | dict[str, Any] | Checkpoint) -> Checkpoint:
+    """Reads a `.safetensors` or `torch.save` file, a folder with one of `WEIGHT_FILES`, or takes a state dict.
+
+    Raises:
+        FileNotFoundError: nothing at this path, or a folder without weights.
+        ValueError: the file would have to run code to be read.
+    """
+    if isinstance(checkpoint, Checkpoint):
+        return checkpoint
+    if isinstance(checkpoint, dict):
+        return Checkpoint(checkpoint)
+    path = Path(checkpoint)
+    if path.is_dir():
+        return Checkpoint(_read_file(_weight_file(path)), _read_settings(path), str(path))
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such checkpoint.")
+    return Checkpoint(_read_file(path), origin=str(path))
+
+
+def _weight_file(folder: Path) -> Path:
+    found = [folder / name for name in WEIGHT_FILES if (folder / name).is_file()]
+    if not found:
+        raise FileNotFoundError(f"{folder}: expected one of {', '.join(WEIGHT_FILES)}, found none of them.")
+    return found[0]
+
+
+def _read_settings(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError) as error:
+        raise ValueError(
+            f"{path}: refused, because reading it would run code that the file names, or because it is not a file of "
+            "`torch.save`. If you trust its author, open it once in a throwaway environment that has the author's "
+            "packages, keep the tensors alone (`safetensors.torch.save_file(state_dict, 'model.safetensors')`), and "
+            f"convert that file. What torch said: {str(error).splitlines()[0]}"
+        ) from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected a mapping of names to tensors, found {type(content).__name__}.")
+    return content

@@ -1,0 +1,98 @@
+"""Other projects' checkpoints, in and out.
+
+A source is a subclass of `CheckpointSource` (source.py) in a file of its own, listed in `SOURCES` below. It states
+
+- `name`, `model_type`; `nested_under`: where in the file the tensors lie (`{"state_dict": {...}}`), first one found;
+- `prefixes`: what may precede the backbone's names, the first is what export writes; `anchor`: a name only it has;
+- `config(tensors, checkpoint, **overrides)`: the config read off names and shapes (prefix removed);
+- `renames`: (regex on our name, their name), applied in turn, or `their_name(name, config)` where that is not enough.
+  One direction suffices: export follows it and convert looks up each of our names, so the round trip is bit-exact;
+- `class_centers`: {name: whether it is (embedding_size, identities)}; `ignored`: what else a training file holds;
+- `preprocessing`: of the image processor; `asks`: {option: choices} for what names and shapes cannot tell.
+
+`recognises(checkpoint)` is whether `prefix + anchor` is there; make it stricter where two sources would say yes. A
+format that is more than names (adapters, folders, transposed tensors) overrides `convert(checkpoint, **overrides)`.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.utils import logging
+
+from ..models import FaceImageProcessor, FacePreTrainedModel
+from .checkpoint import Checkpoint, StateDict, read_checkpoint
+from .source import CheckpointSource
+
+logger = logging.get_logger(__name__)
+
+SOURCES: dict[str, CheckpointSource] = {source.name: source for source in ()}
+
+
+def convert_checkpoint(
+    checkpoint: str | Path | dict[str, Any],
+    source: str = "auto",
+    keep_class_centers: bool = False,
+    **config_overrides,
+) -> tuple[FacePreTrainedModel, FaceImageProcessor]:
+    """Another project's checkpoint as a model of this library, in eval mode, and its image processor.
+
+    Args:
+        checkpoint: a file (`torch.save` or safetensors), a folder with weights and config.json, or a state dict.
+        source: the project it comes from, one of `SOURCES`, or `"auto"` to recognise it by its names and shapes.
+        keep_class_centers: keep the class centres of a training checkpoint, where it has them, as
+            `model.class_centers` `(identities, embedding_size)`. They are not saved with the model.
+        **config_overrides: fields of the family's config that win over what the shapes say, what the shapes cannot say
+            (`neck="gwp"`), and `channel_order`, `image_mean`, `image_std` of the image processor.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file would run code when read; it is of an unknown project; an option must be said; or its
+            tensors do not fit (missing, leftover and mis-shaped ones are listed).
+
+    Example:
+    ```python
+    >>> from hf_face import convert_checkpoint
+
+    >>> model, image_processor = convert_checkpoint("backbone.pth", source="arcface_torch")  # doctest: +SKIP
+    >>> model.save_pretrained("my-model"), image_processor.save_pretrained("my-model")  # doctest: +SKIP
+    ```
+    """
+    checkpoint = read_checkpoint(checkpoint)
+    chosen = recognise(checkpoint) if source == "auto" else get_source(source)
+    return chosen.convert(checkpoint, keep_class_centers=keep_class_centers, **config_overrides)
+
+
+def export_checkpoint(model: FacePreTrainedModel, target: str, path: str | Path | None = None) -> StateDict:
+    """The model's tensors as another project names them; `convert_checkpoint` backwards, bit for bit.
+
+    Args:
+        model: a model of this library.
+        target: the project whose tools shall read it, one of `SOURCES`.
+        path: also write the file (`torch.save`) that those tools expect.
+
+    Raises:
+        ValueError: the target's code would build a different network than `model`.
+    """
+    source = get_source(target)
+    tensors = source.export(model)
+    if path is not None:
+        torch.save({source.exported_under: tensors} if source.exported_under else tensors, path)
+    return tensors
+
+
+def recognise(checkpoint: Checkpoint) -> CheckpointSource:
+    """The source whose checkpoint this is, by names and shapes."""
+    candidates = [source for source in SOURCES.values() if source.recognises(checkpoint)]
+    if len(candidates) != 1:
+        names = ", ".join(source.name for source in candidates or SOURCES.values())
+        what = "could be of several projects" if candidates else "is of no project known here"
+        raise ValueError(f"{checkpoint.origin} {what}. Say which with `source=`: {names}.")
+    logger.info(f"{checkpoint.origin}: recognised as {candidates[0].name}.")
+    return candidates[0]
+
+
+def get_source(name: str) -> CheckpointSource:
+    if name not in SOURCES:
+        raise ValueError(f"No source {name!r}. There are: auto, {', '.join(SOURCES)}.")
+    return SOURCES[name]

@@ -1,0 +1,152 @@
+"""What one project's checkpoint format is, declared: the base of every source in this folder."""
+
+import re
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from transformers import AutoModel
+from transformers.utils import logging
+
+from ..models import FaceConfig, FaceImageProcessor, FacePreTrainedModel
+from .checkpoint import Checkpoint, StateDict
+
+logger = logging.get_logger(__name__)
+
+PREPROCESSING_OPTIONS = ("image_mean", "image_std", "channel_order")
+TRAINING_FIELDS = {"dropout", "drop_path_rate", "mask_ratio"}
+
+
+class CheckpointSource:
+    """One project's checkpoint format. `convert.py` says how to write one."""
+
+    name: ClassVar[str]
+    model_type: ClassVar[str]
+    nested_under: ClassVar[tuple[str, ...]] = ("state_dict",)
+    exported_under: ClassVar[str | None] = None
+    prefixes: ClassVar[tuple[str, ...]] = ("",)
+    anchor: ClassVar[str]
+    renames: ClassVar[tuple[tuple[str, str], ...]] = ()
+    class_centers: ClassVar[dict[str, bool]] = {}
+    ignored: ClassVar[tuple[str, ...]] = ()
+    preprocessing: ClassVar[dict[str, Any]] = {}
+    asks: ClassVar[dict[str, tuple[str, ...]]] = {}
+
+    def recognises(self, checkpoint: Checkpoint) -> bool:
+        """Whether names and shapes are this project's. No two sources may say yes to the same checkpoint."""
+        return self.find_prefix(checkpoint.tensors(self.nested_under)) is not None
+
+    def config(self, tensors: StateDict, checkpoint: Checkpoint, **overrides) -> FaceConfig:
+        """The architecture, read off the backbone's names (prefix removed) and shapes; `overrides` win."""
+        raise NotImplementedError
+
+    def their_name(self, name: str, config: FaceConfig) -> str:
+        """How this project calls the tensor that our model calls `name`, without the prefix."""
+        for pattern, replacement in self.renames:
+            name = re.sub(pattern, replacement, name)
+        return name
+
+    def image_processor(self, config: FaceConfig, **options) -> FaceImageProcessor:
+        """The preprocessing that the project's models expect."""
+        size = {"height": config.image_size, "width": config.image_size}
+        return FaceImageProcessor(**{"size": size, **self.preprocessing, **options})
+
+    def convert(
+        self, checkpoint: Checkpoint, keep_class_centers: bool = False, **overrides
+    ) -> tuple[FacePreTrainedModel, FaceImageProcessor]:
+        """Our model and its image processor; see `convert_checkpoint`."""
+        self.ask_for_what_is_missing(overrides, checkpoint.origin)
+        options = {key: overrides.pop(key) for key in PREPROCESSING_OPTIONS if key in overrides}
+        tensors = checkpoint.tensors(self.nested_under)
+        prefix = self.find_prefix(tensors)
+        if prefix is None:
+            raise ValueError(self.not_ours(checkpoint, tensors))
+        backbone = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+        config = self.config(backbone, checkpoint, **overrides)
+        with torch.device("meta"):
+            skeleton = AutoModel.from_config(config)
+        theirs = {ours: prefix + self.their_name(ours, config) for ours in skeleton.state_dict()}
+        others = {name: tensor for name, tensor in tensors.items() if name not in set(theirs.values())}
+        centers = self.find_class_centers(checkpoint, others)
+        leftover = [name for name in others if name not in self.class_centers and not name.startswith(self.ignored)]
+        shapes = {theirs[ours]: tensor.shape for ours, tensor in skeleton.state_dict().items()}
+        check_tensors(tensors, shapes, leftover, checkpoint.origin)
+
+        weights = {ours: tensors[name] for ours, name in theirs.items() if name in tensors}
+        model = type(skeleton).from_pretrained(None, config=config, state_dict=weights).eval()
+        if centers is not None:
+            attach_class_centers(model, centers, keep_class_centers, checkpoint.origin)
+        return model, self.image_processor(config, **options)
+
+    def export(self, model: FacePreTrainedModel) -> StateDict:
+        """The tensors of our model under this project's names: the inverse of `convert`, bit for bit."""
+        config = model.config
+        if config.model_type != self.model_type:
+            raise ValueError(f"{self.name} holds {self.model_type} models, not {config.model_type}.")
+        tensors = {self.their_name(name, config): tensor for name, tensor in model.state_dict().items()}
+        told = {option: getattr(config, option) for option in self.asks}
+        self.check_expressible(config, self.config(tensors, Checkpoint(tensors), **told))
+        return {self.prefixes[0] + name: tensor for name, tensor in tensors.items()}
+
+    def find_prefix(self, tensors: StateDict) -> str | None:
+        return next((prefix for prefix in self.prefixes if prefix + self.anchor in tensors), None)
+
+    def find_class_centers(self, checkpoint: Checkpoint, others: StateDict) -> Tensor | None:
+        """Class centres `(identities, embedding_size)` among the tensors outside of the backbone."""
+        for name, transposed in self.class_centers.items():
+            if name in others:
+                return others[name].T if transposed else others[name]
+        return None
+
+    def ask_for_what_is_missing(self, overrides: dict[str, Any], origin: str) -> None:
+        for option, choices in self.asks.items():
+            if overrides.get(option) not in choices:
+                said = f"found {option}={overrides[option]!r}" if option in overrides else "it was not given"
+                raise ValueError(
+                    f"{origin}: names and shapes of a {self.name} checkpoint do not tell its {option}. Say "
+                    f"{' or '.join(f'{option}={choice!r}' for choice in choices)}; {said}."
+                )
+
+    def not_ours(self, checkpoint: Checkpoint, tensors: StateDict) -> str:
+        expected = " or ".join(prefix + self.anchor for prefix in self.prefixes)
+        found = ", ".join(sorted(tensors or checkpoint.content)[:5])
+        return f"{checkpoint.origin}: not a {self.name} checkpoint: expected {expected}, found {found}, ..."
+
+    def check_expressible(self, config: FaceConfig, built: FaceConfig) -> None:
+        """Raises unless the project's code would build the same network from the exported tensors."""
+        fields = type(config).__annotations__.keys() - TRAINING_FIELDS - {"model_type"}
+        differing = [
+            f"{field}={getattr(config, field)!r} (it would build {getattr(built, field)!r})"
+            for field in sorted(fields)
+            if getattr(config, field) != getattr(built, field)
+        ]
+        if differing:
+            raise ValueError(f"{self.name}'s format cannot express {', '.join(differing)}.")
+
+
+def check_tensors(found: StateDict, shapes: dict[str, torch.Size], leftover: list[str], origin: str) -> None:
+    """Raises `ValueError` listing missing, leftover and mis-shaped entries, in the checkpoint's own spelling.
+
+    Counters of batches (`num_batches_tracked`) may be missing: files written before torch 0.4.1 have none.
+    """
+    missing = [n for n in shapes if n not in found and not n.endswith("num_batches_tracked")]
+    misshaped = [
+        f"{name} {tuple(found[name].shape)} instead of {tuple(shape)}"
+        for name, shape in shapes.items()
+        if name in found and found[name].shape != shape
+    ]
+    problems = {"missing": missing, "leftover": leftover, "mis-shaped": misshaped}
+    if any(problems.values()):
+        listed = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names)
+        raise ValueError(f"{origin} does not fit the architecture read off it. {listed}.")
+
+
+def attach_class_centers(model: FacePreTrainedModel, centers: Tensor, keep: bool, origin: str) -> None:
+    if keep:
+        model.class_centers = centers.contiguous()
+        logger.info(f"{origin}: kept the class centres of {len(centers)} identities as `model.class_centers`.")
+    else:
+        logger.warning(
+            f"{origin} also holds the class centres of {len(centers)} identities, which a backbone does not need. "
+            "`keep_class_centers=True` keeps them as `model.class_centers`."
+        )
