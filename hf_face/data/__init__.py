@@ -1,4 +1,9 @@
+from .augmentation import build_augmentation
+from .collator import FaceCollator
+from .decode import UndecodableImageError
 from .identities import as_identities, check_identities, load_identities
+from .loading import FaceDataset, undecoded
+from .normalize import BatchNormalize
 from .orl import load_orl
 from .pairs import VerificationPairs, make_verification_pairs
 from .subsets import compact_labels, merge_identities, select_identities, split_identities

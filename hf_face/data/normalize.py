@@ -1,0 +1,37 @@
+"""Normalisation of a uint8 batch on its own device."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class BatchNormalize(nn.Module):
+    """`(pixel / 255 - mean) / std`, per channel, in the channel order the backbone wants.
+
+    Args:
+        mean, std: One value a channel, in the order of `channel_order`.
+        channel_order: "rgb", or "bgr" for backbones trained on OpenCV's order.
+
+    Example:
+        >>> normalize = BatchNormalize(mean=[0.5] * 3, std=[0.5] * 3)
+        >>> normalize(torch.full((1, 3, 112, 112), 255, dtype=torch.uint8)).unique()
+        tensor([1.])
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], channel_order: str = "rgb"):
+        super().__init__()
+        if channel_order not in ("rgb", "bgr"):
+            raise ValueError(f"channel_order must be 'rgb' or 'bgr', not {channel_order!r}")
+        self.channel_order = channel_order
+        mean, std = (torch.tensor(values, dtype=torch.float32).view(-1, 1, 1) for values in (mean, std))
+        # one multiplication and one addition: (x / 255 - mean) / std = x * scale + shift
+        self.register_buffer("scale", 1 / (255 * std), persistent=False)
+        self.register_buffer("shift", -mean / std, persistent=False)
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """RGB uint8 (B, 3, H, W) in, float32 (B, 3, H, W) out, on the device of the input."""
+        if self.channel_order == "bgr":
+            pixel_values = pixel_values.flip(1)
+        scale, shift = self.scale.to(pixel_values.device), self.shift.to(pixel_values.device)
+        return torch.addcmul(shift, pixel_values.to(torch.float32), scale)
