@@ -1,0 +1,43 @@
+"""
+Face recognition, native to Hugging Face.
+
+Importing the package registers every face model with transformers' Auto classes; everything else is loaded when it is
+first asked for.
+"""
+
+import importlib
+
+from . import models
+from .models import *  # noqa: F403
+
+__version__ = "0.1.0"
+
+# Where each public name lives. The modules are imported at first use: data, training and evaluation bring datasets,
+# scikit-learn and matplotlib along, which nobody needs who only embeds faces.
+_PUBLIC = {
+    "convert": ["convert_checkpoint", "export_checkpoint"],
+    "hub": ["push_to_hub"],
+    "training": [
+        "AutoModelForFaceRecognition",
+        "FaceRecognitionConfig",
+        "FaceRecognitionModel",
+        "FaceTrainer",
+        "FaceTrainingArguments",
+    ],
+}
+_HOME = {name: module for module, names in _PUBLIC.items() for name in names}
+_SUBPACKAGES = ("convert", "data", "evaluation", "heads", "hub", "training")
+
+__all__ = [*models.__all__, *_HOME]  # noqa: PLE0604
+
+
+def __getattr__(name: str):
+    if name in _SUBPACKAGES:
+        return importlib.import_module(f".{name}", __name__)
+    if name in _HOME:
+        return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted([*globals(), *_HOME, *_SUBPACKAGES])

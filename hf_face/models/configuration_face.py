@@ -1,0 +1,74 @@
+"""What every face model's configuration holds, whatever its family."""
+
+from dataclasses import fields
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+# Keys that transformers itself writes into a config.json or passes to a config, beside the declared fields.
+_TRANSFORMERS_KEYS = {
+    "_attn_implementation_internal",
+    "_commit_hash",
+    "_experts_implementation_internal",
+    "_name_or_path",
+    "attn_implementation",
+    "auto_map",
+    "experts_implementation",
+    "model_type",
+    "name_or_path",
+    "num_labels",
+    "output_attentions",
+    "per_layer_config",
+    "quantization_config",
+    "torch_dtype",
+}
+
+
+@strict
+class FaceConfig(PreTrainedConfig):
+    r"""
+    Base of the face models' configurations. Unlike most of transformers' configs it refuses keys it does not know: a
+    misspelt setting would otherwise be kept and have no effect.
+
+    Args:
+        embedding_size (`int`, *optional*, defaults to 512):
+            Length of the embedding.
+        image_size (`int`, *optional*, defaults to 112):
+            Side of the square aligned crop, in pixels.
+        num_channels (`int`, *optional*, defaults to 3):
+            Colour channels of the crop.
+        initializer_range (`float`, *optional*, defaults to 0.02):
+            Standard deviation of freshly initialised weights where the family has no rule of its own.
+        margin (`dict`, *optional*):
+            The margin head the backbone was trained with (`{"name": "arcface", "scale": 64.0, "m": 0.5}`). A record:
+            nothing here is needed to embed a face.
+        similarity_thresholds (`dict[str, float]`, *optional*):
+            Cosine similarity from which two faces count as the same person, by the false accept rate it was calibrated
+            for (`{"1e-3": 0.31}`).
+    """
+
+    embedding_size: int = 512
+    image_size: int = 112
+    num_channels: int = 3
+    initializer_range: float = 0.02
+    margin: dict[str, Any] | None = None
+    similarity_thresholds: dict[str, float] | None = None
+
+    def __post_init__(self, **kwargs):
+        if unknown := sorted(kwargs.keys() - _TRANSFORMERS_KEYS):
+            known = sorted(field.name for field in fields(self))
+            raise ValueError(
+                f"{type(self).__name__} has no setting {', '.join(unknown)}. It knows: {', '.join(known)}."
+            )
+        super().__post_init__(**kwargs)
+
+    def validate_sizes(self):
+        """Raises `ValueError` for a size that is not a positive number."""
+        for name in ("embedding_size", "image_size", "num_channels"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, found {value}.")
+
+
+__all__ = ["FaceConfig"]

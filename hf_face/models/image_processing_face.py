@@ -1,0 +1,62 @@
+"""From photographs of aligned faces to what a backbone expects."""
+
+from typing import Literal
+
+from transformers.image_processing_backends import TorchvisionBackend
+from transformers.image_utils import PILImageResampling
+from transformers.processing_utils import ImagesKwargs, Unpack
+
+
+class FaceImageProcessorKwargs(ImagesKwargs, total=False):
+    """
+    channel_order (`str`, *optional*, defaults to `"rgb"`):
+        Order in which the backbone expects the channels, `"rgb"` or `"bgr"`. `image_mean` and `image_std` are in this
+        order too.
+    """
+
+    channel_order: Literal["rgb", "bgr"]
+
+
+class FaceImageProcessor(TorchvisionBackend):
+    r"""
+    Turns aligned face crops into the backbone's `pixel_values` `(batch, 3, height, width)`: resized if they have another
+    size, scaled to [0, 1], normalised, channels in the backbone's order. Takes what transformers' image processors
+    take: PIL images, numpy arrays and tensors (uint8, channels first or last, one or a batch), paths and URLs; grey
+    images become three equal channels.
+
+    The defaults are InsightFace's: 112 x 112, RGB, `(x - 127.5) / 127.5`.
+
+    Example:
+    ```python
+    >>> import numpy as np
+    >>> from hf_face import FaceImageProcessor
+
+    >>> crop = np.zeros((112, 112, 3), dtype=np.uint8)
+    >>> FaceImageProcessor()(crop, return_tensors="pt").pixel_values.shape
+    torch.Size([1, 3, 112, 112])
+    ```
+    """
+
+    valid_kwargs = FaceImageProcessorKwargs
+    model_input_names = ["pixel_values"]  # noqa: RUF012
+
+    resample = PILImageResampling.BILINEAR
+    size = {"height": 112, "width": 112}  # noqa: RUF012
+    image_mean = [0.5, 0.5, 0.5]  # noqa: RUF012
+    image_std = [0.5, 0.5, 0.5]  # noqa: RUF012
+    do_resize = True
+    do_rescale = True
+    do_normalize = True
+    do_convert_rgb = True
+    channel_order = "rgb"
+
+    def __init__(self, **kwargs: Unpack[FaceImageProcessorKwargs]):
+        super().__init__(**kwargs)
+
+    def _preprocess(self, images, channel_order: str = "rgb", **kwargs):
+        if channel_order == "bgr":
+            images = [image.flip(0) for image in images]
+        return super()._preprocess(images, **kwargs)
+
+
+__all__ = ["FaceImageProcessor"]

@@ -1,0 +1,66 @@
+"""What every face model answers, whatever its family."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
+
+from .configuration_face import FaceConfig
+
+
+@dataclass
+class FaceEmbeddingOutput(ModelOutput):
+    """
+    Embeddings of a batch of faces.
+
+    Args:
+        pooler_output (`torch.Tensor` of shape `(batch, embedding_size)`):
+            The embedding at unit length, float32: the dot product of two of them is the cosine similarity.
+        norm (`torch.Tensor` of shape `(batch, 1)`):
+            Length of the embedding before normalisation, float32. `pooler_output * norm` is the raw embedding; margin
+            losses such as AdaFace and MagFace read the quality of the photograph off it.
+        last_hidden_state (`torch.Tensor`, *optional*):
+            Tokens `(batch, tokens, channels)` or feature map `(batch, channels, height, width)` before pooling.
+        hidden_states (`tuple[torch.Tensor]`, *optional*, returned with `output_hidden_states=True`):
+            Output of each stage or block.
+    """
+
+    pooler_output: Tensor | None = None
+    norm: Tensor | None = None
+    last_hidden_state: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+
+
+class FacePreTrainedModel(PreTrainedModel):
+    """Facts that transformers asks of a model and that hold for every face backbone."""
+
+    config_class = FaceConfig
+    config: FaceConfig
+    base_model_prefix = "model"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    accepts_loss_kwargs = False
+
+
+def face_embedding_output(
+    raw: Tensor, last_hidden_state: Tensor | None = None, hidden_states: tuple[Tensor, ...] | None = None
+) -> FaceEmbeddingOutput:
+    """
+    The answer of a face model from its raw embedding `(batch, embedding_size)`.
+
+    Computed in float32 in every precision: in bfloat16 a unit vector is off its length by up to 0.4 percent, which is
+    more than what separates two thresholds. A zero embedding stays zero, with zero gradient.
+    """
+    raw = raw.float()
+    norm = torch.linalg.vector_norm(raw, dim=-1, keepdim=True)
+    return FaceEmbeddingOutput(
+        pooler_output=raw / norm.clamp_min(1e-12),
+        norm=norm,
+        last_hidden_state=last_hidden_state,
+        hidden_states=hidden_states,
+    )
+
+
+__all__ = ["FaceEmbeddingOutput", "FacePreTrainedModel", "face_embedding_output"]
