@@ -1,0 +1,231 @@
+"""Images to embeddings: once per image, batched, sharded over the ranks of a distributed run."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from datasets import Dataset, Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+from transformers.utils import logging
+
+from ..data.decode import ImageDecoder, UndecodableImageError
+from ..data.normalize import BatchNormalize
+
+Flip = Literal["sum", "concat"] | None
+
+
+@dataclass
+class Embeddings:
+    """Embeddings of N images, with those of their mirror images where test-time augmentation asks for them.
+
+    Args:
+        original (`np.ndarray` of shape (N, D)): raw (not normalised) embeddings, float32.
+        mirrored (`np.ndarray` of shape (N, D), *optional*): the same of the mirrored images.
+        flip (`str`, *optional*): how `embeddings` joins them. `"sum"` adds the raw embeddings (InsightFace, AdaFace);
+            `"concat"` puts them side by side (SphereFace, CosFace), `None` takes the original alone.
+    """
+
+    original: np.ndarray
+    mirrored: np.ndarray | None = None
+    flip: Flip = None
+
+    def __post_init__(self):
+        if self.flip not in ("sum", "concat", None):
+            raise ValueError(f"flip is {self.flip!r}, expected 'sum', 'concat' or None")
+        if self.flip and self.mirrored is None:
+            raise ValueError(f"flip={self.flip!r} needs the mirrored images' embeddings: embed with mirror=True")
+
+    def __len__(self) -> int:
+        return len(self.original)
+
+    @cached_property
+    def embeddings(self) -> np.ndarray:
+        """Unit-length embeddings (N, D), or (N, 2 D) with `flip="concat"`, float32."""
+        if self.flip == "sum":
+            fused = self.original + self.mirrored
+        elif self.flip == "concat":
+            fused = np.concatenate([self.original, self.mirrored], axis=1)
+        else:
+            fused = self.original
+        return fused / np.maximum(np.linalg.norm(fused, axis=1, keepdims=True), 1e-12)
+
+    @cached_property
+    def norms(self) -> np.ndarray:
+        """Length (N,) of the original image's raw embedding: a quality signal (MagFace, AdaFace)."""
+        return np.linalg.norm(self.original, axis=1)
+
+    def with_flip(self, flip: Flip) -> "Embeddings":
+        """The same embeddings joined in another way."""
+        return Embeddings(self.original, self.mirrored, flip)
+
+
+class Embedder:
+    """A model with its image processor, which embeds each data set of images once however often it is asked for.
+
+    Under `torch.distributed` every rank embeds its share of the batches and receives all embeddings. Batches hold the
+    same images whatever the number of ranks, so the numbers do not depend on it.
+
+    Args:
+        model: a face model, whose output has `pooler_output` (unit length) and `norm`. It is put into evaluation mode
+            while it works, and left in the mode it was found in.
+        image_processor: the model's `FaceImageProcessor`; size, mean, std and channel order are read off it.
+        batch_size (`int`): images per forward pass and rank.
+        mirror (`bool`): embed the mirror images too, which costs a second forward pass.
+        dtype (`torch.dtype`, *optional*): precision to autocast to, such as `torch.bfloat16`.
+        num_workers (`int`): processes that read and decode ahead.
+        progress (`bool`): show a progress bar on the main process.
+
+    Example:
+    ```python
+    >>> embedder = Embedder(model, image_processor)
+    >>> embedder(pairs.images).embeddings.shape  # forward passes
+    (400, 512)
+    >>> embedder(pairs.images, flip="concat").embeddings.shape  # none
+    (400, 1024)
+    ```
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        image_processor,
+        batch_size: int = 128,
+        mirror: bool = True,
+        dtype: torch.dtype | None = None,
+        num_workers: int = 0,
+        progress: bool = True,
+    ):
+        self.model = model
+        self.batch_size = batch_size
+        self.mirror = mirror
+        self.dtype = dtype
+        self.num_workers = num_workers
+        self.progress = progress
+        self._parameter = next(model.parameters())
+        self._image_size = image_processor.size["height"]
+        self._normalize = _build_normalize(image_processor).to(self._parameter.device)
+        self._known: dict[str, Embeddings] = {}
+
+    def __call__(self, images: Dataset, flip: Flip = "sum") -> Embeddings:
+        """Embeds the column `image` of `images`, in its order."""
+        key = images._fingerprint
+        if key not in self._known:
+            views = self._embed(images)
+            self._known[key] = Embeddings(*views)
+        return self._known[key].with_flip(flip)
+
+    def _embed(self, images: Dataset) -> list[np.ndarray]:
+        """Raw embeddings of the originals and, with `mirror`, of the mirror images, each (N, D)."""
+        batches = _DecodedBatches(images, _batches_of_this_rank(len(images), self.batch_size), self._image_size)
+        loader = DataLoader(batches, batch_size=None, num_workers=self.num_workers, pin_memory=self._parameter.is_cuda)
+        hidden = not self.progress or not is_main_process()
+        with _evaluating(self.model):
+            features = [
+                self._pad(self._forward(pixels))
+                for pixels in logging.tqdm(loader, desc="Embedding", unit="batch", disable=hidden)
+            ]
+        features = _gather(torch.stack(features))[: len(images)]  # (N, views, D)
+        return [view.cpu().numpy() for view in features.unbind(1)]
+
+    def _forward(self, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W) uint8 to raw embeddings (B, views, D), float32."""
+        device = self._parameter.device
+        pixels = self._normalize(pixels.to(device, non_blocking=True)).to(self._parameter.dtype)
+        views = [pixels, pixels.flip(-1)] if self.mirror else [pixels]
+        with torch.autocast(device.type, self.dtype, enabled=self.dtype is not None):
+            outputs = [self.model(pixel_values=view) for view in views]
+        return torch.stack([output.pooler_output.float() * output.norm for output in outputs], dim=1)
+
+    def _pad(self, features: Tensor) -> Tensor:
+        """Fills the last batch up to `batch_size` rows: ranks can gather only what has one shape."""
+        return F.pad(features, (0, 0) * (features.ndim - 1) + (0, self.batch_size - len(features)))
+
+
+class _DecodedBatches(TorchDataset):
+    """Batches of consecutive images, decoded to uint8 (B, 3, S, S) RGB when a `DataLoader` asks for them."""
+
+    def __init__(self, images: Dataset, batches: list[range], image_size: int):
+        self._images = images.select_columns("image").cast_column("image", Image(decode=False)).with_format("arrow")
+        self._batches = batches
+        self._decoder = ImageDecoder(image_size)
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, index: int) -> Tensor:
+        rows = self._batches[index]
+        pixels = torch.empty(len(rows), 3, self._decoder.image_size, self._decoder.image_size, dtype=torch.uint8)
+        for row, planes, image in zip(rows, pixels.numpy(), self._images[rows]["image"].to_pylist(), strict=True):
+            try:
+                self._decoder.decode_into(planes, image)
+            except UndecodableImageError as error:
+                raise UndecodableImageError(f"image in row {row}: {error}") from None
+        return pixels
+
+
+def embed_images(
+    model: nn.Module,
+    images: Dataset,
+    image_processor,
+    batch_size: int = 128,
+    flip: Flip = "sum",
+    dtype: torch.dtype | None = None,
+    num_workers: int = 0,
+    progress: bool = True,
+) -> Embeddings:
+    """Embeds the column `image` of a data set; see [`Embedder`] for the arguments, [`Embeddings`] for the answer."""
+    embedder = Embedder(model, image_processor, batch_size, flip is not None, dtype, num_workers, progress)
+    return embedder(images, flip)
+
+
+def is_main_process() -> bool:
+    """Whether this process is the one that draws, writes and talks."""
+    return not dist.is_initialized() or dist.get_rank() == 0
+
+
+def _build_normalize(image_processor) -> BatchNormalize:
+    """The processor's rescaling and normalisation as one step on uint8 batches."""
+    factor = 255 * image_processor.rescale_factor if image_processor.do_rescale else 255
+    mean, std = image_processor.image_mean, image_processor.image_std
+    if not image_processor.do_normalize:
+        mean, std = [0.0] * 3, [1.0] * 3
+    return BatchNormalize([m / factor for m in mean], [s / factor for s in std], image_processor.channel_order)
+
+
+def _batches_of_this_rank(num_images: int, batch_size: int) -> list[range]:
+    """Every world-size-th batch of consecutive rows. All ranks get equally many, the last one repeated where it must
+    be: a sharded model (FSDP, ZeRO-3) needs every rank in every forward pass."""
+    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    last = math.ceil(num_images / batch_size) - 1
+    starts = [min(turn + rank, last) * batch_size for turn in range(0, last + 1, world)]
+    return [range(start, min(start + batch_size, num_images)) for start in starts]
+
+
+def _gather(features: Tensor) -> Tensor:
+    """The ranks' batches (batches, batch_size, ...) back in the order of the images, (images, ...)."""
+    if not dist.is_initialized():
+        return features.flatten(0, 1)
+    shares = [torch.empty_like(features) for _ in range(dist.get_world_size())]
+    dist.all_gather(shares, features)
+    return torch.stack(shares, dim=1).flatten(0, 2)
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        # Not inference_mode: buffers that a model creates lazily would be unusable when training goes on.
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)

@@ -1,0 +1,186 @@
+"""Verification metrics of comparison scores: ROC, TAR at a FAR, EER, AUC and cross-validated accuracy.
+
+Scores are similarities: the higher, the more alike, and a pair is accepted when `score >= threshold`. FAR (false accept
+rate) is the share of impostor pairs accepted, TAR (true accept rate) the share of genuine pairs accepted.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from sklearn.metrics import auc, roc_curve
+from sklearn.model_selection import KFold, PredefinedSplit
+
+DEFAULT_FARS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+
+
+def cosine_similarities(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Cosine of the angle between unit-length rows, (P, D) and (P, D) to (P,)."""
+    return np.einsum("pd,pd->p", first, second)
+
+
+def squared_distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Squared Euclidean distance between rows, (P, D) and (P, D) to (P,); 2 - 2 cosine at unit length."""
+    return np.square(first - second).sum(axis=1)
+
+
+class OperatingPoint(NamedTuple):
+    """What a threshold gives: accept when `score >= threshold`."""
+
+    far: float
+    tar: float
+    threshold: float
+
+
+class FoldAccuracies(NamedTuple):
+    """Accuracy of each fold at the threshold chosen on the others, both of shape (num_folds,)."""
+
+    accuracies: np.ndarray
+    thresholds: np.ndarray
+
+
+@dataclass(frozen=True)
+class ROC:
+    """The receiver operating characteristic of a set of pairs, one point per distinct score (nothing thinned out).
+
+    Args:
+        far, tar (`np.ndarray` of shape (T,)): rates at each threshold, both rising.
+        thresholds (`np.ndarray` of shape (T,)): falling; the first lies just above every score and accepts nothing.
+        num_genuine, num_impostors (`int`): pairs behind the rates.
+    """
+
+    far: np.ndarray
+    tar: np.ndarray
+    thresholds: np.ndarray
+    num_genuine: int
+    num_impostors: int
+
+    @classmethod
+    def from_scores(cls, same: np.ndarray, scores: np.ndarray) -> "ROC":
+        """Builds the curve from `same` (P,), true for genuine pairs, and `scores` (P,).
+
+        Raises:
+            ValueError: on different lengths, on a score that is not finite, or where either kind of pair is missing.
+        """
+        same, scores = np.asarray(same, dtype=bool), np.asarray(scores)
+        if same.shape != scores.shape or same.ndim != 1:
+            raise ValueError(f"expected one score per pair, got {scores.shape} scores for {same.shape} pairs")
+        if not np.isfinite(scores).all():
+            first = int(np.flatnonzero(~np.isfinite(scores))[0])
+            raise ValueError(f"the score of pair {first} is {scores[first]}: does the model return finite embeddings?")
+        num_genuine = int(same.sum())
+        num_impostors = len(same) - num_genuine
+        if not num_genuine or not num_impostors:
+            raise ValueError(
+                f"a ROC needs genuine and impostor pairs, found {num_genuine} genuine and {num_impostors} impostors"
+            )
+        far, tar, thresholds = roc_curve(same, scores, drop_intermediate=False)
+        thresholds[0] = np.nextafter(thresholds[1], np.inf)  # sklearn's infinity is no JSON number
+        return cls(far, tar, thresholds, num_genuine, num_impostors)
+
+    @property
+    def finest_far(self) -> float:
+        """The smallest FAR above zero that these pairs can show: one impostor."""
+        return 1 / self.num_impostors
+
+    def at_far(self, target: float) -> OperatingPoint:
+        """The point of the largest TAR whose FAR is not above `target`.
+
+        Raises:
+            ValueError: if `target` is finer than one impostor, hence not measurable.
+        """
+        if target < self.finest_far:
+            raise ValueError(f"FAR {target:g} is not measurable with {self.num_impostors} impostor pairs")
+        return self._point(np.searchsorted(self.far, target, side="right") - 1)
+
+    @property
+    def eer(self) -> float:
+        """Equal error rate: where FAR = 1 - TAR, linear between the two points around the crossing."""
+        gap = self.far - (1 - self.tar)  # rises from -1 to 1
+        after = int(np.argmax(gap >= 0))
+        weight = -gap[after - 1] / (gap[after] - gap[after - 1])
+        return float(self.far[after - 1] + weight * (self.far[after] - self.far[after - 1]))
+
+    @property
+    def auc(self) -> float:
+        """Area under the curve: the chance that a genuine pair scores above an impostor pair."""
+        return float(auc(self.far, self.tar))
+
+    @property
+    def most_accurate(self) -> OperatingPoint:
+        """The highest threshold with the best accuracy on these pairs."""
+        # Counts, not rates: equal accuracies must compare as equal.
+        correct = np.rint(self.tar * self.num_genuine) - np.rint(self.far * self.num_impostors)
+        return self._point(np.argmax(correct))
+
+    def _point(self, index: int) -> OperatingPoint:
+        return OperatingPoint(float(self.far[index]), float(self.tar[index]), float(self.thresholds[index]))
+
+
+def cross_validated_accuracy(
+    same: np.ndarray, scores: np.ndarray, fold: np.ndarray | None = None, num_folds: int = 10
+) -> FoldAccuracies:
+    """Accuracy on each fold at the threshold that is most accurate on all other folds (LFW's View 2 protocol).
+
+    Args:
+        same (`np.ndarray` of shape (P,)): true for genuine pairs.
+        scores (`np.ndarray` of shape (P,)): similarity of each pair.
+        fold (`np.ndarray` of shape (P,), *optional*): the fold of each pair; otherwise `num_folds` consecutive ones.
+        num_folds (`int`): number of consecutive folds where `fold` is not given.
+    """
+    same, scores = np.asarray(same, dtype=bool), np.asarray(scores)
+    splits = KFold(num_folds).split(scores) if fold is None else PredefinedSplit(fold).split()
+    accuracies, thresholds = [], []
+    for train, test in splits:
+        threshold = ROC.from_scores(same[train], scores[train]).most_accurate.threshold
+        accuracies.append(np.mean((scores[test] >= threshold) == same[test]))
+        thresholds.append(threshold)
+    return FoldAccuracies(np.array(accuracies), np.array(thresholds))
+
+
+def format_far(far: float) -> str:
+    """Spells a rate as metric names do: 0.001 is `1e-3`."""
+    mantissa, exponent = f"{far:e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
+
+
+def verification_metrics(
+    same: np.ndarray,
+    scores: np.ndarray,
+    fold: np.ndarray | None = None,
+    fars: Sequence[float] = DEFAULT_FARS,
+    num_folds: int = 10,
+) -> dict[str, float]:
+    """Every figure of a verification set from its scores, in one flat dict.
+
+    Args:
+        same (`np.ndarray` of shape (P,)): true for genuine pairs.
+        scores (`np.ndarray` of shape (P,)): similarity of each pair.
+        fold (`np.ndarray` of shape (P,), *optional*): the fold of each pair; otherwise `num_folds` consecutive ones.
+        fars (sequence of `float`): the false accept rates to report. One finer than `finest_far` is not measurable and
+            left out, never reported as zero.
+        num_folds (`int`): number of consecutive folds where `fold` is not given.
+
+    Returns:
+        `accuracy` and `accuracy_std` (mean and population standard deviation over the folds), `threshold` (mean of the
+        thresholds that the folds chose), `auc`, `eer`, `tar@far=...` with its `threshold@far=...`, `finest_far`,
+        `num_genuine` and `num_impostors`. Rates are fractions of one.
+    """
+    roc = ROC.from_scores(same, scores)
+    folds = cross_validated_accuracy(same, scores, fold, num_folds)
+    metrics = {
+        "accuracy": float(folds.accuracies.mean()),
+        "accuracy_std": float(folds.accuracies.std()),
+        "threshold": float(folds.thresholds.mean()),
+        "auc": roc.auc,
+        "eer": roc.eer,
+    }
+    points = {format_far(far): roc.at_far(far) for far in fars if far >= roc.finest_far}
+    metrics |= {f"tar@far={far}": point.tar for far, point in points.items()}
+    metrics |= {f"threshold@far={far}": point.threshold for far, point in points.items()}
+    return metrics | {
+        "finest_far": roc.finest_far,
+        "num_genuine": float(roc.num_genuine),
+        "num_impostors": float(roc.num_impostors),
+    }

@@ -1,0 +1,73 @@
+"""The figures people look at. Each function returns a matplotlib `Figure`; nothing touches pyplot's global state."""
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from .metrics import ROC
+
+GENUINE, IMPOSTOR = "tab:blue", "tab:orange"
+
+
+def save_figure(figure: Figure, path: str | Path):
+    """Writes the figure as PNG, making the folder if need be."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+
+
+def plot_roc(curves: dict[str, ROC]) -> Figure:
+    """TAR over FAR on a logarithmic axis, one line per named curve, each from one impostor upwards."""
+    figure, axes = _new_figure("False accept rate (FAR)", "True accept rate (TAR)")
+    for name, roc in curves.items():
+        far, tar = _visible(roc)
+        axes.step(far, tar, where="post", label=f"{name} (AUC {roc.auc:.4f})")
+    axes.set(xscale="log", xlim=(_left(curves), 1), ylim=(0, 1.01))
+    axes.legend(loc="lower right")
+    return figure
+
+
+def plot_det(curves: dict[str, ROC]) -> Figure:
+    """Detection error trade-off: false reject over false accept rate, both logarithmic, with the EER marked."""
+    figure, axes = _new_figure("False accept rate (FAR)", "False reject rate (FRR)")
+    for name, roc in curves.items():
+        far, tar = _visible(roc)
+        line = axes.step(far, np.where(tar < 1, 1 - tar, np.nan), where="post", label=f"{name} (EER {roc.eer:.4f})")[0]
+        axes.plot(roc.eer, roc.eer, "o", color=line.get_color())
+    bottom = min(0.5 / roc.num_genuine for roc in curves.values())
+    left = _left(curves)
+    axes.plot([left, 1], [left, 1], linestyle=":", color="grey", label="FAR = FRR")
+    axes.set(xscale="log", yscale="log", xlim=(left, 1), ylim=(bottom, 1))
+    axes.legend(loc="lower left")
+    return figure
+
+
+def plot_scores(same: np.ndarray, scores: np.ndarray, name: str) -> Figure:
+    """Histograms of the genuine and the impostor scores on common bins."""
+    figure, axes = _new_figure("Similarity", "Density")
+    same = np.asarray(same, dtype=bool)
+    bins = np.histogram_bin_edges(scores, bins=60)
+    axes.hist(scores[~same], bins, density=True, alpha=0.6, color=IMPOSTOR, label=f"{(~same).sum():,} impostor pairs")
+    axes.hist(scores[same], bins, density=True, alpha=0.6, color=GENUINE, label=f"{same.sum():,} genuine pairs")
+    axes.set_title(name)
+    axes.legend()
+    return figure
+
+
+def _new_figure(xlabel: str, ylabel: str):
+    figure = Figure(figsize=(6.4, 4.8), layout="constrained")
+    axes = figure.subplots()
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.grid(True, which="both", alpha=0.3)
+    return figure, axes
+
+
+def _visible(roc: ROC) -> tuple[np.ndarray, np.ndarray]:
+    """The part of a curve that a logarithmic axis can show: FAR above zero, from the best TAR at FAR zero on."""
+    far = np.maximum(roc.far, roc.finest_far / 2)
+    return far, roc.tar
+
+
+def _left(curves: dict[str, ROC]) -> float:
+    return min(roc.finest_far for roc in curves.values()) / 2

@@ -1,0 +1,101 @@
+"""Other projects' verification figures, computed as their scripts compute them, so that published numbers compare.
+
+They differ from `hf_face.evaluation.metrics` in ways that docs/evaluation.md lists; none of them is our default.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from sklearn.metrics import roc_curve
+from sklearn.model_selection import KFold
+
+from .metrics import FoldAccuracies
+
+
+class InsightFaceVal(NamedTuple):
+    """InsightFace's VAL: means over the test folds, `val_std` the population standard deviation."""
+
+    val: float
+    val_std: float
+    far: float
+    thresholds: np.ndarray  # (num_folds,) squared distances
+
+
+def insightface_accuracy(distances: np.ndarray, same: np.ndarray, num_folds: int = 10) -> FoldAccuracies:
+    """`calculate_roc` of InsightFace's `eval/verification.py`: ten-fold accuracy on squared distances.
+
+    A pair is accepted when its distance is strictly below the threshold; a fold's threshold is the first of
+    `np.arange(0, 4, 0.01)` with the best accuracy on the other folds, which are consecutive and unshuffled.
+
+    Args:
+        distances (`np.ndarray` of shape (P,)): squared distances of unit-length embeddings, in [0, 4].
+        same (`np.ndarray` of shape (P,)): true for genuine pairs.
+    """
+    thresholds = np.arange(0, 4, 0.01)
+    same = np.asarray(same, dtype=bool)
+    accuracies, chosen = [], []
+    for train, test in KFold(num_folds).split(distances):
+        correct = _accepted(distances[train][same[train]], thresholds)
+        correct -= _accepted(distances[train][~same[train]], thresholds)
+        threshold = thresholds[np.argmax(correct)]
+        accuracies.append(np.mean((distances[test] < threshold) == same[test]))
+        chosen.append(threshold)
+    return FoldAccuracies(np.array(accuracies), np.array(chosen))
+
+
+def insightface_val(
+    distances: np.ndarray, same: np.ndarray, far_target: float = 1e-3, num_folds: int = 10
+) -> InsightFaceVal:
+    """`calculate_val` of InsightFace's `eval/verification.py`: the share of genuine pairs accepted at a FAR.
+
+    Each fold's threshold is read off the other folds' FAR over `np.arange(0, 4, 0.001)` by linear interpolation, and is
+    zero where that FAR never reaches `far_target`. The FAR seen on the test folds may lie above the target.
+
+    Raises:
+        ValueError: if a fold lacks genuine or impostor pairs (the reference divides by zero there).
+    """
+    thresholds = np.arange(0, 4, 0.001)
+    same = np.asarray(same, dtype=bool)
+    if not folds_are_mixed(same, num_folds):
+        raise ValueError("every fold needs genuine and impostor pairs; mix the pairs before taking consecutive folds")
+    vals, fars, chosen = [], [], []
+    for train, test in KFold(num_folds).split(distances):
+        genuine, impostors = distances[test][same[test]], distances[test][~same[test]]
+        train_impostors = distances[train][~same[train]]
+        train_far = _accepted(train_impostors, thresholds) / len(train_impostors)
+        threshold = np.interp(far_target, train_far, thresholds) if train_far.max() >= far_target else 0.0
+        vals.append(np.mean(genuine < threshold))
+        fars.append(np.mean(impostors < threshold))
+        chosen.append(threshold)
+    return InsightFaceVal(float(np.mean(vals)), float(np.std(vals)), float(np.mean(fars)), np.array(chosen))
+
+
+def folds_are_mixed(same: np.ndarray, num_folds: int = 10) -> bool:
+    """Whether each consecutive fold holds genuine and impostor pairs, without which `insightface_val` is undefined."""
+    return all(0 < same[test].sum() < len(test) for _, test in KFold(num_folds).split(same))
+
+
+def timm_face_accuracy(scores: np.ndarray, same: np.ndarray, num_folds: int = 10) -> FoldAccuracies:
+    """`kfold_accuracy` of timm-face's `train.py`: accuracy at cosine thresholds taken from the training folds' scores.
+
+    A pair is accepted when `score >= threshold`; candidates are those of sklearn's thinned ROC curve, infinity first,
+    and the first best wins. The project scores single images, without their mirror images.
+
+    Args:
+        scores (`np.ndarray` of shape (P,)): similarity of each pair.
+        same (`np.ndarray` of shape (P,)): true for genuine pairs.
+    """
+    same = np.asarray(same, dtype=bool)
+    accuracies, chosen = [], []
+    for train, test in KFold(num_folds).split(scores):
+        thresholds = roc_curve(same[train], scores[train])[2]
+        correct = ((scores[train] >= thresholds[:, None]) == same[train]).sum(1)
+        threshold = thresholds[np.argmax(correct)]
+        accuracies.append(np.mean((scores[test] >= threshold) == same[test]))
+        chosen.append(threshold)
+    return FoldAccuracies(np.array(accuracies), np.array(chosen))
+
+
+def _accepted(distances: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """How many distances lie strictly below each threshold, (T,)."""
+    return np.searchsorted(np.sort(distances), thresholds, side="left")
