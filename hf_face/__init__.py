@@ -28,7 +28,7 @@ _PUBLIC = {
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}
 _SUBPACKAGES = ("convert", "data", "evaluation", "heads", "hub", "training")
 
-__all__ = [*models.__all__, *_HOME]  # noqa: PLE0604
+__all__ = [*models.__all__, *_HOME]
 
 
 def __getattr__(name: str):
