@@ -5,15 +5,24 @@ from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPI
 
 from .configuration_face import FaceConfig
 from .configuration_foundation_face import FoundationFaceConfig
+from .configuration_iresnet import IResNetConfig
+from .configuration_mobilefacenet import MobileFaceNetConfig
 from .configuration_timm_face import TimmFaceConfig
+from .configuration_vit_face import ViTFaceConfig
 from .image_processing_face import FaceImageProcessor
 from .modeling_face import FaceEmbeddingOutput, FacePreTrainedModel
 from .modeling_foundation_face import FoundationFaceModel
+from .modeling_iresnet import IResNetModel
+from .modeling_mobilefacenet import MobileFaceNetModel
 from .modeling_timm_face import TimmFaceModel
+from .modeling_vit_face import ViTFaceModel, ViTFaceOutput
 
 FAMILIES: dict[type[FaceConfig], type[FacePreTrainedModel]] = {
     FoundationFaceConfig: FoundationFaceModel,
+    IResNetConfig: IResNetModel,
+    MobileFaceNetConfig: MobileFaceNetModel,
     TimmFaceConfig: TimmFaceModel,
+    ViTFaceConfig: ViTFaceModel,
 }
 
 FaceImageProcessor.register_for_auto_class("AutoImageProcessor")
@@ -35,6 +44,13 @@ __all__ = [
     "FacePreTrainedModel",
     "FoundationFaceConfig",
     "FoundationFaceModel",
+    "IResNetConfig",
+    "IResNetModel",
+    "MobileFaceNetConfig",
+    "MobileFaceNetModel",
     "TimmFaceConfig",
     "TimmFaceModel",
+    "ViTFaceConfig",
+    "ViTFaceModel",
+    "ViTFaceOutput",
 ]
