@@ -1,0 +1,72 @@
+"""Configuration of the face vision transformers of InsightFace and TransFace."""
+
+from huggingface_hub.dataclasses import strict
+
+from .configuration_face import FaceConfig
+
+
+@strict
+class ViTFaceConfig(FaceConfig):
+    r"""
+    The vision transformer of InsightFace's arcface_torch: no class token, ReLU6 in the MLP, and all patch tokens
+    flattened into a neck of two linear layers with batch norm. The defaults are its `vit_s`; `vit_t` has hidden size
+    256, `vit_b` 24 layers of 512, `vit_l` 24 of 768, all with 8 heads. With `patch_weighting` it is that of TransFace
+    (Dan et al., ICCV 2023), which weighs its patches by squeeze and excitation.
+
+    Args:
+        patch_size (`int`, *optional*, defaults to 9):
+            Side of a patch; what is left of the crop at the right and at the bottom is not seen.
+        hidden_size (`int`, *optional*, defaults to 512):
+            Channels of a token.
+        intermediate_size (`int`, *optional*, defaults to 2048):
+            Width of the MLP.
+        num_hidden_layers (`int`, *optional*, defaults to 12):
+            Transformer layers.
+        num_attention_heads (`int`, *optional*, defaults to 8):
+            Attention heads of a layer.
+        patch_weighting (`bool`, *optional*, defaults to `False`):
+            Weigh the patches before the neck, as TransFace does.
+        use_mask_token (`bool`, *optional*, defaults to `True`):
+            Whether there is a learnt token that stands for masked patches.
+        mask_ratio (`float`, *optional*, defaults to 0.1):
+            Part of the patches that random masking leaves out, in training only.
+        drop_path_rate (`float`, *optional*, defaults to 0.1):
+            Stochastic depth of the last layer, growing linearly from 0 at the first.
+        layer_norm_eps (`float`, *optional*, defaults to 1e-5):
+            Epsilon of the layer norms.
+        batch_norm_eps (`float`, *optional*, defaults to 2e-5):
+            Epsilon of the neck's batch norms.
+    """
+
+    model_type = "vit_face"
+
+    patch_size: int = 9
+    hidden_size: int = 512
+    intermediate_size: int = 2048
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 8
+    patch_weighting: bool = False
+    use_mask_token: bool = True
+    mask_ratio: float = 0.1
+    drop_path_rate: float = 0.1
+    layer_norm_eps: float = 1e-5
+    batch_norm_eps: float = 2e-5
+
+    @property
+    def num_patches(self) -> int:
+        return (self.image_size // self.patch_size) ** 2
+
+    def validate_transformer(self):
+        """Raises `ValueError` for sizes that do not divide, for a patch larger than the crop, and for masking without
+        a mask token."""
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}."
+            )
+        if self.num_patches == 0:
+            raise ValueError(f"patch_size {self.patch_size} is larger than image_size {self.image_size}.")
+        if self.mask_ratio > 0 and not self.use_mask_token:
+            raise ValueError(f"mask_ratio {self.mask_ratio} needs use_mask_token=True; without it, say mask_ratio=0.0.")
+
+
+__all__ = ["ViTFaceConfig"]

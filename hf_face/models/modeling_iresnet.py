@@ -1,0 +1,171 @@
+"""The residual networks of face recognition: InsightFace's, AdaFace's, MagFace's and their pooled variants."""
+
+from collections import OrderedDict
+
+import torch
+from timm.layers import SEModule
+from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.utils import can_return_tuple
+
+from .configuration_iresnet import IResNetConfig
+from .layers import FusableMixin, check_crop_size
+from .modeling_face import FaceEmbeddingOutput, FacePreTrainedModel, face_embedding_output
+
+
+def conv_norm(config: IResNetConfig, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1):
+    convolution = nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias=False)
+    return convolution, nn.BatchNorm2d(out_channels, eps=config.batch_norm_eps)
+
+
+class IResNetStem(nn.Sequential):
+    def __init__(self, config: IResNetConfig):
+        convolution, norm = conv_norm(config, config.num_channels, config.stem_size, config.stem_kernel_size)
+        super().__init__(OrderedDict(convolution=convolution, norm=norm, activation=nn.PReLU(config.stem_size)))
+
+
+class IResNetUnit(GradientCheckpointingLayer):
+    """BN - conv - BN - PReLU - conv - BN plus a shortcut; the stride is the last convolution's."""
+
+    def __init__(self, config: IResNetConfig, in_channels: int, out_channels: int, stride: int):
+        super().__init__()
+        middle = out_channels // 4
+        convolutions = {  # (channels, kernel size, stride)
+            "basic": [(out_channels, 3, 1), (out_channels, 3, stride)],
+            "bottleneck": [(middle, 1, 1), (middle, 3, 1), (out_channels, 1, stride)],
+        }[config.layer_type]
+        self.residual = nn.Sequential()
+        self.residual.norm0 = nn.BatchNorm2d(in_channels, eps=config.batch_norm_eps)
+        channels = in_channels
+        for i, (width, kernel_size, step) in enumerate(convolutions, start=1):
+            if i > 1:
+                self.residual.add_module(f"activation{i - 1}", nn.PReLU(channels))
+            convolution, norm = conv_norm(config, channels, width, kernel_size, step)
+            self.residual.add_module(f"convolution{i}", convolution)
+            self.residual.add_module(f"norm{i}", norm)
+            channels = width
+        if config.squeeze_excitation:
+            self.residual.attention = SEModule(out_channels, rd_channels=out_channels // 16, bias=False)
+
+        self.shortcut = nn.Sequential()
+        if in_channels != out_channels or (stride > 1 and config.shortcut == "projection"):
+            convolution, norm = conv_norm(config, in_channels, out_channels, 1, stride)
+            self.shortcut = nn.Sequential(OrderedDict(convolution=convolution, norm=norm))
+        elif stride > 1:
+            self.shortcut.subsample = nn.MaxPool2d(1, stride)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        return self.residual(hidden_states) + self.shortcut(hidden_states)
+
+
+class IResNetNeck(nn.Module):
+    """From the last feature map `(batch, channels, height, width)` to the raw embedding `(batch, embedding_size)`."""
+
+    def __init__(self, config: IResNetConfig):
+        super().__init__()
+        channels, eps = config.hidden_sizes[-1], config.batch_norm_eps
+        side = -(-config.image_size // 2 ** len(config.depths))  # each stage halves, rounding up
+        in_features = channels * side**2 if config.neck == "flatten" else channels
+        self.pooling, self.sigma = config.neck, config.gwp_sigma
+        self.norm = nn.BatchNorm2d(channels, eps=eps)
+        self.dropout = nn.Dropout(config.dropout)
+        self.projection = nn.Sequential(
+            OrderedDict(
+                linear=nn.Linear(in_features, config.embedding_size),
+                norm=nn.BatchNorm1d(config.embedding_size, eps=eps, affine=config.embedding_norm != "plain"),
+            )
+        )
+        if config.embedding_norm == "bias":
+            self.projection.norm.weight.requires_grad_(False)
+
+    def forward(self, feature_map: Tensor) -> Tensor:
+        feature_map = self.norm(feature_map)
+        if self.pooling == "gwp":
+            feature_map = feature_map * gaussian_window(*feature_map.shape[2:], self.sigma, feature_map)
+        pooled = feature_map.flatten(1) if self.pooling == "flatten" else feature_map.mean((2, 3))
+        return self.projection(self.dropout(pooled))
+
+
+def gaussian_window(height: int, width: int, sigma: float, like: Tensor) -> Tensor:
+    """
+    A Gaussian `(height, width)` around the central position that sums to one. The published networks multiply by it and
+    then take the *mean* over positions, so the pooled vector is the weighted average divided by their number.
+    """
+    # Computed at each call: 49 values cost nothing, and there is no buffer to load, move or re-initialise.
+    sides = [torch.arange(side, device=like.device, dtype=torch.float32) - side // 2 for side in (height, width)]
+    vertical, horizontal = ((-(side**2) / (2 * sigma**2)).softmax(0) for side in sides)
+    return torch.outer(vertical, horizontal).to(like.dtype)
+
+
+class IResNetPreTrainedModel(FacePreTrainedModel):
+    config_class = IResNetConfig
+    config: IResNetConfig
+    supports_gradient_checkpointing = True
+    _can_compile_fullgraph = True
+    _no_split_modules = ["IResNetUnit"]  # noqa: RUF012
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        if isinstance(module, nn.PReLU):
+            nn.init.constant_(module.weight, 0.25)
+        elif isinstance(module, nn.Linear):
+            nn.init.kaiming_uniform_(module.weight, a=5**0.5)
+            nn.init.zeros_(module.bias)
+        else:
+            super()._init_weights(module)
+
+
+class IResNetModel(FusableMixin, IResNetPreTrainedModel):
+    """A residual network whose neck gives a face embedding.
+
+    Example:
+    ```python
+    >>> import torch
+    >>> from hf_face import IResNetConfig, IResNetModel
+
+    >>> model = IResNetModel(IResNetConfig(depths=[2, 2, 2, 2])).eval()
+    >>> model(torch.zeros(1, 3, 112, 112)).pooler_output.shape
+    torch.Size([1, 512])
+    ```
+    """
+
+    def __init__(self, config: IResNetConfig):
+        super().__init__(config)
+        self.stem = IResNetStem(config)
+        self.stages = nn.ModuleList()
+        channels = config.stem_size
+        for depth, width in zip(config.depths, config.hidden_sizes, strict=True):
+            first = IResNetUnit(config, channels, width, stride=2)
+            self.stages.append(nn.Sequential(first, *(IResNetUnit(config, width, width, 1) for _ in range(1, depth))))
+            channels = width
+        self.neck = IResNetNeck(config)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: Tensor,
+        output_hidden_states: bool | None = None,
+        **kwargs,
+    ) -> FaceEmbeddingOutput:
+        r"""
+        Args:
+            pixel_values (`torch.Tensor` of shape `(batch, num_channels, image_size, image_size)`):
+                Normalised crops, as `FaceImageProcessor` gives them. Pooled necks take any size.
+            output_hidden_states (`bool`, *optional*):
+                Also return the feature maps after the stem and after each stage.
+        """
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        if self.config.neck == "flatten":
+            check_crop_size(pixel_values, self.config.image_size)
+        feature_map = self.stem(pixel_values)
+        hidden_states = (feature_map,) if output_hidden_states else None
+        for stage in self.stages:
+            feature_map = stage(feature_map)
+            if output_hidden_states:
+                hidden_states += (feature_map,)
+        return face_embedding_output(self.neck(feature_map), feature_map, hidden_states)
+
+
+__all__ = ["IResNetModel", "IResNetPreTrainedModel"]

@@ -1,0 +1,197 @@
+"""The face vision transformers of InsightFace and TransFace."""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.utils import can_return_tuple
+
+from .configuration_vit_face import ViTFaceConfig
+from .layers import FusableMixin, check_crop_size
+from .modeling_face import FaceEmbeddingOutput, FacePreTrainedModel, face_embedding_output
+
+
+@dataclass
+class ViTFaceOutput(FaceEmbeddingOutput):
+    """
+    Embeddings of a batch of faces, and TransFace's view of their patches.
+
+    Args:
+        patch_weights (`torch.Tensor` of shape `(batch, patches)`, *optional*):
+            Softmax over patches of the squeeze-and-excitation gates (DPAP's importance of a patch).
+        patch_entropy (`torch.Tensor` of shape `(batch, patches)`, *optional*):
+            Standard deviation of each weighted token over its channels, which TransFace takes for its entropy (EHSM).
+    """
+
+    patch_weights: Tensor | None = None
+    patch_entropy: Tensor | None = None
+
+
+class ViTFaceEmbeddings(nn.Module):
+    """Crops `(batch, channels, height, width)` to tokens `(batch, patches, hidden_size)`."""
+
+    def __init__(self, config: ViTFaceConfig):
+        super().__init__()
+        self.patch = nn.Conv2d(config.num_channels, config.hidden_size, config.patch_size, config.patch_size)
+        self.position = nn.Parameter(torch.zeros(1, config.num_patches, config.hidden_size))
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        return self.patch(pixel_values).flatten(2).transpose(1, 2) + self.position
+
+
+class ViTFaceLayer(GradientCheckpointingLayer, Block):
+    """timm's pre-norm transformer layer (scaled dot-product attention, stochastic depth) with a ReLU6 MLP."""
+
+    def __init__(self, config: ViTFaceConfig, index: int):
+        super().__init__(
+            config.hidden_size,
+            config.num_attention_heads,
+            mlp_ratio=(config.intermediate_size + 0.5) / config.hidden_size,  # timm truncates the product
+            drop_path=config.drop_path_rate * index / max(config.num_hidden_layers - 1, 1),
+            act_layer=nn.ReLU6,
+            norm_layer=partial(nn.LayerNorm, eps=config.layer_norm_eps),
+        )
+
+
+class ViTFacePatchWeighting(nn.Sequential):
+    """A gate in (0, 1) for each patch `(batch, patches)` from all flattened tokens."""
+
+    def __init__(self, config: ViTFaceConfig):
+        patches = config.num_patches
+        super().__init__(
+            OrderedDict(
+                squeeze=nn.Linear(patches * config.hidden_size, patches, bias=False),
+                activation=nn.ReLU(),
+                excite=nn.Linear(patches, patches, bias=False),
+                gate=nn.Sigmoid(),
+            )
+        )
+
+
+class ViTFaceNeck(nn.Sequential):
+    """Flattened tokens to the raw embedding `(batch, embedding_size)`."""
+
+    def __init__(self, config: ViTFaceConfig):
+        width, eps = config.hidden_size, config.batch_norm_eps
+        super().__init__(
+            OrderedDict(
+                linear1=nn.Linear(config.num_patches * width, width, bias=False),
+                norm1=nn.BatchNorm1d(width, eps=eps),
+                linear2=nn.Linear(width, config.embedding_size, bias=False),
+                norm2=nn.BatchNorm1d(config.embedding_size, eps=eps),
+            )
+        )
+
+
+class ViTFacePreTrainedModel(FacePreTrainedModel):
+    config_class = ViTFaceConfig
+    config: ViTFaceConfig
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _can_compile_fullgraph = True
+    _no_split_modules = ["ViTFaceLayer"]  # noqa: RUF012
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        std = self.config.initializer_range
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=std)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, ViTFacePatchWeighting):
+            # TransFace leaves these two at PyTorch's default: with the narrow init above the gates would saturate.
+            for linear in (module.squeeze, module.excite):
+                nn.init.kaiming_uniform_(linear.weight, a=5**0.5)
+        elif isinstance(module, ViTFaceEmbeddings):
+            nn.init.trunc_normal_(module.position, std=std)
+        elif isinstance(module, ViTFaceModel):
+            if module.mask_token is not None:
+                nn.init.normal_(module.mask_token, std=std)
+        else:
+            super()._init_weights(module)
+
+
+class ViTFaceModel(FusableMixin, ViTFacePreTrainedModel):
+    """A vision transformer whose flattened patch tokens give a face embedding.
+
+    Example:
+    ```python
+    >>> import torch
+    >>> from hf_face import ViTFaceConfig, ViTFaceModel
+
+    >>> model = ViTFaceModel(ViTFaceConfig(num_hidden_layers=2, patch_weighting=True)).eval()
+    >>> output = model(torch.zeros(1, 3, 112, 112), output_patch_weights=True)
+    >>> output.pooler_output.shape, output.patch_weights.shape
+    (torch.Size([1, 512]), torch.Size([1, 144]))
+    ```
+    """
+
+    def __init__(self, config: ViTFaceConfig):
+        super().__init__(config)
+        self.embeddings = ViTFaceEmbeddings(config)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size)) if config.use_mask_token else None
+        self.layers = nn.ModuleList(ViTFaceLayer(config, index) for index in range(config.num_hidden_layers))
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.patch_weighting = ViTFacePatchWeighting(config) if config.patch_weighting else None
+        self.neck = ViTFaceNeck(config)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: Tensor,
+        output_hidden_states: bool | None = None,
+        output_patch_weights: bool = False,
+        **kwargs,
+    ) -> ViTFaceOutput:
+        r"""
+        Args:
+            pixel_values (`torch.Tensor` of shape `(batch, num_channels, image_size, image_size)`):
+                Normalised crops, as `FaceImageProcessor` gives them.
+            output_hidden_states (`bool`, *optional*):
+                Also return the tokens before the first layer and after each layer; in training, those not masked.
+            output_patch_weights (`bool`, *optional*, defaults to `False`):
+                Also return `patch_weights` and `patch_entropy`; needs `patch_weighting` in the config.
+        """
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        if output_patch_weights and self.patch_weighting is None:
+            raise ValueError("output_patch_weights asks for a model with patch_weighting=True in its config.")
+        check_crop_size(pixel_values, self.config.image_size)
+
+        tokens = self.embeddings(pixel_values)  # (B, N, C)
+        kept = self.choose_tokens(tokens) if self.training and self.config.mask_ratio > 0 else None
+        if kept is not None:
+            tokens = tokens.gather(1, kept)
+        hidden_states = (tokens,) if output_hidden_states else None
+        for layer in self.layers:
+            tokens = layer(tokens)
+            if output_hidden_states:
+                hidden_states += (tokens,)
+        tokens = self.norm(tokens)
+        if kept is not None:
+            masked = self.mask_token.to(tokens.dtype).expand(len(tokens), self.config.num_patches, -1)
+            tokens = masked.scatter(1, kept, tokens)
+
+        last_hidden_state, patches = tokens, {}
+        if self.patch_weighting is not None:
+            gates = self.patch_weighting(tokens.flatten(1))  # (B, N)
+            tokens = tokens * gates.unsqueeze(-1)
+            if output_patch_weights:
+                patches = {"patch_weights": gates.softmax(-1), "patch_entropy": tokens.std(-1)}
+        output = face_embedding_output(self.neck(tokens.flatten(1)), last_hidden_state, hidden_states)
+        return ViTFaceOutput(**output, **patches)
+
+    def choose_tokens(self, tokens: Tensor) -> Tensor:
+        """Indices `(batch, kept, channels)` of the tokens that random masking keeps, drawn anew for each face."""
+        batch, length, channels = tokens.shape
+        num_kept = int(length * (1 - self.config.mask_ratio))
+        order = torch.rand(batch, length, device=tokens.device).argsort(1)
+        return order[:, :num_kept, None].expand(-1, -1, channels)
+
+
+__all__ = ["ViTFaceModel", "ViTFaceOutput", "ViTFacePreTrainedModel"]
