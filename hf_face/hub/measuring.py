@@ -1,0 +1,76 @@
+"""Figures of a model that anyone can measure again: parameters, operations, latency."""
+
+import platform
+import statistics
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class ModelMeasurements:
+    """
+    Args:
+        parameters (`int`): Number of parameters.
+        flops (`int`): Floating point operations for one image; a multiplication and an addition are two.
+        cpu_latency (`float`): Median seconds for one image on the CPU.
+        cpu (`str`): The CPU, the threads it used and the precision.
+    """
+
+    parameters: int
+    flops: int
+    cpu_latency: float
+    cpu: str
+
+
+@torch.inference_mode()
+def measure_model(model: PreTrainedModel, repeats: int = 10) -> ModelMeasurements:
+    """
+    Measure a face backbone on one image of its own size, on the CPU and in its own precision.
+
+    Operations are counted by torch's `FlopCounterMode` (matrix products, convolutions and attention). Papers on face
+    recognition often write "FLOPs" for multiply-accumulates, which are half as many.
+    """
+    config, precision = model.config, model.dtype
+    pixel_values = torch.zeros(1, config.num_channels, config.image_size, config.image_size, dtype=precision)
+    with evaluated_on_cpu(model):
+        with FlopCounterMode(display=False) as counter:
+            model(pixel_values)
+        latencies = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            model(pixel_values)
+            latencies.append(time.perf_counter() - start)
+    return ModelMeasurements(
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        flops=counter.get_total_flops(),
+        cpu_latency=statistics.median(latencies),
+        cpu=f"{cpu_name()}, {torch.get_num_threads()} thread(s), {str(precision).removeprefix('torch.')}",
+    )
+
+
+@contextmanager
+def evaluated_on_cpu(model: PreTrainedModel):
+    """The model on the CPU and in evaluation mode; afterwards where it was, each module in the mode it was in."""
+    device = model.device
+    modes = [(module, module.training) for module in model.modules()]
+    model.to("cpu").eval()
+    yield model
+    model.to(device)
+    for module, training in modes:
+        module.training = training
+
+
+def cpu_name() -> str:
+    """The processor's name as the system gives it, such as "AMD EPYC 7763"."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

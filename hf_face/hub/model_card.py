@@ -1,0 +1,197 @@
+"""The card of a face model, made from what was seen: the model, its measurements, and `FaceModelCardData`."""
+
+import math
+import re
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from transformers import BaseImageProcessor, PreTrainedModel
+
+from .card_data import FaceModelCardData, TrainingData
+from .measuring import ModelMeasurements, measure_model
+
+TEMPLATES = Path(__file__).parent / "templates"
+PIPELINE_TAG = "image-feature-extraction"
+REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+
+# The identifiers of https://huggingface.co/docs/hub/repositories-licenses
+LICENSES = frozenset((TEMPLATES / "licenses.txt").read_text(encoding="utf-8").split())
+
+# What a family and a margin rest on, by the keys of templates/citations.bib.
+FAMILY_CITATIONS = {
+    "iresnet": ["resnet", "arcface"],
+    "mobilefacenet": ["mobilefacenet"],
+    "vit_face": ["vit"],
+    "foundation_face": ["froundation"],
+    "timm_face": ["timm"],
+}
+MARGIN_CITATIONS = {"elastic": "elasticface", "combined": "arcface", "linear": None}
+
+
+def create_model_card(
+    data: FaceModelCardData,
+    model: PreTrainedModel,
+    image_processor: BaseImageProcessor,
+    repo_id: str,
+    measurements: ModelMeasurements | None = None,
+) -> ModelCard:
+    """
+    Render the card of a backbone for the repository (or folder) `repo_id`, from which its code samples load.
+
+    Args:
+        measurements: What `measure_model` gave; measured now if not given.
+
+    Raises:
+        ValueError: metadata that the Hub would refuse, with all that is wrong.
+    """
+    measured = measurements or measure_model(model)
+    metadata = card_metadata(data, model.config.model_type, model.config.margin, repo_id)
+    check_metadata(metadata)
+    calibration = data.calibration
+    return ModelCard.from_template(
+        metadata,
+        template_path=str(TEMPLATES / "model_card.md"),
+        repo_id=repo_id,
+        name=repo_id.split("/")[-1],
+        data=data,
+        config=model.config,
+        architecture=describe_architecture(model),
+        margin=describe_margin(model.config.margin),
+        processor=image_processor,
+        measured=measured,
+        thresholds=calibration.thresholds if calibration else {},
+        figures=[{"file": Path(path).name, "title": Path(path).stem.replace("_", " ")} for path in data.figures],
+        weights_license=describe_license(data),
+        link=link,
+        versions=library_versions(),
+        citations="\n\n".join(collect_citations(data, model.config.model_type, model.config.margin)),
+    )
+
+
+def card_metadata(data: FaceModelCardData, model_type: str, margin: dict | None, repo_id: str) -> ModelCardData:
+    """The card's metadata block, with one `model-index` result for each metric of each evaluation."""
+    tags = ["face-recognition", "face-verification", "hf_face", model_type]
+    tags += [margin["name"]] if margin else []
+    return ModelCardData(
+        license=data.license,
+        license_name=data.license_name,
+        license_link=data.license_link,
+        library_name="transformers",
+        pipeline_tag=PIPELINE_TAG,
+        tags=[*tags, *data.tags],
+        base_model=data.base_model,
+        datasets=[source.hub_id for source in data.training_data if source.hub_id] or None,
+        co2_eq_emissions=emissions_metadata(data),
+        model_name=repo_id.split("/")[-1],
+        eval_results=evaluation_results(data) or None,
+    )
+
+
+def evaluation_results(data: FaceModelCardData) -> list[EvalResult]:
+    # huggingface_hub merges results of one data set and configuration under the source of the first of them: what
+    # others report gets a configuration of its own, so that it never passes for measured here or the other way round.
+    return [
+        EvalResult(
+            task_type="face-verification",
+            task_name="Face verification",
+            dataset_type=evaluation.dataset_id or re.sub(r"\W+", "-", evaluation.name.lower()).strip("-"),
+            dataset_name=evaluation.name,
+            dataset_config=f"as reported by {evaluation.source_name}" if evaluation.source_name else None,
+            metric_type=metric.replace("@", "_at_").replace("=", "_"),
+            metric_name=metric,
+            metric_value=round(float(value), 6),
+            source_name=evaluation.source_name,
+            source_url=evaluation.source_url,
+        )
+        for evaluation in data.evaluations
+        for metric, value in evaluation.metrics.items()
+    ]
+
+
+def emissions_metadata(data: FaceModelCardData) -> dict | None:
+    if data.emissions_kg is None:
+        return None
+    emissions = {"emissions": data.emissions_kg * 1000, "source": "codecarbon", "training_type": "training"}
+    return emissions | ({"hardware_used": data.hardware} if data.hardware else {})
+
+
+def check_metadata(metadata: ModelCardData) -> None:
+    """
+    Refuse what the Hub would refuse, without asking it.
+
+    Raises:
+        ValueError: naming every field that is wrong and what is expected.
+    """
+    wrong = []
+    if metadata.license not in LICENSES:
+        wrong.append(
+            f"license={metadata.license!r} is not one of the Hub's identifiers such as 'apache-2.0' or 'cc-by-nc-4.0'; "
+            "for other terms give 'other' with license_name and license_link"
+        )
+    if metadata.license == "other":
+        if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", metadata.license_name or ""):
+            wrong.append(f"license_name={metadata.license_name!r} must be given in lowercase letters, digits, '.', '-'")
+        if not metadata.license_link:
+            wrong.append("license_link must say where the terms of the 'other' license are")
+    names = [("base_model", metadata.base_model)] if metadata.base_model else []
+    names += [("hub_id of training data", name) for name in metadata.datasets or []]
+    wrong += [f"{field} {name!r} is not a Hub name such as 'org/name'" for field, name in names if not is_repo_id(name)]
+    for result in metadata.eval_results or []:
+        if not math.isfinite(result.metric_value):
+            wrong.append(f"metric {result.metric_name} of {result.dataset_name!r} is {result.metric_value}")
+        if not result.dataset_name or not result.dataset_type:
+            wrong.append(f"metric {result.metric_name} belongs to an evaluation without a name")
+    if wrong:
+        raise ValueError("The model card's metadata is not valid:\n" + "\n".join(f"- {line}" for line in wrong))
+
+
+def is_repo_id(name: object) -> bool:
+    return isinstance(name, str) and REPO_ID.fullmatch(name) is not None
+
+
+def describe_architecture(model: PreTrainedModel) -> str:
+    config = model.config
+    variant = getattr(config, "architecture", None) or getattr(config, "variant", None)
+    return f"{type(model).__name__}{f' ({variant})' if variant else ''}"
+
+
+def describe_margin(margin: dict | None) -> str | None:
+    if margin is None:
+        return None
+    settings = ", ".join(f"{key} = {value}" for key, value in margin.items() if key != "name")
+    return f"{margin['name']}{f' ({settings})' if settings else ''}"
+
+
+def describe_license(data: FaceModelCardData) -> str:
+    name = data.license_name if data.license == "other" else data.license
+    return f"[{name}]({data.license_link})" if data.license_link else name
+
+
+def link(source: TrainingData) -> str:
+    url = source.url or (f"https://huggingface.co/datasets/{source.hub_id}" if source.hub_id else None)
+    return f"[{source.name}]({url})" if url else source.name
+
+
+def library_versions() -> str:
+    return ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "datasets", "timm"))
+
+
+def collect_citations(data: FaceModelCardData, model_type: str, margin: dict | None) -> list[str]:
+    """BibTeX entries of backbone, margin and data, each once."""
+    wanted = list(FAMILY_CITATIONS.get(model_type, []))
+    if margin:
+        name = margin["name"]
+        wanted.append(MARGIN_CITATIONS.get(name.split("_")[0], name))
+    wanted += [source.citation for source in data.training_data]
+    wanted += data.citations
+    known = known_citations()
+    return [known.get(entry, entry) for entry in dict.fromkeys(wanted) if entry]
+
+
+@cache
+def known_citations() -> dict[str, str]:
+    """Key to entry of templates/citations.bib."""
+    text = (TEMPLATES / "citations.bib").read_text(encoding="utf-8")
+    return {re.match(r"@\w+\{(\w+)", entry)[1]: entry for entry in text.strip().split("\n\n")}

@@ -1,0 +1,205 @@
+"""The folder that is published: weights, code, image processor, card and figures that belong together."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, BaseImageProcessor, PreTrainedModel
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
+
+from ..models import FAMILIES
+from .card_data import CARD_DATA_NAME, FaceModelCardData
+from .measuring import evaluated_on_cpu
+from .model_card import create_model_card
+
+BACKBONE_TYPES = {config.model_type for config in FAMILIES}
+TRAINING_TYPE = "face_recognition"
+HEAD_NAME = "head.safetensors"
+LOG_NAME = "training_log.json"
+
+
+def write_model_folder(
+    model: PreTrainedModel | str | Path,
+    folder: str | Path,
+    repo_id: str,
+    *,
+    card: FaceModelCardData | None = None,
+    image_processor: BaseImageProcessor | None = None,
+    include_head: bool = False,
+) -> Path:
+    """
+    Write what is published as `repo_id` into `folder`, and check that its code, weights and image processor fit. The
+    folder loads like the repository: `AutoModel.from_pretrained(folder, trust_remote_code=True)`.
+
+    Args:
+        model: A backbone, a training model (its backbone is published), or a folder with either of them.
+        folder: Where to write; created if it does not exist. Its last name is how transformers caches the code.
+        repo_id: The name that the card's code samples load.
+        card: What the card says; for a model folder, what is in its `model_card.json` if not given.
+        image_processor: For a model folder, the one in it if not given.
+        include_head: Also write the training model's margin head, `head.state_dict()`, to `head.safetensors`.
+
+    Raises:
+        FileNotFoundError: a model folder without weights, configuration, image processor or card data.
+        ValueError: no licences stated, metadata the Hub refuses, or weights that do not fit the code.
+    """
+    folder = Path(folder)
+    if isinstance(model, str | Path):
+        source = Path(model)
+        card = card or load_card_data(source)
+        image_processor = image_processor or load_image_processor(source)
+        model = load_model(source)
+    if card is None:
+        raise ValueError("A model is published with a card: card=FaceModelCardData(license=..., training_data=[...]).")
+    if image_processor is None:
+        raise ValueError("A model is published with its image processor: image_processor=FaceImageProcessor(...).")
+    check_licenses(card)
+    backbone = getattr(model, "backbone", model)
+    if include_head and backbone is model:
+        raise ValueError(f"include_head=True asks for a training model; {type(model).__name__} has no head.")
+    if card.calibration:
+        backbone.config.similarity_thresholds = card.calibration.thresholds
+    readme = create_model_card(card, backbone, image_processor, repo_id)
+
+    folder.mkdir(parents=True, exist_ok=True)
+    backbone.save_pretrained(folder)
+    image_processor.save_pretrained(folder)
+    if include_head:
+        save_file(model.head.state_dict(), folder / HEAD_NAME, metadata={"format": "pt"})
+    readme.save(folder / "README.md")
+    write_attachments(card, folder)
+    check_model_folder(folder, backbone, image_processor)
+    return folder
+
+
+def load_model(folder: Path) -> PreTrainedModel:
+    """The backbone or training model of a folder, with every weight accounted for."""
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{folder} has no config.json: it is not a model folder.")
+    if not any(folder.glob("*.safetensors")) and not any(folder.glob("pytorch_model*.bin")):
+        raise FileNotFoundError(f"{folder} has no weights, expected model.safetensors.")
+    model_type = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    if model_type == TRAINING_TYPE:
+        from ..training import AutoModelForFaceRecognition as auto_class
+    elif model_type in BACKBONE_TYPES:
+        auto_class = AutoModel
+    else:
+        raise ValueError(
+            f"{folder} holds a model of type {model_type!r}, expected one of "
+            f"{', '.join(sorted(BACKBONE_TYPES | {TRAINING_TYPE}))}."
+        )
+    model, report = auto_class.from_pretrained(
+        folder, config=AutoConfig.from_pretrained(folder), output_loading_info=True, ignore_mismatched_sizes=True
+    )
+    wrong = {
+        "missing": sorted(report["missing_keys"]),
+        "unexpected": sorted(report["unexpected_keys"]),
+        "of another shape": sorted(str(entry[0]) for entry in report["mismatched_keys"]),
+    }
+    raise_for_weights(folder, type(model), wrong)
+    return model
+
+
+def load_image_processor(folder: Path) -> BaseImageProcessor:
+    if not (folder / "preprocessor_config.json").is_file():
+        raise FileNotFoundError(
+            f"{folder} has no preprocessor_config.json; write one with image_processor.save_pretrained, or give "
+            "image_processor=."
+        )
+    return AutoImageProcessor.from_pretrained(folder)
+
+
+def load_card_data(folder: Path) -> FaceModelCardData:
+    if not (folder / CARD_DATA_NAME).is_file():
+        raise FileNotFoundError(
+            f"{folder} has no {CARD_DATA_NAME}; give card=FaceModelCardData(license=..., training_data=[...])."
+        )
+    return FaceModelCardData.load(folder)
+
+
+def check_licenses(card: FaceModelCardData) -> None:
+    """The licence of the weights and that of every training set are asked for: nobody else can know them."""
+    if not card.license:
+        raise ValueError("State the licence of the weights: license='apache-2.0', 'cc-by-nc-4.0', ..., 'unknown'.")
+    if not card.training_data:
+        raise ValueError("State what the weights were trained on: training_data=[TrainingData(name, license), ...].")
+    for source in card.training_data:
+        if not source.license:
+            raise ValueError(f"State the licence or terms of the training data {source.name!r}.")
+
+
+def write_attachments(card: FaceModelCardData, folder: Path) -> None:
+    """Figures, the training log, and the data that the card was rendered from."""
+    names = [Path(figure).name for figure in card.figures]
+    if len(set(names)) < len(names):
+        raise ValueError(f"Two figures have one file name: {sorted(names)}.")
+    for figure, name in zip(card.figures, names, strict=True):
+        (folder / "figures").mkdir(exist_ok=True)
+        shutil.copyfile(figure, folder / "figures" / name)
+    if card.log_history:
+        (folder / LOG_NAME).write_text(json.dumps(card.log_history, indent=2) + "\n", encoding="utf-8")
+    dataclasses.replace(card, figures=[f"figures/{name}" for name in names]).save(folder)
+
+
+def check_model_folder(folder: Path, backbone: PreTrainedModel, image_processor: BaseImageProcessor) -> None:
+    """
+    Load the folder's own code, as someone without hf_face does, and see that it takes the folder's weights and answers
+    what `backbone` answers. The code runs on the tensors of `backbone`, so that no second copy of the weights is made.
+
+    Raises:
+        ValueError: with the weights that are missing or too many, or the difference of the answers.
+    """
+    config = AutoConfig.from_pretrained(folder)
+    code = get_class_from_dynamic_module(config.auto_map["AutoModel"], folder)
+    with torch.device("meta"):
+        published = code(code.config_class.from_pretrained(folder))
+    expected = {name: tuple(tensor.shape) for name, tensor in published.state_dict().items()}
+    found = stored_shapes(folder)
+    wrong = {
+        "missing": sorted(expected.keys() - found.keys()),
+        "unexpected": sorted(found.keys() - expected.keys()),
+        "of another shape": sorted(name for name in expected.keys() & found.keys() if expected[name] != found[name]),
+    }
+    raise_for_weights(folder, code, wrong)
+
+    size = image_processor.size
+    generator = torch.Generator().manual_seed(0)
+    crop = torch.randint(256, (1, 3, size.height, size.width), dtype=torch.uint8, generator=generator)
+    with evaluated_on_cpu(backbone), torch.inference_mode():
+        published.load_state_dict(backbone.state_dict(), assign=True)
+        for name, buffer in backbone.named_buffers():  # also those that no file holds
+            module, _, leaf = name.rpartition(".")
+            setattr(published.get_submodule(module), leaf, buffer)
+        pixel_values = image_processor(crop, return_tensors="pt").pixel_values.to(backbone.dtype)
+        here, there = backbone(pixel_values), published.eval()(pixel_values)
+    difference = (here.pooler_output - there.pooler_output).abs().max().item()
+    if not difference < 1e-5:
+        raise ValueError(
+            f"The code in {folder} does not answer what {type(backbone).__name__} answers with the same weights: the "
+            f"embeddings differ by {difference:.2g}."
+        )
+
+
+def stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Name and shape of each tensor in the model's safetensors files, read from their headers."""
+    shapes = {}
+    for path in sorted(folder.glob("model*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - not a dict
+    return shapes
+
+
+def raise_for_weights(folder: Path, model_class: type, wrong: dict[str, list[str]]) -> None:
+    if any(wrong.values()):
+        details = "; ".join(
+            f"{len(names)} {what}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
+            for what, names in wrong.items()
+            if names
+        )
+        raise ValueError(
+            f"The weights in {folder} do not fit {model_class.__name__} as its config.json says: {details}."
+        )
