@@ -1,0 +1,139 @@
+"""Identification (1:N): every probe is searched in a gallery of enrolled people.
+
+    result = search(probe_features, probe_subjects, gallery_features, gallery_subjects)
+    result.metrics()     # {"rank1": ..., "rank5": ..., "rank10": ..., "tpir@fpir=1e-2": ...}
+
+Terms of ISO/IEC 19795-1: a *mated* probe's subject is enrolled. Its rank is the place of its best own entry in the list
+of candidates; the share of mated probes of rank k or better over k is the *CMC*. With a threshold (open set), *TPIR* is
+the share of mated probes found first and above the threshold, *FPIR* the share of non-mated probes that find anyone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from transformers.utils.logging import tqdm
+
+from .comparison_scores import ComparisonScores
+from .metrics import OperatingPoint, format_far
+
+DEFAULT_RANKS = (1, 5, 10)
+DEFAULT_FPIRS = (1e-2, 1e-1)
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What searching P probes gave; M is the most gallery entries that a probe's subject has.
+
+    Args:
+        mate_scores: (P, M) scores of the probe's own entries, falling, filled up with -inf; all -inf where not mated.
+        mate_ranks: (P, M) the places of these entries in the list of candidates, 1 the first; 0 where filled up.
+            An entry of someone else that scores the same stands before.
+        impostor_scores: (P,) highest score of anyone else's entry.
+    """
+
+    mate_scores: np.ndarray
+    mate_ranks: np.ndarray
+    impostor_scores: np.ndarray
+
+    @property
+    def mated(self) -> np.ndarray:
+        """True (P,) where the probe's subject is in the gallery."""
+        return self.mate_ranks[:, 0] > 0
+
+    @property
+    def ranks(self) -> np.ndarray:
+        """Rank of each mated probe."""
+        return self.mate_ranks[self.mated, 0]
+
+    def cmc(self, max_rank: int) -> np.ndarray:
+        """Cumulative match characteristic (max_rank,): share of mated probes of rank 1, 2, ... or better."""
+        counts = np.bincount(self.ranks.clip(max=max_rank + 1), minlength=max_rank + 2)
+        return np.cumsum(counts[1:-1]) / len(self.ranks)
+
+    def at_fpir(self, target: float) -> OperatingPoint:
+        """Largest TPIR (as `tar`) whose FPIR (as `far`) is not above `target`.
+
+        Raises:
+            ValueError: `target` is finer than one non-mated probe.
+        """
+        mate_scores = np.where(self.mate_ranks[:, 0] == 1, self.mate_scores[:, 0], -np.inf)[self.mated]
+        alarms = self.impostor_scores[~self.mated]
+        if target * len(alarms) < 1:
+            raise ValueError(f"FPIR {target:g} is not measurable with {len(alarms)} non-mated probes")
+        return ComparisonScores(np.sort(mate_scores), np.sort(alarms), len(alarms)).at_far(target)
+
+    @property
+    def mean_average_precision(self) -> float:
+        """TinyFace's mAP over mated probes: the area under precision over recall, by the trapezoidal rule.
+
+        The precision before an entry of rank r, the h-th of the probe's own, is (h - 1) / (r - 1), or 1 for r = 1.
+        """
+        ranks = self.mate_ranks[self.mated].astype(float)
+        own = np.arange(1, ranks.shape[1] + 1)
+        found = ranks > 0
+        after = np.divide(own, ranks, out=np.zeros_like(ranks), where=found)
+        before = np.divide(own - 1, ranks - 1, out=found.astype(float), where=ranks > 1)
+        return float(((before + after).sum(1) / 2 / found.sum(1)).mean())
+
+    def metrics(self, ranks: Sequence[int] = DEFAULT_RANKS, fpirs: Sequence[float] = DEFAULT_FPIRS) -> dict[str, float]:
+        """`rank1`, ...; where there are non-mated probes `tpir@fpir=1e-2` with its `threshold@fpir=1e-2`, ...
+
+        An FPIR finer than one non-mated probe is not measurable and left out.
+        """
+        metrics = {f"rank{rank}": float((self.ranks <= rank).mean()) for rank in ranks}
+        num_unmated = len(self.mated) - len(self.ranks)
+        points = {format_far(fpir): self.at_fpir(fpir) for fpir in fpirs if fpir * num_unmated >= 1}
+        metrics |= {f"tpir@fpir={fpir}": point.tar for fpir, point in points.items()}
+        metrics |= {f"threshold@fpir={fpir}": point.threshold for fpir, point in points.items()}
+        return metrics
+
+
+def search(
+    probes: torch.Tensor,
+    probe_subjects: np.ndarray,
+    gallery: torch.Tensor,
+    gallery_subjects: np.ndarray,
+    block_size: int = 2**24,
+) -> SearchResult:
+    """Search every probe (P, D) in the gallery (G, D); features have unit length, similarity is their dot product.
+
+    A subject may have several gallery entries, and a probe none of its own. At most about `block_size` similarities are
+    held at a time, on the device of the features.
+
+    Raises:
+        ValueError: a feature without a subject or the other way round, or a gallery without entries.
+    """
+    probe_subjects, gallery_subjects = np.asarray(probe_subjects), np.asarray(gallery_subjects)
+    for name, features, subjects in (("probe", probes, probe_subjects), ("gallery", gallery, gallery_subjects)):
+        if len(features) != len(subjects) or not len(features):
+            raise ValueError(f"{len(features)} {name} features and {len(subjects)} {name} subjects: need one of each")
+    order = np.argsort(gallery_subjects, kind="stable")
+    gallery = gallery[torch.as_tensor(order, device=gallery.device)].T
+    sorted_subjects = gallery_subjects[order]
+    first = np.searchsorted(sorted_subjects, probe_subjects, side="left")
+    num_own = np.searchsorted(sorted_subjects, probe_subjects, side="right") - first
+    own_columns = first[:, None] + np.arange(max(1, num_own.max()))  # (P, M)
+    is_own = own_columns < (first + num_own)[:, None]
+    own_columns, is_own = torch.as_tensor(own_columns * is_own), torch.as_tensor(is_own)
+
+    rows = max(1, block_size // gallery.shape[1])
+    starts = tqdm(range(0, len(probes), rows), desc="Searching", unit="block", disable=len(probes) <= rows)
+    blocks = [
+        _search_block(probes[block] @ gallery, own_columns[block], is_own[block])
+        for block in (slice(start, start + rows) for start in starts)
+    ]
+    return SearchResult(*(torch.cat(parts).cpu().numpy() for parts in zip(*blocks, strict=True)))
+
+
+def _search_block(scores: torch.Tensor, own_columns: torch.Tensor, is_own: torch.Tensor):
+    """The parts of a result from scores (B, G), the columns (B, M) of the probes' own entries and which are real."""
+    own_columns, is_own = own_columns.to(scores.device), is_own.to(scores.device)
+    mates = scores.gather(1, own_columns).masked_fill(~is_own, -torch.inf)
+    probe, _ = is_own.nonzero(as_tuple=True)
+    scores[probe, own_columns[is_own]] = -torch.inf  # from here on, impostors only
+    mates = mates.sort(dim=1, descending=True).values
+    before = [(scores >= mate[:, None]).sum(1) for mate in mates.unbind(1)]
+    ranks = torch.stack(before, dim=1) + torch.arange(1, len(before) + 1, device=scores.device)
+    return mates, ranks.masked_fill(mates == -torch.inf, 0), scores.amax(1)

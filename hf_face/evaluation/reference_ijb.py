@@ -1,0 +1,105 @@
+"""InsightFace's IJB figures as its scripts compute them, so that published numbers compare; none is our default.
+
+How they differ from the definitions in `comparison_scores` and `identification` is written down in docs/ijb.md.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from .comparison_scores import ComparisonScores
+from .identification import SearchResult
+from .metrics import OperatingPoint, format_far
+
+
+def insightface_roc(scores: ComparisonScores) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The curve that `eval_ijbc.py` reads, sklearn's `roc_curve` with its default thinning: FAR, TAR, thresholds (R,).
+
+    The same points from scores that are already sorted, several times faster than from labels.
+    """
+    merged = np.insert(scores.impostors, np.searchsorted(scores.impostors, scores.genuine), scores.genuine)[::-1]
+    last = np.append(np.flatnonzero(merged[1:] != merged[:-1]), len(merged) - 1)  # of each distinct score, falling
+    thresholds = merged[last]
+    tps = len(scores.genuine) - np.searchsorted(scores.genuine, thresholds, side="left")
+    fps = last + 1 - tps
+    # A point goes where both counts rise by what they rose by before.
+    corner = np.ones(len(last), dtype=bool)
+    corner[1:-1] = (np.diff(fps, 2) != 0) | (np.diff(tps, 2) != 0)
+    far = np.append(0, fps[corner]) / scores.num_impostors
+    tar = np.append(0, tps[corner]) / len(scores.genuine)
+    return far, tar, np.append(np.inf, thresholds[corner])
+
+
+def insightface_tar_at_far(scores: ComparisonScores, fars: Sequence[float]) -> list[OperatingPoint]:
+    """The table of `eval_ijbc.py`: the point of the thinned curve whose FAR is nearest to each target.
+
+    That FAR may lie above the target, and is zero where the target is finer than half an impostor. Among points of
+    equal distance the one of the larger TAR counts.
+    """
+    far, tar, thresholds = insightface_roc(scores)
+    points = []
+    for target in fars:
+        above = min(np.searchsorted(far, target), len(far) - 1)
+        below = max(above - 1, 0)
+        nearest = far[above] if abs(far[above] - target) <= abs(far[below] - target) else far[below]
+        index = np.searchsorted(far, nearest, side="right") - 1
+        points.append(OperatingPoint(float(far[index]), float(tar[index]), float(thresholds[index])))
+    return points
+
+
+def insightface_identification(
+    probes: torch.Tensor,
+    probe_subjects: np.ndarray,
+    gallery: torch.Tensor,
+    gallery_subjects: np.ndarray,
+    ranks: Sequence[int] = (1, 5, 10),
+    fpirs: Sequence[float] = (1e-2, 1e-1),
+) -> dict[str, float]:
+    """The figures of `ijb_1n.py`: a closed set, the galleries G1 and G2 in one.
+
+    The threshold at FPIR f is the ceil(f P)-th largest of all wrong similarities, of which one probe may hold several,
+    and TPIR is the share of probes that score above it with their own entry, whatever its rank.
+
+    Raises:
+        ValueError: a probe's subject is not exactly once in the gallery.
+    """
+    gallery_subjects = np.asarray(gallery_subjects)
+    subjects, columns, entries = np.unique(gallery_subjects, return_index=True, return_counts=True)
+    places = np.searchsorted(subjects, probe_subjects).clip(max=len(subjects) - 1)
+    counts = np.where(subjects[places] == probe_subjects, entries[places], 0)
+    if (counts != 1).any():
+        first = int(np.argmax(counts != 1))
+        raise ValueError(
+            f"probe {first}: its subject {probe_subjects[first]} is {counts[first]} times in the gallery; "
+            "a closed set needs every probe's subject exactly once"
+        )
+    wanted = [math.ceil(fpir * len(probes)) for fpir in fpirs]
+    own, places_found, wrong = [], [], torch.empty(0).to(probes)
+    for rows in torch.arange(len(probes)).split(max(1, 2**24 // len(gallery))):
+        similarity = probes[rows] @ gallery.T
+        mates = torch.as_tensor(columns[places[rows]], device=similarity.device)[:, None]
+        own.append(similarity.gather(1, mates)[:, 0])
+        places_found.append((similarity > own[-1][:, None]).sum(1) + 1)
+        similarity.scatter_(1, mates, -2.0)
+        wrong = torch.cat([wrong, similarity.flatten().topk(min(max(wanted), similarity.numel())).values])
+    own, places_found = torch.cat(own), torch.cat(places_found)
+    wrong = wrong.sort(descending=True).values
+    metrics = {f"rank{rank}": float((places_found <= rank).double().mean()) for rank in ranks}
+    for fpir, count in zip(fpirs, wanted, strict=True):
+        metrics[f"tpir@fpir={format_far(fpir)}"] = float((own > wrong[count - 1]).double().mean())
+        metrics[f"threshold@fpir={format_far(fpir)}"] = float(wrong[count - 1])
+    return metrics
+
+
+def insightface_open_set_tpir(result: SearchResult, fpir: float) -> OperatingPoint:
+    """TPIR and threshold of `ijb_evals.py` (pull requests 1387 and 1739) for one gallery.
+
+    The same definition as `SearchResult.at_fpir` but for the threshold: the max(int(f N) - 1, 0)-th of the N non-mated
+    probes' highest scores, counted from zero, itself rejected. That is one false alarm fewer than the target allows.
+    """
+    alarms = np.sort(result.impostor_scores[~result.mated])[::-1]
+    threshold = alarms[max(int(len(alarms) * fpir) - 1, 0)]
+    found = (result.mate_ranks[:, 0] == 1) & (result.mate_scores[:, 0] > threshold)
+    return OperatingPoint(float((alarms > threshold).mean()), float(found[result.mated].mean()), float(threshold))

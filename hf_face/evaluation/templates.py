@@ -1,0 +1,139 @@
+"""Templates: several images of one person pooled into one feature, and the similarity of pairs of templates.
+
+A template is pooled by media first, so that a video of a hundred frames does not outvote a photograph: mean over the
+images of a media, sum over the medias, unit length (Crosswhite et al. 2017, "Template adaptation for face verification
+and identification"; the IJB protocol of VGGFace2 and InsightFace). Both steps, and the norm and detector-score switches
+of the protocol, are one weighted segment sum over the images.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+# A grid of similarities pays while at least one in this many of its entries is asked for.
+DENSE_ENTRIES_PER_PAIR = 64
+
+
+@dataclass
+class TemplateFeatures:
+    """Pooled templates: `ids` (T,) ascending int64, and `features` (T, D) of unit length in the same order."""
+
+    ids: np.ndarray
+    features: torch.Tensor
+
+    def rows(self, template_ids, source: str) -> np.ndarray:
+        """Rows of the given template ids.
+
+        Raises:
+            ValueError: a template has no image; `source` says which list asked for it.
+        """
+        template_ids = np.asarray(template_ids)
+        rows = np.searchsorted(self.ids, template_ids).clip(max=len(self.ids) - 1)
+        missing = self.ids[rows] != template_ids
+        if missing.any():
+            first = int(np.argmax(missing))
+            raise ValueError(
+                f"{source}: entry {first + 1} asks for template {template_ids[first]}, which has no image "
+                f"({missing.sum()} of {len(rows)} entries are like it); give its images or take it off the list"
+            )
+        return rows
+
+
+def image_weights(features, detector_scores=None, norm_score: bool = True) -> torch.Tensor:
+    """Weight (N,) of every image in its template.
+
+    Args:
+        features: embeddings (N, D) as the network gave them, not normalised.
+        detector_scores: confidence (N,) of the face detector, the switch D of the protocol; None leaves it out.
+        norm_score: let the embedding's norm weigh the image, the switch N; otherwise every image has unit length.
+    """
+    features = torch.as_tensor(features)
+    weights = features.new_ones(len(features)) if norm_score else torch.linalg.vector_norm(features, dim=1).reciprocal()
+    return weights if detector_scores is None else weights * torch.as_tensor(detector_scores).to(weights)
+
+
+def pool_templates(features, templates, medias, weights=None) -> TemplateFeatures:
+    """Pool image features (N, D) into one feature of unit length a template, in their dtype and on their device.
+
+    Args:
+        features: embeddings (N, D), not normalised.
+        templates, medias: template id and media id of each image (N,). Media ids may recur in other templates.
+        weights: (N,) from `image_weights`; None counts every image as it is.
+
+    Raises:
+        ValueError: lengths differ, or a template's feature is not finite (the message names the template).
+    """
+    features = torch.as_tensor(features)
+    templates, medias = np.asarray(templates), np.asarray(medias)
+    if not len(features) == len(templates) == len(medias):
+        raise ValueError(
+            f"{len(features)} features, {len(templates)} template ids and {len(medias)} media ids: one of each is "
+            "needed for every image, in the same order"
+        )
+    ids, template_rows, template_sizes = np.unique(templates, return_inverse=True, return_counts=True)
+    media_ids, media_rows = np.unique(medias, return_inverse=True)
+    _, groups, group_sizes = np.unique(
+        template_rows * len(media_ids) + media_rows, return_inverse=True, return_counts=True
+    )
+    shares = torch.as_tensor(1.0 / group_sizes[groups]).to(features)  # (N,), 1 / images of the same media and template
+    if weights is not None:
+        shares = shares * weights
+    order = torch.as_tensor(np.argsort(template_rows, kind="stable"), device=features.device)
+    offsets = torch.as_tensor(np.cumsum(template_sizes) - template_sizes, device=features.device)
+    pooled = F.embedding_bag(order, features, offsets, mode="sum", per_sample_weights=shares[order])  # (T, D)
+    finite = pooled.isfinite().all(dim=1)
+    if not finite.all():
+        raise ValueError(f"template {ids[int(finite.int().argmin())]}: the features of its images are not finite")
+    return TemplateFeatures(ids, F.normalize(pooled))
+
+
+def pair_scores(features: torch.Tensor, rows_a, rows_b, block_size: int = 2**24) -> np.ndarray:
+    """Dot product (P,) of each pair of rows of `features` (T, D), given as two integer arrays (P,).
+
+    Where the pairs fill enough of the grid of all pairs, as in the IJB protocols, the grid is multiplied out in blocks
+    of about `block_size` entries and the pairs are read off: that is faster than gathering two rows for every pair.
+    """
+    rows_a, rows_b = np.asarray(rows_a), np.asarray(rows_b)
+    # Rows that stand first in a pair lead the grid, so that gallery against probes is a rectangle of it, and of each
+    # pair the earlier row is the left one: half of the grid is enough.
+    leads = np.zeros(len(features), dtype=bool)
+    leads[rows_a] = True
+    order = np.argsort(~leads, kind="stable")
+    place = np.empty(len(features), dtype=np.int32)
+    place[order] = np.arange(len(features))
+    features = features[torch.as_tensor(order, device=features.device)]
+    left, right = place[rows_a], place[rows_b]
+    left, right = np.minimum(left, right), np.maximum(left, right)
+    if leads.sum() * len(features) > DENSE_ENTRIES_PER_PAIR * len(left):
+        return _gathered_scores(features, left, right)
+    return _grid_scores(features, left, right, block_size)
+
+
+def _grid_scores(features: torch.Tensor, left: np.ndarray, right: np.ndarray, block_size: int) -> np.ndarray:
+    num_rows = max(1, block_size // len(features))
+    blocks = left // num_rows
+    order = np.argsort(blocks.astype(np.min_scalar_type(blocks.max())), kind="stable")  # small integers: a radix sort
+    ends = np.cumsum(np.bincount(blocks))
+    scores = torch.empty(len(left), dtype=features.dtype).numpy()
+    grid = features.new_empty(num_rows * len(features))
+    for block, pairs in enumerate(np.split(order, ends[:-1])):
+        if len(pairs) == 0:
+            continue
+        rows = features[block * num_rows : (block + 1) * num_rows]
+        low, high = right[pairs].min(), right[pairs].max()
+        columns = features[low : high + 1]
+        torch.mm(rows, columns.T, out=grid[: len(rows) * len(columns)].view(len(rows), -1))
+        entries = (left[pairs] - block * num_rows).astype(np.int64) * len(columns) + (right[pairs] - low)
+        scores[pairs] = grid.take(torch.as_tensor(entries, device=grid.device)).cpu().numpy()
+    return scores
+
+
+def _gathered_scores(features: torch.Tensor, left: np.ndarray, right: np.ndarray, chunk: int = 2**13) -> np.ndarray:
+    scores = torch.empty(len(left), dtype=features.dtype)
+    for start in range(0, len(left), chunk):
+        pairs = slice(start, start + chunk)
+        rows, columns = (torch.as_tensor(side[pairs], device=features.device) for side in (left, right))
+        scores[pairs] = torch.linalg.vecdot(features[rows], features[columns])
+    return scores.numpy()

@@ -1,0 +1,50 @@
+import numpy as np
+import pytest
+import torch
+
+from hf_face.evaluation.templates import image_weights, pair_scores, pool_templates
+
+
+def test_template_is_sum_over_medias_of_mean_over_images():
+    features = torch.tensor([[2.0, 0.0], [4.0, 0.0], [0.0, 1.0], [5.0, 5.0]])
+    pooled = pool_templates(features, templates=[9, 9, 9, 2], medias=[1, 1, 7, 1])
+    assert pooled.ids.tolist() == [2, 9]
+    expected = torch.tensor([[1.0, 1.0], [3.0, 1.0]]) / torch.tensor([[2.0], [10.0]]).sqrt()
+    torch.testing.assert_close(pooled.features, expected)
+
+
+def test_weights_are_norm_switch_times_detector_score():
+    features = torch.tensor([[3.0, 4.0], [0.0, 2.0]])
+    torch.testing.assert_close(image_weights(features), torch.ones(2))
+    torch.testing.assert_close(image_weights(features, norm_score=False), torch.tensor([0.2, 0.5]))
+    torch.testing.assert_close(image_weights(features, [0.5, 0.1], norm_score=False), torch.tensor([0.1, 0.05]))
+
+
+def test_template_without_images_is_named():
+    pooled = pool_templates(torch.eye(2), [3, 8], [0, 0])
+    assert pooled.rows([8, 3, 8], "list").tolist() == [1, 0, 1]
+    with pytest.raises(ValueError, match=r"probes\.csv: entry 2 asks for template 5, which has no image"):
+        pooled.rows([8, 5], "probes.csv")
+    with pytest.raises(ValueError, match="asks for template 99"):
+        pooled.rows([99], "probes.csv")
+
+
+def test_feature_that_is_not_finite_is_named():
+    features = torch.tensor([[1.0], [float("nan")], [2.0]])
+    with pytest.raises(ValueError, match="template 40: the features of its images are not finite"):
+        pool_templates(features, [30, 40, 50], [0, 0, 0])
+
+
+def test_one_id_per_image():
+    with pytest.raises(ValueError, match="2 features, 3 template ids and 2 media ids"):
+        pool_templates(torch.eye(2), [1, 2, 3], [0, 0])
+
+
+@pytest.mark.parametrize(("num_pairs", "block_size"), [(4000, 2**24), (4000, 700), (4000, 1), (30, 2**24)])
+def test_pair_scores_are_dot_products_whatever_the_way(num_pairs, block_size):
+    """Many pairs are read off the grid, in one block or several; few are gathered."""
+    rng = np.random.default_rng(0)
+    features = torch.from_numpy(rng.standard_normal((150, 8)))
+    rows_a, rows_b = rng.integers(0, 100, num_pairs), rng.integers(50, 150, num_pairs)
+    expected = (features[rows_a] * features[rows_b]).sum(1).numpy()
+    np.testing.assert_allclose(pair_scores(features, rows_a, rows_b, block_size), expected, rtol=0, atol=1e-12)
