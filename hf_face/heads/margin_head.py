@@ -1,0 +1,174 @@
+"""The classifier of identities that training needs and inference does not."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from transformers.utils import ModelOutput
+
+from .margin_softmax import Classes, check_labels, margin_softmax, weighted_mean
+from .margins import Margin, build_margin
+from .partial_fc import sample_classes, sampled_classes
+from .sharding import gather_rows, gather_with_gradient, shard_range
+
+_INIT_BLOCK = 4096  # rows drawn from one generator, so that a shard starts as the same rows of the whole would
+
+
+@dataclass
+class MarginHeadOutput(ModelOutput):
+    """What a head says of a batch.
+
+    Attributes:
+        loss: scalar, the regulariser included.
+        target_cosine: (B,) cosine to the own class centre, detached; 0 for ignored samples.
+        regularizer: scalar, detached; None where the margin has none.
+    """
+
+    loss: Tensor | None = None
+    target_cosine: Tensor | None = None
+    regularizer: Tensor | None = None
+
+
+class MarginHead(nn.Module):
+    """Class centres and the margin softmax over them: whole, sampled, split over ranks.
+
+    Args:
+        embedding_size: D.
+        num_labels: number of identities, over all ranks.
+        margin: a short name (see [`build_margin`]) or a [`Margin`].
+        margin_kwargs: the margin's arguments, when it is given by name.
+        scale: s.
+        sub_centers: centres an identity.
+        chunk_size: classes to hold logits of at a time; None holds all (see [`margin_softmax_loss`]).
+        sample_rate: below 1, trains on the batch's identities and this share of the others (Partial FC); the optimizer
+            then needs [`step_sampled_rows_only`].
+        filter_threshold: see [`margin_softmax_loss`].
+        seed: of the samples.
+        group: ranks to split the class centres over, from the start; [`shard`] does so later.
+
+    Attributes:
+        weight: (num_labels * sub_centers, embedding_size), or this rank's rows of it.
+        first_label, last_label: the identities [first_label, last_label) that are this rank's.
+
+    Raises:
+        ValueError: for a sample_rate outside (0, 1] or a margin that is not known.
+    """
+
+    def __init__(
+        self,
+        embedding_size: int,
+        num_labels: int,
+        margin: str | Margin = "arcface",
+        margin_kwargs: dict | None = None,
+        scale: float = 64.0,
+        sub_centers: int = 1,
+        chunk_size: int | None = None,
+        sample_rate: float = 1.0,
+        filter_threshold: float | None = None,
+        seed: int = 0,
+        group: dist.ProcessGroup | None = None,
+    ):
+        super().__init__()
+        if not 0 < sample_rate <= 1:
+            raise ValueError(f"sample_rate must be in (0, 1], found {sample_rate}")
+        self.embedding_size, self.num_labels, self.sub_centers = embedding_size, num_labels, sub_centers
+        self.margin = build_margin(margin, **(margin_kwargs or {})) if isinstance(margin, str) else margin
+        self.scale, self.chunk_size, self.filter_threshold = scale, chunk_size, filter_threshold
+        self.sample_rate, self.seed = sample_rate, seed
+        self.register_buffer("num_samples", torch.tensor(0))
+        self._split_over(group)
+        rows = (self.last_label - self.first_label) * sub_centers
+        self.weight = nn.Parameter(torch.empty(rows, embedding_size))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draws class centres from N(0, 0.01^2), the same ones on any number of ranks with the same seed of torch."""
+        generator, seed = torch.Generator(), int(torch.randint(2**62, ()))
+        first, last = self.first_label * self.sub_centers, self.last_label * self.sub_centers
+        for block in range(first // _INIT_BLOCK, -(-last // _INIT_BLOCK)):
+            rows = torch.randn(_INIT_BLOCK, self.embedding_size, generator=generator.manual_seed(seed + block)) * 0.01
+            start, stop = max(first, block * _INIT_BLOCK), min(last, (block + 1) * _INIT_BLOCK)
+            self.weight[start - first : stop - first] = rows[start - block * _INIT_BLOCK : stop - block * _INIT_BLOCK]
+
+    def shard(self, group: dist.ProcessGroup) -> None:
+        """Keeps this rank's rows of the class centres. To be called on every rank, before the optimizer is made."""
+        self._split_over(group)
+        rows = slice(self.first_label * self.sub_centers, self.last_label * self.sub_centers)
+        self.weight = nn.Parameter(self.weight.detach()[rows].clone(), requires_grad=self.weight.requires_grad)
+
+    def _split_over(self, group: dist.ProcessGroup | None) -> None:
+        self.group = group
+        rank, world_size = (0, 1) if group is None else (dist.get_rank(group), dist.get_world_size(group))
+        self.first_label, self.last_label = shard_range(self.num_labels, rank, world_size)
+
+    def forward(self, embeddings: Tensor, labels: Tensor, sample_weight: Tensor | None = None) -> MarginHeadOutput:
+        """The loss of embeddings (B, D), raw, with labels (B,); -1 for a sample to ignore.
+
+        When the head is split over ranks, B must be the same on all of them, the loss is the mean over the samples of
+        all ranks, and gradients of the backbone are to be averaged over the ranks, as DDP does.
+
+        Args:
+            embeddings: (B, D), not normalised.
+            labels: (B,) int64.
+            sample_weight: (B,) factors on the samples' losses.
+
+        Raises:
+            ValueError: for labels out of range.
+        """
+        check_labels(labels, self.num_labels)
+        batch_size = len(labels)
+        if self.group is not None:
+            embeddings = gather_with_gradient(embeddings.to(self.weight.dtype), self.group)
+            labels = gather_rows(labels, self.group)
+            if sample_weight is not None:
+                sample_weight = gather_rows(sample_weight, self.group)
+        labelled = labels >= 0
+        softmax = margin_softmax(
+            embeddings,
+            self._classes(labels),
+            labelled,
+            self.margin,
+            self.scale,
+            self.chunk_size,
+            self.filter_threshold,
+            self.group,
+            statistics_group=self._statistics_group(),
+        )
+        loss = weighted_mean(softmax.cross_entropy, labelled, sample_weight)
+        regularizer = None
+        if softmax.regularizer is not None:
+            regularizer = weighted_mean(softmax.regularizer, labelled, None)
+            loss = loss + regularizer
+            regularizer = regularizer.detach()
+        own = slice(0, batch_size)
+        if self.group is not None:
+            rank = dist.get_rank(self.group)
+            own = slice(rank * batch_size, (rank + 1) * batch_size)
+        return MarginHeadOutput(loss, softmax.target_cosine[own], regularizer)
+
+    def sample(self, labels: Tensor) -> Tensor:
+        """The identities of a training step, as ascending positions among this rank's."""
+        num_classes = self.last_label - self.first_label
+        return sample_classes(labels, num_classes, self.sample_rate, self.first_label, self.num_samples, self.seed)
+
+    def _classes(self, labels: Tensor) -> Classes:
+        labels = torch.where(labels >= 0, labels - self.first_label, -1)
+        if self.sample_rate == 1 or not self.training:
+            return Classes(self.weight, labels, sub_centers=self.sub_centers)
+        sample = self.sample(labels)
+        self.num_samples += 1
+        return sampled_classes(self.weight, labels, sample, self.sample_rate, self.sub_centers)
+
+    def _statistics_group(self) -> dist.ProcessGroup | None:
+        """The ranks whose batches a margin's statistics are to cover, when these are not gathered anyway."""
+        if self.group is None and dist.is_initialized() and dist.get_world_size() > 1:
+            return dist.group.WORLD
+        return None
+
+    def extra_repr(self) -> str:
+        return (
+            f"embedding_size={self.embedding_size}, num_labels={self.num_labels}, scale={self.scale}, "
+            f"sample_rate={self.sample_rate}, sub_centers={self.sub_centers}"
+        )

@@ -1,0 +1,301 @@
+"""The margin softmax, exact, without a batch-by-identities matrix.
+
+With t = s * margin(cos(theta_y)), the loss of a sample is
+
+    logaddexp(t, lse) - t,    lse = logsumexp of s * cos(theta_j) over j != y
+
+so one process with all centres, a chunk of them, a sample of them and a rank's shard of them all do the same: give the
+target cosine if the centre is theirs, and the lse over the negatives that are theirs. Target cosines then add up, and
+lses go through one more logsumexp.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .margins import ArcFaceMargin, Margin
+from .sharding import gather_rows, logsumexp_over_ranks, sum_over_ranks
+
+NEVER = -1e30  # a logit that no softmax notices; minus infinity would give NaN where nothing else is left
+
+
+class MarginSoftmax(NamedTuple):
+    """For every sample: the cross-entropy, the cosine to its class centre, and the margin's regulariser or None."""
+
+    cross_entropy: Tensor
+    target_cosine: Tensor
+    regularizer: Tensor | None
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The class centres at hand (all, a sample, a shard) and where the batch's labels are among them.
+
+    Attributes:
+        centres: (C * sub_centers, D).
+        labels: (B,) row of each sample's class; out of [0, C) where the class is not at hand.
+        log_weight: (C,) added to the logits of negatives, for classes that stand for others; None for zeros.
+        sub_centers: centres a class.
+    """
+
+    centres: Tensor
+    labels: Tensor
+    log_weight: Tensor | None = None
+    sub_centers: int = 1
+
+    def chunk(self, start: int, stop: int) -> "Classes":
+        """Classes [start, stop)."""
+        return Classes(
+            self.centres[start * self.sub_centers : stop * self.sub_centers],
+            self.labels - start,
+            None if self.log_weight is None else self.log_weight[start:stop],
+            self.sub_centers,
+        )
+
+    def __len__(self) -> int:
+        return len(self.centres) // self.sub_centers
+
+
+def unit_and_norm(vectors: Tensor, eps: float = 1e-6) -> tuple[Tensor, Tensor]:
+    """Directions (..., D) and norms (...). A vector shorter than `eps` has no direction: zeros, without gradient."""
+    norm = torch.linalg.vector_norm(vectors, dim=-1)
+    inverse = torch.where(norm > eps, norm.clamp(min=eps).reciprocal(), 0)
+    return vectors * inverse[..., None], norm
+
+
+def cosine_matrix(directions: Tensor, classes: Classes, normalize: bool = True) -> Tensor:
+    """Cosines (B, C) between directions (B, D) and the classes' nearest sub-centres."""
+    centres = classes.centres.to(directions.dtype)
+    cosine = directions @ (unit_and_norm(centres)[0] if normalize else centres).T
+    return cosine if classes.sub_centers == 1 else cosine.unflatten(1, (-1, classes.sub_centers)).amax(2)
+
+
+@torch.no_grad()
+def _target_cosine(directions: Tensor, classes: Classes, normalize: bool) -> Tensor:
+    """Cosine (B,) to the own class centre, 0 where it is not at hand."""
+    if len(classes) == 0:
+        return directions.new_zeros(len(directions))
+    rows = classes.labels.clamp(0, len(classes) - 1)
+    centres = classes.centres.unflatten(0, (-1, classes.sub_centers))[rows].to(directions.dtype)  # (B, K, D)
+    cosine = torch.einsum("bd,bkd->bk", directions, unit_and_norm(centres)[0] if normalize else centres).amax(1)
+    return torch.where(_at_hand(classes), cosine, 0)
+
+
+def _at_hand(classes: Classes) -> Tensor:
+    return (classes.labels >= 0) & (classes.labels < len(classes))
+
+
+def _softmax_terms(
+    directions: Tensor, classes: Classes, scale: float, normalize: bool, rule: Callable[[Tensor], Tensor] | None
+) -> tuple[Tensor, Tensor]:
+    """Target cosine (B,), 0 where the class is not at hand, and lse over the negatives at hand (B,)."""
+    with torch.autocast(directions.device.type, enabled=False):
+        cosine = cosine_matrix(directions, classes, normalize)
+        column, at_hand = classes.labels.clamp(0, len(classes) - 1)[:, None], _at_hand(classes)
+        target = torch.where(at_hand, cosine.gather(1, column)[:, 0], 0)
+        logits = scale * (cosine if rule is None else rule(cosine))
+        if classes.log_weight is not None:
+            logits = logits + classes.log_weight
+        own = torch.where(at_hand, NEVER, logits.gather(1, column)[:, 0])
+        return target, torch.logsumexp(logits.scatter(1, column, own[:, None]), dim=1)
+
+
+class _ChunkedSoftmaxTerms(torch.autograd.Function):
+    """[`_softmax_terms`] chunk by chunk; the backward pass computes each chunk again instead of keeping it."""
+
+    @staticmethod
+    def forward(ctx, directions, centres, classes, chunk_size, settings):
+        target = directions.new_zeros(len(directions))
+        lse = torch.full_like(target, NEVER)
+        for start in range(0, len(classes), chunk_size):
+            terms = _softmax_terms(directions, classes.chunk(start, start + chunk_size), *settings)
+            target, lse = target + terms[0], torch.logaddexp(lse, terms[1])
+        ctx.save_for_backward(directions, centres, classes.labels, classes.log_weight, lse)
+        ctx.sub_centers, ctx.chunk_size, ctx.settings = classes.sub_centers, chunk_size, settings
+        return target, lse
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_target, grad_lse):
+        directions, centres, labels, log_weight, lse = ctx.saved_tensors
+        classes = Classes(centres, labels, log_weight, ctx.sub_centers)
+        directions = directions.detach().requires_grad_()
+        grad_directions, grad_centres = torch.zeros_like(directions), torch.empty_like(centres)
+        for start in range(0, len(classes), ctx.chunk_size):
+            chunk = classes.chunk(start, start + ctx.chunk_size)
+            chunk = replace(chunk, centres=chunk.centres.detach().requires_grad_())
+            with torch.enable_grad():
+                terms = _softmax_terms(directions, chunk, *ctx.settings)
+            share = grad_lse * torch.exp(terms[1].detach() - lse)
+            grads = torch.autograd.grad(terms, (directions, chunk.centres), (grad_target, share))
+            grad_directions += grads[0]
+            first = start * ctx.sub_centers
+            grad_centres[first : first + len(grads[1])] = grads[1]
+        return grad_directions, grad_centres, None, None, None
+
+
+def _negative_rule(margin: Margin, target: Tensor, filter_threshold: float | None):
+    """The margin's rule for negatives and the filter of suspect ones, as one function of the cosines, or None."""
+    rule = margin.negative_rule(target)
+    if filter_threshold is None:
+        return rule
+    return lambda cosine: (rule or (lambda kept: kept))(torch.where(cosine > filter_threshold, 0, cosine))
+
+
+def margin_softmax(
+    embeddings: Tensor,
+    classes: Classes,
+    labelled: Tensor,
+    margin: Margin,
+    scale: float,
+    chunk_size: int | None = None,
+    filter_threshold: float | None = None,
+    group: dist.ProcessGroup | None = None,
+    statistics_group: dist.ProcessGroup | None = None,
+) -> MarginSoftmax:
+    """The margin softmax of every sample, over the classes at hand here and, with `group`, on the other ranks.
+
+    Args:
+        embeddings: (B, D), raw. With `group`, those of all ranks.
+        classes: the class centres at hand.
+        labelled: (B,) bool; the others get no margin and take no part in its statistics.
+        margin, scale, chunk_size, filter_threshold: as in [`margin_softmax_loss`].
+        group: ranks that hold the other classes, and see the same embeddings.
+        statistics_group: ranks that see other embeddings, whose statistics the margin is to share.
+    """
+    dtype = torch.promote_types(torch.promote_types(embeddings.dtype, classes.centres.dtype), torch.float32)
+    with torch.autocast(embeddings.device.type, enabled=False):
+        directions, norm = unit_and_norm(embeddings.to(dtype))
+        if not margin.normalize:
+            directions = embeddings.to(dtype)
+        target_value = _target_cosine(directions, classes, margin.normalize)
+        if group is not None:
+            target_value = sum_over_ranks(target_value, group)
+        if margin.training and margin.batch_statistics:
+            batch = (target_value, norm.detach(), labelled)
+            margin.prepare(*(gather_rows(x, statistics_group) for x in batch) if statistics_group else batch)
+        settings = (scale, margin.normalize, _negative_rule(margin, target_value, filter_threshold))
+
+        if len(classes) == 0:
+            target, lse = directions.sum(1) * 0, directions.sum(1) * 0 + NEVER
+        elif chunk_size is None:
+            target, lse = _softmax_terms(directions, classes, *settings)
+        else:
+            target, lse = _ChunkedSoftmaxTerms.apply(directions, classes.centres, classes, chunk_size, settings)
+        if group is not None:
+            target = target_value + (target - target.detach())
+            lse = logsumexp_over_ranks(lse, group)
+
+        margined = torch.where(labelled, margin(target, norm), target)
+        cross_entropy = -F.logsigmoid(scale * margined - lse)
+        return MarginSoftmax(cross_entropy, target.detach(), margin.regularizer(norm))
+
+
+def check_labels(labels: Tensor, num_labels: int) -> None:
+    """Labels must lie in [0, num_labels), or be -1 for a sample to ignore.
+
+    Raises:
+        ValueError: on the CPU; on an accelerator, where looking would stall it, the device's own assertion fires.
+    """
+    valid = (labels >= -1) & (labels < num_labels)
+    if labels.device.type == "cpu":
+        if not valid.all():
+            raise ValueError(
+                f"labels must be in [0, {num_labels}) or -1 (ignored), found {labels[~valid][:5].tolist()}; "
+                "num_labels of the head must be the number of identities of the training data"
+            )
+    else:
+        torch._assert_async(valid.all(), f"labels must be in [0, {num_labels}) or -1 (ignored)")
+
+
+def weighted_mean(values: Tensor, labelled: Tensor, sample_weight: Tensor | None) -> Tensor:
+    """Mean over the labelled samples of weight times value; weights are not normalised."""
+    if sample_weight is not None:
+        values = values * sample_weight.to(values)
+    return torch.where(labelled, values, 0).sum() / labelled.sum().clamp(min=1)
+
+
+def margin_softmax_loss(
+    embeddings: Tensor,
+    centres: Tensor,
+    labels: Tensor,
+    margin: Margin | None = None,
+    scale: float = 64.0,
+    chunk_size: int | None = None,
+    sample_weight: Tensor | None = None,
+    sub_centers: int = 1,
+    filter_threshold: float | None = None,
+) -> Tensor:
+    """Mean cross-entropy of the margin softmax, plus the margin's regulariser where it has one.
+
+    Computed in float32 (float64 for float64 inputs), under autocast too.
+
+    Args:
+        embeddings: (B, D), raw: normalisation is done here.
+        centres: (C * sub_centers, D), raw; the sub-centres of a class are consecutive.
+        labels: (B,) int64 in [0, C); a sample with label -1 is ignored.
+        margin: [`ArcFaceMargin`] by default.
+        scale: s.
+        chunk_size: classes to hold logits of at a time; the peak above the centres and their gradient is then a few
+            B x chunk_size matrices. None holds the B x C matrix.
+        sample_weight: (B,) factors on the samples' losses, for example those of hard-sample mining (TransFace's EHSM).
+            Not normalised, no gradient.
+        sub_centers: centres a class, the nearest of which counts (Deng et al., "Sub-center ArcFace", 2020).
+        filter_threshold: cosines to other classes above it are taken for mislabelled faces and set to 0, without
+            gradient, as InsightFace's inter-class filtering does.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        ValueError: for labels out of range.
+
+    Example:
+        >>> import torch
+        >>> from hf_face.heads import ArcFaceMargin, margin_softmax_loss
+        >>> embeddings, centres = torch.eye(2, 4), torch.eye(3, 4)
+        >>> margin_softmax_loss(embeddings, centres, torch.tensor([0, 1]), ArcFaceMargin(m=0.5), scale=8.0)
+    """
+    classes = Classes(centres, labels, sub_centers=sub_centers)
+    check_labels(labels, len(classes))
+    labelled = labels >= 0
+    softmax = margin_softmax(
+        embeddings, classes, labelled, margin or ArcFaceMargin(), scale, chunk_size, filter_threshold
+    )
+    loss = weighted_mean(softmax.cross_entropy, labelled, sample_weight)
+    return loss if softmax.regularizer is None else loss + weighted_mean(softmax.regularizer, labelled, None)
+
+
+def margin_logits(
+    embeddings: Tensor,
+    centres: Tensor,
+    labels: Tensor,
+    margin: Margin | None = None,
+    scale: float = 64.0,
+    sub_centers: int = 1,
+    filter_threshold: float | None = None,
+) -> Tensor:
+    """The logits (B, C) whose cross-entropy [`margin_softmax_loss`] is, to look at; arguments as there.
+
+    Rows of label -1 hold plain scaled cosines.
+    """
+    margin, classes = margin or ArcFaceMargin(), Classes(centres, labels, sub_centers=sub_centers)
+    check_labels(labels, len(classes))
+    directions, norm = unit_and_norm(embeddings)
+    if not margin.normalize:
+        directions = embeddings
+    cosine = cosine_matrix(directions, classes, margin.normalize)
+    column, labelled = labels.clamp(min=0)[:, None], labels >= 0
+    target = cosine.gather(1, column)[:, 0]
+    if margin.training and margin.batch_statistics:
+        margin.prepare(target.detach(), norm.detach(), labelled)
+    rule = _negative_rule(margin, target.detach(), filter_threshold)
+    logits = cosine if rule is None else rule(cosine)
+    own = torch.where(labelled, margin(target, norm), logits.gather(1, column)[:, 0])
+    return scale * logits.scatter(1, column, own[:, None])
