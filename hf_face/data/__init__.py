@@ -6,4 +6,6 @@ from .loading import FaceDataset, undecoded
 from .normalize import BatchNormalize
 from .orl import load_orl
 from .pairs import VerificationPairs, make_verification_pairs
+from .recordio import Record, RecordIO
+from .recordio_writer import write_recordio
 from .subsets import compact_labels, merge_identities, select_identities, split_identities

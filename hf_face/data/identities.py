@@ -1,66 +1,130 @@
 """Identity data sets from wherever they lie: one `datasets.Dataset` with the columns `image` and `label`."""
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from datasets import ClassLabel, Dataset, Features, Image, load_dataset
-from datasets.features import Value
+import pyarrow.compute as pc
+from datasets import ClassLabel, Dataset, Features, Image, IterableDataset, load_dataset
 
-from .subsets import identity_labels, replace_labels
+from .orl import load_orl
+from .recordio import download_recordio
+from .recordio_builder import NUM_SHARDS, RecordIOBuilder
+from .subsets import compact_labels, identity_labels, replace_labels
 
+SHARDS = {"parquet": (".parquet",), "webdataset": (".tar", ".tar.gz", ".tgz")}
+SPLITS = {"train", "training", "validation", "valid", "val", "dev", "test", "testing", "eval"}
 IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".webp"}
 
 
 def load_identities(
-    source: str | Path, split: str = "train", image_column: str = "image", label_column: str = "label"
-) -> Dataset:
+    source: str | Path,
+    split: str = "train",
+    streaming: bool = False,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    compact: bool = False,
+    revision: str | None = None,
+) -> Dataset | IterableDataset:
     """Load identity data.
 
     Args:
-        source: A folder of images, one folder a person; a Parquet file or a folder of them; a Hub data set.
-        split: Which split, for sources that have several.
-        image_column: The source's column of images; renamed to `image`.
-        label_column: The source's column of identities, integers or names; renamed to `label`.
+        source: One of: a folder of images with one folder a person; RecordIO (its folder or `.rec` file); Parquet or
+            tar shards in the webdataset layout (a file, or a folder of them); a Hub data set of any of these;
+            `"orl"`, the ORL faces.
+        split: Which split of a Hub data set; of a folder of shards, those whose names begin with it, or all of them
+            where no name tells a split.
+        streaming: Give an `IterableDataset`, which reads as it goes instead of filling the cache first. Give each rank
+            its part with `datasets.distributed.split_dataset_by_node`; `DataLoader` workers share that part by
+            themselves; `state_dict()` and `load_state_dict()` resume in the middle of an epoch. What needs all the
+            labels at once is not checked.
+        image_column: The source's column of images, renamed to `image`. Its only one if not given.
+        label_column: The source's column of identities, integers or names, renamed to `label`. If not given `label`, or
+            else `cls` (webdataset).
+        compact: Leave out identities that have no image, instead of raising.
+        revision: Which version of a Hub data set.
 
     Returns:
-        A `Dataset` with the columns `image` (encoded bytes until someone asks for a decoded image) and `label`
+        A data set with the columns `image` (encoded bytes until someone asks for a decoded image) and `label`
         (`ClassLabel`), and any others the source has.
 
     Raises:
         FileNotFoundError: a path that does not exist, or an image that is not where its row says.
         ValueError: a column is missing, a label is out of range, an identity has no image.
     """
-    path = Path(source)
-    if path.is_dir() and (files := sorted(path.rglob("*.parquet"))):
-        dataset = load_dataset("parquet", data_files=[str(file) for file in files], split="train")
-    elif path.suffix == ".parquet":
-        if not path.is_file():
-            raise FileNotFoundError(f"there is no Parquet file {path}")
-        dataset = load_dataset("parquet", data_files=str(path), split="train")
-    elif path.is_dir():
-        dataset = _load_image_folder(path)
-    else:
-        dataset = load_dataset(str(source), split=split)
-    return as_identities(dataset, str(source), image_column, label_column)
+    dataset = _open(source, split, streaming, revision)
+    return as_identities(dataset, str(source), image_column, label_column, compact)
 
 
 def as_identities(
-    dataset: Dataset, source: str = "data set", image_column: str = "image", label_column: str = "label"
-) -> Dataset:
+    dataset: Dataset | IterableDataset,
+    source: str = "data set",
+    image_column: str | None = None,
+    label_column: str | None = None,
+    compact: bool = False,
+) -> Dataset | IterableDataset:
     """Give any data set of images and identities our two columns, and check them; see [`load_identities`]."""
+    columns = list(dataset.features)
+    if image_column is None:
+        images = [name for name, feature in dataset.features.items() if isinstance(feature, Image)]
+        image_column = images[0] if len(images) == 1 else "image"
+    if label_column is None:
+        label_column = "cls" if "cls" in columns and "label" not in columns else "label"
     for column in (image_column, label_column):
-        if column not in dataset.column_names:
-            raise ValueError(f"{source} has no column {column!r}, only {dataset.column_names}")
-    dataset = dataset.rename_columns(
-        {old: new for old, new in ((image_column, "image"), (label_column, "label")) if old != new}
-    )
+        if column not in columns:
+            raise ValueError(
+                f"{source} has no column {column!r}, only {columns}: name it as image_column, label_column"
+            )
+    renamed = {old: new for old, new in ((image_column, "image"), (label_column, "label")) if old != new}
+    dataset = dataset.rename_columns(renamed) if renamed else dataset
     if not isinstance(dataset.features["image"], Image):
         dataset = dataset.cast_column("image", Image())
+    if isinstance(dataset, IterableDataset):
+        return dataset
     if not isinstance(dataset.features["label"], ClassLabel):
-        dataset = _name_labels(dataset)
+        dataset = _name_labels(dataset, source)
+    if compact:
+        dataset = compact_labels(dataset)
     check_identities(dataset, source)
     return dataset
+
+
+def _open(source: str | Path, split: str, streaming: bool, revision: str | None) -> Dataset | IterableDataset:
+    path = Path(source)
+    if str(source) == "orl":
+        dataset = load_orl()
+        return dataset.to_iterable_dataset() if streaming else dataset
+    if not path.exists():
+        if path.is_absolute() or path.suffix or str(source).startswith("."):
+            raise FileNotFoundError(f"{source} does not exist")
+        path = download_recordio(str(source), revision)
+        if not any(path.glob("*.rec")):
+            return load_dataset(str(source), split=split, revision=revision, streaming=streaming)
+    if path.suffix == ".rec" or any(path.glob("*.rec")):
+        builder = RecordIOBuilder.from_path(path)
+        if streaming:
+            return builder.as_streaming_dataset("train")
+        builder.download_and_prepare()
+        return builder.as_dataset("train")
+    for kind, suffixes in SHARDS.items():
+        files = [path] if path.name.endswith(suffixes) else _shards(path, suffixes, split)
+        if files:
+            return load_dataset(kind, data_files=[str(file) for file in files], split="train", streaming=streaming)
+    dataset = _load_image_folder(path)
+    return dataset.to_iterable_dataset(num_shards=min(NUM_SHARDS, len(dataset))) if streaming else dataset
+
+
+def _shards(folder: Path, suffixes: tuple[str, ...], split: str) -> list[Path]:
+    """The shards of a split: those whose name, or whose folder's, begins with it; all of them if none names a split."""
+    files = sorted(file for file in folder.rglob("*") if file.name.endswith(suffixes))
+    names = {file: [re.split(r"\W", part)[0] for part in file.relative_to(folder).parts] for file in files}
+    if not any(set(parts) & SPLITS for parts in names.values()):
+        return files
+    chosen = [file for file in files if split in names[file]]
+    if not chosen:
+        raise ValueError(f"{folder} has no shards of the split {split!r}, only {[file.name for file in files[:5]]} ...")
+    return chosen
 
 
 def check_identities(dataset: Dataset, source: str = "data set", min_identities: int = 1):
@@ -76,8 +140,30 @@ def check_identities(dataset: Dataset, source: str = "data set", min_identities:
             f"{source}: identity {names[empty[0]]!r} (label {empty[0]}) has no image, and so have {len(empty) - 1} "
             "more; leave them out with compact_labels(dataset)"
         )
+    _check_images(dataset, source)
     if len(names) < min_identities:
         raise ValueError(f"{source}: only {len(names)} identity, at least {min_identities} are needed")
+
+
+def encoded_images(dataset: Dataset, rows: np.ndarray) -> list[bytes]:
+    """The bytes of the images of some rows as they are stored, from files where the table only holds their paths."""
+    images = dataset.select_columns("image").with_format("arrow")[rows]["image"].to_pylist()
+    return [Path(image["path"]).read_bytes() if image["bytes"] is None else image["bytes"] for image in images]
+
+
+def _check_images(dataset: Dataset, source: str):
+    """Every row has the bytes of its image, or the path of a file that exists."""
+    images = dataset.select_columns("image").with_format("arrow")
+    if not sum(pc.struct_field(chunk, "bytes").null_count for chunk in images.data.column("image").chunks):
+        return
+    for start in range(0, len(dataset), 10_000):
+        batch = images[start : start + 10_000]["image"]
+        missing = np.flatnonzero(pc.is_null(pc.struct_field(batch, "bytes")).to_numpy())
+        for row, path in zip(missing, pc.struct_field(batch, "path").take(missing).to_pylist(), strict=True):
+            if path is None:
+                raise ValueError(f"{source}: row {start + row} has no image")
+            if not Path(path).is_file():
+                raise FileNotFoundError(f"{source}: the image of row {start + row}, {path}, does not exist")
 
 
 def _load_image_folder(folder: Path) -> Dataset:
@@ -110,7 +196,7 @@ def _read_files(files: list[str], labels: list[int], folder: Path) -> dict:
     return {"image": [{"bytes": (folder / file).read_bytes(), "path": file} for file in files], "label": labels}
 
 
-def _name_labels(dataset: Dataset) -> Dataset:
+def _name_labels(dataset: Dataset, source: str) -> Dataset:
     """Turn a column of integers or names into `ClassLabel`."""
     column = dataset.select_columns("label").with_format("arrow")[:]["label"]
     if pa.types.is_integer(column.type):
@@ -120,5 +206,5 @@ def _name_labels(dataset: Dataset) -> Dataset:
         found, labels = np.unique(column.to_numpy(), return_inverse=True)
         names = found.tolist()
     else:
-        raise ValueError(f"column 'label' must hold integers or names, found {Value(str(column.type))}")
+        raise ValueError(f"{source}: identities must be integers or names, found {column.type}")
     return replace_labels(dataset, labels, names)

@@ -1,0 +1,304 @@
+"""MXNet RecordIO, the format InsightFace ships its training sets in, read without mxnet.
+
+A training set is a folder of three files. `train.rec` holds the records, each of one part or several:
+
+    part:    magic 0xced7230a | 3 bits: which part of its record, 29 bits: length | data, padded to 4 bytes
+    record:  number of labels L (uint32) | label (float32) | id (uint64) | id2 (uint64) | L labels (float32) | image
+
+A record has a single label in its head (L = 0), or an array of them whose first is the identity. `train.idx` says at
+which byte each record starts, and `property` holds "identities,height,width". In InsightFace's sets record 0 is a
+header without an image: its two labels say that records 1 ... a - 1 are images and records a ... b - 1 are
+identities, and an identity's two labels say which records are its images.
+"""
+
+import mmap
+import struct
+from bisect import bisect_left
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from huggingface_hub import snapshot_download
+from pyarrow import csv
+from tqdm.auto import tqdm
+
+MAGIC = 0xCED7230A
+LENGTH_BITS = 29
+LENGTH_MASK = (1 << LENGTH_BITS) - 1
+WHOLE, FIRST, MIDDLE, LAST = range(4)  # which part of its record a part is
+PART = struct.Struct("<II")
+HEAD = struct.Struct("<IfQQ")
+MAGIC_BYTES = MAGIC.to_bytes(4, "little")
+IMAGE_TYPE = pa.struct({"bytes": pa.binary(), "path": pa.string()})  # how `datasets.Image` is stored
+
+
+class Record(NamedTuple):
+    """One record: its labels (L,) float32, the first of which is the identity, and the encoded image."""
+
+    labels: np.ndarray
+    image: bytes
+
+
+class RecordIO:
+    """The images of a RecordIO training set, memory-mapped: `len`, random access by row, iteration, batches.
+
+    Args:
+        path: The folder of `train.rec` (or of one other `.rec` file), or the `.rec` file itself.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a record or the index is damaged; also from every method that reads. The message names the file
+            and the byte.
+
+    Example:
+
+        >>> recordio = RecordIO("faces_emore")
+        >>> len(recordio), recordio.num_identities
+        (5822653, 85742)
+        >>> labels, image = recordio[0]
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = _find_rec(Path(path))
+        with self.path.open("rb") as file:
+            if not file.seek(0, 2):
+                raise ValueError(f"{self.path} is empty")
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._words = np.frombuffer(self._map, dtype="<u4", count=len(self._map) // 4)
+        self._keys, self._offsets = self._read_index()
+        self._check_end()
+        self._images, self._identities = self._image_and_identity_records()
+
+    @classmethod
+    def from_hub(cls, repo_id: str, revision: str | None = None) -> "RecordIO":
+        """Read the RecordIO files of a Hub data set repository such as `gaunernst/ms1mv3-recordio`."""
+        return cls(download_recordio(repo_id, revision))
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, row: int) -> Record:
+        if not -len(self) <= row < len(self):
+            raise IndexError(f"row {row} of {len(self)} in {self.path}")
+        return self._record(self._images[row])
+
+    def __iter__(self) -> Iterator[Record]:
+        return map(self._record, self._images)
+
+    @cached_property
+    def identity_ranges(self) -> np.ndarray | None:
+        """(C, 2) int64: identity c's images are rows `[c, 0]` to `[c, 1] - 1`; None where the file does not say.
+
+        The file holds them as float32, exact up to 2^24 rows.
+        """
+        if not len(self._identities):
+            return None
+        return np.array([self._record(offset).labels for offset in self._identities], dtype=np.int64) - 1
+
+    @cached_property
+    def num_identities(self) -> int:
+        """As `property` states it, else as many as have ranges, else one more than the largest label."""
+        properties = self.path.with_name("property")
+        if properties.is_file():
+            return int(properties.read_text().split(",")[0])
+        return len(self._identities) or int(self.labels().max()) + 1
+
+    def labels(self) -> np.ndarray:
+        """The identity of every image, (N,) int64. Reads the head of each record only."""
+        chunks = np.array_split(self._images, len(self) // 65536 + 1)
+        return np.concatenate([self._heads(chunk).identity for chunk in chunks])
+
+    def read_batch(self, start: int, stop: int) -> pa.Table:
+        """Rows `start` to `stop` as the columns `image` (encoded, as `datasets.Image` stores it) and `label`."""
+        offsets = self._images[start:stop]
+        heads = self._heads(offsets)
+        images = self._slices(np.where(heads.plain, heads.start, offsets), np.where(heads.plain, heads.end, offsets))
+        if not heads.plain.all():
+            others = pa.array([self._record(offset).image for offset in offsets[~heads.plain]], pa.binary())
+            images = pc.replace_with_mask(images, ~heads.plain, others)
+        image = pa.StructArray.from_arrays([images, pa.nulls(len(images), pa.string())], fields=list(IMAGE_TYPE))
+        return pa.table({"image": image, "label": heads.identity})
+
+    def batches(self, start: int = 0, stop: int | None = None, batch_size: int = 1000) -> Iterator[pa.Table]:
+        """Rows `start` to `stop` in order, in tables of `batch_size` rows; memory holds one of them at a time."""
+        stop = len(self) if stop is None else stop
+        for begin in range(start, stop, batch_size):
+            yield self.read_batch(begin, min(begin + batch_size, stop))
+            if hasattr(mmap, "MADV_DONTNEED"):  # else the pages read count as ours until memory is short
+                self._map.madvise(mmap.MADV_DONTNEED)
+
+    # Opening: which records are there, and which of them are images?
+
+    def _read_index(self) -> tuple[np.ndarray, np.ndarray]:
+        """Keys and byte offsets of all records, sorted by key."""
+        index = self.path.with_suffix(".idx")
+        if not index.is_file():
+            return self._scan()
+        try:
+            table = csv.read_csv(
+                index,
+                read_options=csv.ReadOptions(column_names=["key", "offset"]),
+                parse_options=csv.ParseOptions(delimiter="\t"),
+                convert_options=csv.ConvertOptions(column_types={"key": pa.int64(), "offset": pa.int64()}),
+            )
+        except pa.ArrowInvalid as error:
+            raise ValueError(f"{index} is not an index of lines 'key<tab>byte offset': {error}") from error
+        keys, offsets = (table[name].to_numpy() for name in ("key", "offset"))
+        outside = np.flatnonzero((offsets < 0) | (offsets > len(self._map) - PART.size))
+        if len(outside):
+            raise ValueError(
+                f"{index} has record {keys[outside[0]]} at byte {offsets[outside[0]]}, past the end of "
+                f"{self.path.name} ({len(self._map)} bytes), which is truncated or does not belong to it"
+            )
+        order = np.argsort(keys, kind="stable")
+        return keys[order], offsets[order]
+
+    def _scan(self) -> tuple[np.ndarray, np.ndarray]:
+        """The same without an index, by walking from record to record."""
+        offsets, end = [], 0
+        with tqdm(total=len(self._map), unit="B", unit_scale=True, desc=f"indexing {self.path.name}") as progress:
+            while end < len(self._map):
+                offsets.append(end)
+                end = self._parts(end)[-1].next
+                if len(offsets) % 100_000 == 0:
+                    progress.update(end - progress.n)
+            progress.update(end - progress.n)
+        return np.arange(len(offsets)), np.array(offsets, dtype=np.int64)
+
+    def _check_end(self):
+        """A copy that was cut short is the commonest damage; the record that comes last in the file shows it."""
+        last = self._offsets.argmax()
+        end = self._parts(self._offsets[last])[-1].next
+        if end != len(self._map):
+            raise ValueError(
+                f"the last record of the index, {self._keys[last]}, ends at byte {end}, but {self.path} has "
+                f"{len(self._map)}: they do not belong together; without a .idx file it is rebuilt"
+            )
+
+    def _image_and_identity_records(self) -> tuple[np.ndarray, np.ndarray]:
+        """The byte offsets of the images, and of the records that list the identities."""
+        labels, image = self._record(self._offsets[0])
+        if image:  # as im2rec writes: no header, every record is an image
+            return self._offsets, self._offsets[:0]
+        # images come first; the header's float32 counts are exact up to 2^24 only, so they check what is found
+        end = (
+            bisect_left(range(1, len(self._offsets)), True, key=lambda i: not self._record(self._offsets[i]).image) + 1
+        )
+        if labels.tolist() != np.array([end, len(self._offsets)], dtype=np.float32).tolist():
+            raise ValueError(
+                f"{self.path}: the header says that images end before record {labels[0]:.0f} and identities before "
+                f"{labels[1]:.0f}, but images end before record {end} of {len(self._offsets)}"
+            )
+        return self._offsets[1:end], self._offsets[end:]
+
+    # Reading
+
+    def _parts(self, offset: int) -> list["_Part"]:
+        """Where the parts of the record at byte `offset` lie."""
+        parts = [self._part(offset)]
+        if parts[0].kind == WHOLE:
+            return parts
+        if parts[0].kind != FIRST:
+            raise ValueError(f"{self.path}: the record at byte {offset} starts with part kind {parts[0].kind}")
+        while parts[-1].kind != LAST:
+            parts.append(self._part(parts[-1].next))
+            if parts[-1].kind not in (MIDDLE, LAST):
+                raise ValueError(f"{self.path}: the record at byte {offset} of several parts has no last part")
+        return parts
+
+    def _part(self, offset: int) -> "_Part":
+        if offset + PART.size > len(self._map):
+            raise ValueError(f"{self.path} is truncated: a part starts at byte {offset} of {len(self._map)}")
+        magic, kind_and_length = PART.unpack_from(self._map, offset)
+        if magic != MAGIC:
+            raise ValueError(f"{self.path}: no record at byte {offset}: found {magic:#x}, not the magic {MAGIC:#x}")
+        start = offset + PART.size
+        end = start + (kind_and_length & LENGTH_MASK)
+        next_part = end + -end % 4
+        if next_part > len(self._map):
+            raise ValueError(
+                f"{self.path} is truncated: the record at byte {offset} ends at byte {next_part} of {len(self._map)}"
+            )
+        return _Part(kind_and_length >> LENGTH_BITS, start, end, next_part)
+
+    def _record(self, offset: int) -> Record:
+        # a part ends where the data held the magic at a multiple of 4 bytes; the magic itself is not stored
+        data = MAGIC_BYTES.join(self._map[part.start : part.end] for part in self._parts(int(offset)))
+        if len(data) < HEAD.size:
+            raise ValueError(f"{self.path}: the record at byte {offset} is shorter than its head of {HEAD.size} bytes")
+        num_labels, label, _, _ = HEAD.unpack_from(data)
+        if num_labels == 0:
+            return Record(np.array([label], dtype=np.float32), data[HEAD.size :])
+        end = HEAD.size + 4 * num_labels
+        if end > len(data):
+            raise ValueError(
+                f"{self.path}: the record at byte {offset} announces {num_labels} labels, but its {len(data)} bytes "
+                f"hold {(len(data) - HEAD.size) // 4}"
+            )
+        return Record(np.frombuffer(data, "<f4", num_labels, HEAD.size), data[end:])
+
+    def _heads(self, offsets: np.ndarray) -> "_Heads":
+        """Identities and image bounds of many records at once."""
+        plain = (offsets % 4 == 0) & (offsets <= len(self._map) - PART.size - HEAD.size)
+        words = self._words[offsets * plain // 4 + np.arange(4)[:, None]]  # (4, B): magic, kind and length, L, label
+        end = offsets + PART.size + (words[1] & LENGTH_MASK).astype(np.int64)
+        start = offsets + PART.size + HEAD.size + 4 * words[2].astype(np.int64)
+        plain &= (words[0] == MAGIC) & (words[1] >> LENGTH_BITS == WHOLE) & (start <= end) & (end <= len(self._map))
+        label = words[3].view("<f4")
+        in_array = plain & (words[2] > 0)
+        label[in_array] = self._words.view("<f4")[(offsets[in_array] + PART.size + HEAD.size) // 4]
+        for row in np.flatnonzero(~plain):  # of several parts, or damaged
+            label[row] = self._record(offsets[row]).labels[0]
+        odd = np.flatnonzero((label < 0) | (label != np.floor(label)) | np.isinf(label))
+        if len(odd):
+            raise ValueError(
+                f"{self.path}: the record at byte {offsets[odd[0]]} has label {label[odd[0]]}, no identity"
+            )
+        return _Heads(label.astype(np.int64), start, end, plain)
+
+    def _slices(self, start: np.ndarray, end: np.ndarray) -> pa.BinaryArray:
+        """Bytes `start[i]` to `end[i]` of the file, copied once and without a Python object for each.
+
+        The file itself serves as the data of an array that alternates between these slices and the gaps between them.
+        """
+        order = np.argsort(start, kind="stable")
+        bounds = np.stack([start[order], end[order]], axis=1).ravel()
+        buffers = [None, pa.py_buffer(bounds), pa.py_buffer(self._map)]
+        slices_and_gaps = pa.LargeBinaryArray.from_buffers(pa.large_binary(), max(len(bounds) - 1, 0), buffers)
+        return slices_and_gaps.take(pa.array(2 * np.argsort(order))).cast(pa.binary())
+
+
+class _Part(NamedTuple):
+    kind: int
+    start: int  # of the data, in bytes
+    end: int
+    next: int  # where the next part starts
+
+
+class _Heads(NamedTuple):
+    identity: np.ndarray
+    start: np.ndarray  # of the image, in bytes
+    end: np.ndarray
+    plain: np.ndarray  # whether the record is of one part: else start and end do not hold
+
+
+def _find_rec(path: Path) -> Path:
+    if path.is_file():
+        return path
+    if path.joinpath("train.rec").is_file():
+        return path / "train.rec"
+    files = sorted(path.glob("*.rec"))
+    if len(files) != 1:
+        found = f"{len(files)} files: name one of them" if files else "none"
+        raise FileNotFoundError(f"expected train.rec or one other .rec file in {path}, found {found}")
+    return files[0]
+
+
+def download_recordio(repo_id: str, revision: str | None = None) -> Path:
+    """Bring the RecordIO files of a Hub data set repository into the Hub cache, if it has any; gives the folder."""
+    patterns = ["*.rec", "*.idx", "property"]
+    return Path(snapshot_download(repo_id, repo_type="dataset", revision=revision, allow_patterns=patterns))

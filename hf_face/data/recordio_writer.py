@@ -1,0 +1,87 @@
+"""Identity data sets to RecordIO as InsightFace lays it out, for tools that read nothing else."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset
+from PIL import Image as PILImage
+from tqdm.auto import tqdm
+
+from .identities import check_identities, encoded_images
+from .recordio import FIRST, HEAD, LAST, LENGTH_BITS, LENGTH_MASK, MAGIC, MAGIC_BYTES, MIDDLE, PART, WHOLE
+from .subsets import identity_labels
+
+
+def write_recordio(dataset: Dataset, folder: str | Path, batch_size: int = 1000) -> Path:
+    """Write `train.rec`, `train.idx` and `property`, with the images' bytes as they are.
+
+    Images are grouped by identity, since the format gives each identity a range of records.
+
+    Args:
+        dataset: Identity data, `image` and `label`.
+        folder: Where to write.
+        batch_size: Images held in memory at a time.
+
+    Returns:
+        The path of `train.rec`.
+
+    Raises:
+        FileExistsError: the folder already has a `train.rec`.
+        ValueError: an identity has no image, or an image's bytes are missing.
+    """
+    path = Path(folder, "train.rec")
+    if path.exists():
+        raise FileExistsError(f"{path} exists: remove it, or write to another folder")
+    check_identities(dataset)
+    labels = identity_labels(dataset)
+    order = np.argsort(labels, kind="stable")
+    ends = 1 + np.cumsum(np.bincount(labels))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".rec.unfinished")
+    with unfinished.open("wb") as rec, path.with_suffix(".idx").open("w") as idx:
+        writer = _Writer(rec, idx)
+        writer.write([len(order) + 1, len(order) + 1 + len(ends)])
+        for start in tqdm(range(0, len(order), batch_size), desc=f"writing {path.name}"):
+            rows = order[start : start + batch_size]
+            for label, image in zip(labels[rows], encoded_images(dataset, rows), strict=True):
+                writer.write(label, image)
+        for identity in zip([1, *ends[:-1]], ends, strict=True):
+            writer.write(identity)
+    with PILImage.open(io.BytesIO(encoded_images(dataset, order[:1])[0])) as first:
+        path.with_name("property").write_text(f"{len(ends)},{first.height},{first.width}")
+    return unfinished.rename(path)
+
+
+class _Writer:
+    """Appends records and their index entries; a record's key is its position."""
+
+    def __init__(self, rec, idx):
+        self.rec, self.idx = rec, idx
+        self.count = 0
+
+    def write(self, labels, image: bytes = b""):
+        """A record with one label, or an array of them, and an image."""
+        self.idx.write(f"{self.count}\t{self.rec.tell()}\n")
+        if np.ndim(labels) == 0:
+            data = HEAD.pack(0, labels, self.count, 0) + image
+        else:
+            data = HEAD.pack(len(labels), 0, self.count, 0) + np.array(labels, dtype="<f4").tobytes() + image
+        if len(data) > LENGTH_MASK:
+            raise ValueError(f"record {self.count} has {len(data)} bytes, the format holds {LENGTH_MASK}")
+        parts = _split_at_magic(data)
+        kinds = [FIRST, *[MIDDLE] * (len(parts) - 2), LAST] if len(parts) > 1 else [WHOLE]
+        for kind, part in zip(kinds, parts, strict=True):
+            self.rec.write(PART.pack(MAGIC, kind << LENGTH_BITS | len(part)) + part + bytes(-len(part) % 4))
+        self.count += 1
+
+
+def _split_at_magic(data: bytes) -> list[bytes]:
+    """Cut where the magic lies at a multiple of 4 bytes, so that readers may search for it; it is not kept."""
+    parts, start, found = [], 0, data.find(MAGIC_BYTES)
+    while found >= 0:
+        if found % 4 == 0:
+            parts.append(data[start:found])
+            start = found + 4
+        found = data.find(MAGIC_BYTES, found + 1)
+    return [*parts, data[start:]]

@@ -1,0 +1,239 @@
+"""RecordIO: files that mxnet wrote, our own ones, and every way they can be damaged."""
+
+import struct
+
+import numpy as np
+import pytest
+from datasets import Dataset, Features, Image
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hf_face.data import RecordIO, as_identities, load_identities, select_identities, write_recordio
+from hf_face.data.identities import encoded_images
+
+MAGIC = struct.pack("<I", 0xCED7230A)
+
+
+def part(data: bytes, kind: int = 0) -> bytes:
+    return MAGIC + struct.pack("<I", kind << 29 | len(data)) + data + bytes(-len(data) % 4)
+
+
+def record(image: bytes, label: float = 0, labels: tuple = ()) -> bytes:
+    return struct.pack("<IfQQ", len(labels), label, 0, 0) + struct.pack(f"<{len(labels)}f", *labels) + image
+
+
+def write(folder, records: list[bytes], index: bool = True):
+    offsets = np.cumsum([0, *map(len, records)])
+    folder.joinpath("train.rec").write_bytes(b"".join(records))
+    if index:
+        folder.joinpath("train.idx").write_text("".join(f"{i}\t{at}\n" for i, at in enumerate(offsets[:-1])))
+    return folder
+
+
+@pytest.fixture
+def small(orl):
+    """Five people with four photographs each, in mixed order."""
+    return select_identities(orl, 5, 4).shuffle(seed=0)
+
+
+@pytest.fixture
+def written(small, tmp_path):
+    write_recordio(small, tmp_path / "rec")
+    return tmp_path / "rec"
+
+
+@pytest.mark.parametrize("kind", ["scalar_labels", "array_labels"])
+def test_reads_what_mxnet_wrote(shared_data, kind):
+    recordio = RecordIO(shared_data / "insightface_sample" / kind)
+    assert len(recordio) == 296
+    assert recordio.num_identities == 80
+    labels = recordio.labels()
+    for identity, (start, end) in enumerate(recordio.identity_ranges):
+        assert (labels[start:end] == identity).all()
+    assert recordio.identity_ranges[-1, 1] == 296
+    assert recordio[295].image.startswith(b"\xff\xd8") and recordio[295].image.endswith(b"\xff\xd9")
+    assert len(recordio[0].labels) == (1 if kind == "scalar_labels" else 2)
+
+
+def test_writes_byte_for_byte_what_mxnet_wrote(shared_data, tmp_path):
+    folder = shared_data / "insightface_sample" / "scalar_labels"
+    write_recordio(load_identities(folder), tmp_path)
+    for file in ("train.rec", "train.idx", "property"):
+        assert (tmp_path / file).read_bytes() == (folder / file).read_bytes()
+
+
+def test_round_trip_groups_images_by_identity(small, written):
+    recordio = RecordIO(written)
+    order = np.argsort(small["label"], kind="stable")
+    assert [image for _, image in recordio] == encoded_images(small, order)
+    assert recordio.labels().tolist() == sorted(small["label"])
+    assert recordio.identity_ranges.tolist() == [[4 * i, 4 * i + 4] for i in range(5)]
+    assert (written / "property").read_text() == "5,112,92"
+
+
+def test_random_access_iteration_and_batches_agree(written):
+    recordio = RecordIO(written / "train.rec")
+    images = [recordio[row].image for row in range(20)]
+    assert recordio[-1].image == images[19]
+    assert [record.image for record in recordio] == images
+    batches = list(recordio.batches(start=3, stop=18, batch_size=4))
+    assert [len(batch) for batch in batches] == [4, 4, 4, 3]
+    stored = [image["bytes"] for batch in batches for image in batch["image"].to_pylist()]
+    assert stored == images[3:18]
+    with pytest.raises(IndexError, match="row 20 of 20"):
+        recordio[20]
+
+
+def test_index_is_rebuilt_by_scanning(written):
+    images = [image for _, image in RecordIO(written)]
+    (written / "train.idx").unlink()
+    assert [image for _, image in RecordIO(written)] == images
+
+
+def test_index_in_any_order(written):
+    images = [image for _, image in RecordIO(written)]
+    lines = (written / "train.idx").read_text().splitlines()
+    (written / "train.idx").write_text("\n".join(reversed(lines)))
+    assert [image for _, image in RecordIO(written)] == images
+
+
+def test_records_in_any_order_in_the_file(tmp_path):
+    first, second = part(record(b"first", 0)), part(record(b"the second", 1))
+    (tmp_path / "train.rec").write_bytes(second + first)
+    (tmp_path / "train.idx").write_text(f"0\t{len(second)}\n1\t0\n")
+    recordio = RecordIO(tmp_path)
+    assert [image["bytes"] for image in recordio.read_batch(0, 2)["image"].to_pylist()] == [b"first", b"the second"]
+
+
+def test_without_header_every_record_is_an_image(tmp_path):
+    recordio = RecordIO(write(tmp_path, [part(record(b"a", 4)), part(record(b"bc", labels=(2, 0.5)))]))
+    assert recordio.labels().tolist() == [4, 2]
+    assert recordio.num_identities == 5
+    assert recordio.identity_ranges is None
+    assert recordio[1].labels.tolist() == [2, 0.5]
+
+
+def test_record_of_several_parts(tmp_path):
+    data = record(b"abcdefgh" + MAGIC + MAGIC + b"end", 3)  # cut at both magics, which are not stored
+    parts = part(data[:32], 1) + part(b"", 2) + part(b"end", 3)
+    recordio = RecordIO(write(tmp_path, [part(record(b"x")), parts, part(record(b"y", 1))], index=False))
+    assert recordio[1].image == data[24:]
+    assert recordio.labels().tolist() == [0, 3, 1]
+    assert [i["bytes"] for i in recordio.read_batch(0, 3)["image"].to_pylist()] == [b"x", data[24:], b"y"]
+
+
+@given(st.lists(st.sampled_from([MAGIC, b"\x0a", b"abcd", b"\xff\xd8\xff"]), min_size=1, max_size=8).map(b"".join))
+def test_images_that_hold_the_magic_round_trip(tmp_path_factory, png, image):
+    folder = tmp_path_factory.mktemp("rec")
+    rows = {"image": [{"bytes": png, "path": None}, {"bytes": image, "path": None}], "label": [0, 1]}
+    write_recordio(as_identities(Dataset.from_dict(rows)), folder)
+    (folder / "train.idx").unlink()
+    assert [record.image for record in RecordIO(folder)] == [png, image]
+
+
+@pytest.fixture(scope="module")
+def png(orl):
+    return encoded_images(orl, [0])[0]
+
+
+def test_header_that_does_not_fit_the_records(tmp_path):
+    header = part(record(b"", labels=(3, 5)))
+    images = [part(record(b"a")), part(record(b"b", 1))]
+    write(tmp_path, [header, *images, part(record(b"", labels=(1, 2)))])
+    with pytest.raises(ValueError, match=r"images end before record 3 and identities before 5.*record 3 of 4"):
+        RecordIO(tmp_path)
+
+
+def test_truncated_file(written):
+    rec = written / "train.rec"
+    rec.write_bytes(rec.read_bytes()[:-10])
+    with pytest.raises(ValueError, match=r"train.rec is truncated: the record at byte \d+ ends at byte"):
+        RecordIO(written)
+    (written / "train.idx").unlink()
+    with pytest.raises(ValueError, match=r"train.rec is truncated"):
+        RecordIO(written)
+
+
+def test_index_past_the_end(written):
+    rec = written / "train.rec"
+    rec.write_bytes(rec.read_bytes()[:40_000])
+    with pytest.raises(ValueError, match=r"train.idx has record \d+ at byte \d+, past the end of train.rec"):
+        RecordIO(written)
+
+
+def test_index_of_another_file(written):
+    lines = (written / "train.idx").read_text().splitlines()
+    (written / "train.idx").write_text("\n".join(lines[:-1]))
+    with pytest.raises(ValueError, match="do not belong together"):
+        RecordIO(written)
+
+
+@pytest.mark.parametrize("text", ["", "0 1 2\n", "zero\t0\n"])
+def test_index_that_is_none(written, text):
+    (written / "train.idx").write_text(text)
+    with pytest.raises(ValueError, match=r"train.idx is not an index"):
+        RecordIO(written)
+
+
+def test_bad_magic(written):
+    rec = written / "train.rec"
+    data = bytearray(rec.read_bytes())
+    at = RecordIO(written)._images[7]
+    data[at] ^= 1
+    rec.write_bytes(data)
+    with pytest.raises(ValueError, match=rf"no record at byte {at}: found 0xced7230b"):
+        RecordIO(written).labels()
+    with pytest.raises(ValueError, match=rf"no record at byte {at}"):
+        RecordIO(written)[7]
+
+
+def test_label_array_without_labels(tmp_path):
+    bad = part(struct.pack("<IfQQ", 3, 0, 0, 0) + b"1234")
+    folder = write(tmp_path, [part(record(b"image")), bad, part(record(b"image"))])
+    with pytest.raises(ValueError, match=r"announces 3 labels, but its 28 bytes hold 1"):
+        RecordIO(folder).read_batch(0, 3)
+
+
+@pytest.mark.parametrize("label", [-1, 0.5, float("nan"), float("inf")])
+def test_label_that_is_no_identity(tmp_path, label):
+    folder = write(tmp_path, [part(record(b"image")), part(record(b"image", label))])
+    with pytest.raises(ValueError, match=r"has label .*, no identity"):
+        RecordIO(folder).labels()
+
+
+def test_record_shorter_than_its_head(tmp_path):
+    with pytest.raises(ValueError, match="shorter than its head of 24 bytes"):
+        RecordIO(write(tmp_path, [part(b"short")]))
+
+
+def test_parts_without_an_end(tmp_path):
+    with pytest.raises(ValueError, match="several parts has no last part"):
+        RecordIO(write(tmp_path, [part(record(b"abcd"), 1) + part(record(b"next"))], index=False))
+
+
+def test_no_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"expected train.rec or one other .rec file"):
+        RecordIO(tmp_path)
+    (tmp_path / "train.rec").touch()
+    with pytest.raises(ValueError, match=r"train.rec is empty"):
+        RecordIO(tmp_path)
+
+
+def test_writer_refuses_to_overwrite_and_empty_identities(orl, written):
+    with pytest.raises(FileExistsError, match=r"train.rec exists"):
+        write_recordio(orl, written)
+    with pytest.raises(ValueError, match=r"identity 's2' \(label 1\) has no image"):
+        write_recordio(orl.filter(lambda label: label != 1, input_columns="label"), written / "other")
+
+
+def test_writer_reads_images_that_are_only_paths(small, tmp_path):
+    paths = []
+    for row, image in enumerate(encoded_images(small, np.arange(len(small)))):
+        paths.append(str(tmp_path / f"{row}.png"))
+        (tmp_path / f"{row}.png").write_bytes(image)
+    rows = {"image": [{"bytes": None, "path": path} for path in paths], "label": small["label"]}
+    dataset = Dataset.from_dict(rows, features=Features({"image": Image(), "label": small.features["label"]}))
+    write_recordio(dataset, tmp_path / "from_paths")
+    write_recordio(small, tmp_path / "from_bytes")
+    both = [(tmp_path / folder / "train.rec").read_bytes() for folder in ("from_paths", "from_bytes")]
+    assert both[0] == both[1]
