@@ -9,6 +9,7 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import BaseImageProcessor, PreTrainedModel
 
+from ..models import FaceConfig
 from .card_data import FaceModelCardData, TrainingData
 from .measuring import ModelMeasurements, measure_model
 
@@ -18,6 +19,8 @@ REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
 # The identifiers of https://huggingface.co/docs/hub/repositories-licenses
 LICENSES = frozenset((TEMPLATES / "licenses.txt").read_text(encoding="utf-8").split())
+
+COMMON_SETTINGS = FaceConfig.__dataclass_fields__.keys()
 
 # What a family and a margin rest on, by the keys of templates/citations.bib.
 FAMILY_CITATIONS = {
@@ -152,9 +155,13 @@ def is_repo_id(name: object) -> bool:
 
 
 def describe_architecture(model: PreTrainedModel) -> str:
+    """The model class and the settings that are its family's own."""
     config = model.config
-    variant = getattr(config, "architecture", None) or getattr(config, "variant", None)
-    return f"{type(model).__name__}{f' ({variant})' if variant else ''}"
+    settings = {name: getattr(config, name) for name in config.__dataclass_fields__.keys() - COMMON_SETTINGS}
+    if "backbone_config" in settings:
+        settings["backbone_config"] = settings["backbone_config"].model_type
+    shown = ", ".join(f"{name} = {value}" for name, value in sorted(settings.items()) if value not in (None, False))
+    return f"{type(model).__name__}: {shown}"
 
 
 def describe_margin(margin: dict | None) -> str | None:

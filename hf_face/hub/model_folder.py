@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, BaseImageProcessor, PreTrainedModel
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
@@ -58,7 +57,7 @@ def write_model_folder(
     if image_processor is None:
         raise ValueError("A model is published with its image processor: image_processor=FaceImageProcessor(...).")
     check_licenses(card)
-    backbone = getattr(model, "backbone", model)
+    backbone = model if model.config.model_type in BACKBONE_TYPES else model.backbone
     if include_head and backbone is model:
         raise ValueError(f"include_head=True asks for a training model; {type(model).__name__} has no head.")
     if card.calibration:
@@ -92,15 +91,29 @@ def load_model(folder: Path) -> PreTrainedModel:
             f"{folder} holds a model of type {model_type!r}, expected one of "
             f"{', '.join(sorted(BACKBONE_TYPES | {TRAINING_TYPE}))}."
         )
-    model, report = auto_class.from_pretrained(
-        folder, config=AutoConfig.from_pretrained(folder), output_loading_info=True, ignore_mismatched_sizes=True
+    return load_every_weight(auto_class, folder)
+
+
+def load_every_weight(model_class: type, folder: Path, **kwargs) -> PreTrainedModel:
+    """`from_pretrained`, but a weight that is missing, left over or of another shape is an error."""
+    model, report = model_class.from_pretrained(
+        folder, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
     )
     wrong = {
         "missing": sorted(report["missing_keys"]),
         "unexpected": sorted(report["unexpected_keys"]),
-        "of another shape": sorted(str(entry[0]) for entry in report["mismatched_keys"]),
+        "of another shape": sorted(name for name, *_ in report["mismatched_keys"]),
     }
-    raise_for_weights(folder, type(model), wrong)
+    if any(wrong.values()):
+        found = [
+            f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+            for what, names in wrong.items()
+            if names
+        ]
+        raise ValueError(
+            f"The weights in {folder} do not fit {type(model).__name__} as its config.json describes it: "
+            f"{', '.join(found)}."
+        )
     return model
 
 
@@ -151,20 +164,11 @@ def check_model_folder(folder: Path, backbone: PreTrainedModel, image_processor:
     what `backbone` answers. The code runs on the tensors of `backbone`, so that no second copy of the weights is made.
 
     Raises:
-        ValueError: with the weights that are missing or too many, or the difference of the answers.
+        ValueError: with the weights that do not fit, or the difference of the answers.
     """
     config = AutoConfig.from_pretrained(folder)
     code = get_class_from_dynamic_module(config.auto_map["AutoModel"], folder)
-    with torch.device("meta"):
-        published = code(code.config_class.from_pretrained(folder))
-    expected = {name: tuple(tensor.shape) for name, tensor in published.state_dict().items()}
-    found = stored_shapes(folder)
-    wrong = {
-        "missing": sorted(expected.keys() - found.keys()),
-        "unexpected": sorted(found.keys() - expected.keys()),
-        "of another shape": sorted(name for name in expected.keys() & found.keys() if expected[name] != found[name]),
-    }
-    raise_for_weights(folder, code, wrong)
+    published = load_every_weight(code, folder, device_map="meta")
 
     size = image_processor.size
     generator = torch.Generator().manual_seed(0)
@@ -181,25 +185,4 @@ def check_model_folder(folder: Path, backbone: PreTrainedModel, image_processor:
         raise ValueError(
             f"The code in {folder} does not answer what {type(backbone).__name__} answers with the same weights: the "
             f"embeddings differ by {difference:.2g}."
-        )
-
-
-def stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Name and shape of each tensor in the model's safetensors files, read from their headers."""
-    shapes = {}
-    for path in sorted(folder.glob("model*.safetensors")):
-        with safe_open(path, framework="pt") as file:
-            shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - not a dict
-    return shapes
-
-
-def raise_for_weights(folder: Path, model_class: type, wrong: dict[str, list[str]]) -> None:
-    if any(wrong.values()):
-        details = "; ".join(
-            f"{len(names)} {what}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
-            for what, names in wrong.items()
-            if names
-        )
-        raise ValueError(
-            f"The weights in {folder} do not fit {model_class.__name__} as its config.json says: {details}."
         )
