@@ -22,11 +22,13 @@ from transformers.utils import logging
 
 from ..models import FaceImageProcessor, FacePreTrainedModel
 from .checkpoint import Checkpoint, StateDict, read_checkpoint
+from .froundation import FRoundation
 from .source import CheckpointSource
+from .timm import Timm, TimmFaceCheckpoint
 
 logger = logging.get_logger(__name__)
 
-SOURCES: dict[str, CheckpointSource] = {source.name: source for source in ()}
+SOURCES: dict[str, CheckpointSource] = {source.name: source for source in (FRoundation(), Timm(), TimmFaceCheckpoint())}
 
 
 def convert_checkpoint(

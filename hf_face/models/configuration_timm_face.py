@@ -38,5 +38,26 @@ class TimmFaceConfig(FaceConfig):
     model_args: dict[str, Any] | None = None
     reduce_first_conv_stride: bool = False
 
+    @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
+        config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        if "pretrained_cfg" in config_dict:
+            config_dict = translate_timm_config(config_dict)
+        return config_dict, kwargs
+
+
+def translate_timm_config(timm_config: dict[str, Any]) -> dict[str, Any]:
+    """Our settings from the `config.json` that timm writes (`architecture`, `model_args`, `pretrained_cfg`)."""
+    pretrained_cfg = timm_config["pretrained_cfg"]
+    num_channels, _, image_size = pretrained_cfg["input_size"]
+    return {
+        "model_type": TimmFaceConfig.model_type,
+        "architecture": timm_config["architecture"],
+        "model_args": timm_config.get("model_args"),
+        "embedding_size": timm_config.get("num_classes", pretrained_cfg.get("num_classes")),
+        "image_size": image_size,
+        "num_channels": num_channels,
+    }
+
 
 __all__ = ["TimmFaceConfig"]

@@ -63,13 +63,19 @@ class TimmFaceModel(TimmFacePreTrainedModel):
         return face_embedding_output(self.model.forward_head(features), features, hidden_states)
 
 
-def _create_timm_model(config: TimmFaceConfig) -> torch.nn.Module:
+def known_architecture(architecture: str) -> str:
+    """The name without its pretraining tag, if it is one of timm's. Raises `ValueError` otherwise."""
     # A Hub prefix such as "hf-hub:org/name" would make timm download; only timm's own architectures are meant here.
-    name = config.architecture.split(".")[0]
+    name = architecture.split(".")[0]
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
-        raise ValueError(f"timm {timm.__version__} has no model {config.architecture!r}.{hint}")
+        raise ValueError(f"timm {timm.__version__} has no model {architecture!r}.{hint}")
+    return name
+
+
+def _create_timm_model(config: TimmFaceConfig) -> torch.nn.Module:
+    name = known_architecture(config.architecture)
     model_args = config.model_args or {}
     try:
         return timm.create_model(

@@ -1,0 +1,234 @@
+"""FRoundation: foundation models (OpenAI CLIP, DINOv2) made face recognisers, mostly by LoRA.
+
+Its files hold both CLIP towers, or a DINOv2 as transformers 4 names it, and beside each adapted weight its two factors.
+Only the vision tower embeds a face, so the text tower is left behind.
+"""
+
+import math
+import re
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import CONFIG_MAPPING
+
+from ..models import FaceConfig, FaceImageProcessor, FacePreTrainedModel, FoundationFaceConfig
+from .checkpoint import Checkpoint, StateDict
+from .source import CheckpointSource
+
+CLIP_RENAMES = (
+    (r"^backbone\.visual_projection\.weight$", "visual.proj"),
+    (r"^backbone\.vision_model\.", "visual."),
+    (r"embeddings\.class_embedding", "class_embedding"),
+    (r"embeddings\.position_embedding\.weight", "positional_embedding"),
+    (r"embeddings\.patch_embedding", "conv1"),
+    (r"pre_layrnorm", "ln_pre"),
+    (r"post_layernorm", "ln_post"),
+    (r"encoder\.layers", "transformer.resblocks"),
+    (r"self_attn\.out_proj", "attn.proj"),
+    (r"self_attn", "attn"),
+    (r"layer_norm(\d)", r"ln_\1"),
+    (r"mlp\.fc1", "mlp.c_fc"),
+    (r"mlp\.fc2", "mlp.c_proj"),
+)
+DINOV2_RENAMES = (
+    (r"^backbone\.", ""),
+    (r"attention\.q_proj", "attention.attention.query"),
+    (r"attention\.k_proj", "attention.attention.key"),
+    (r"attention\.v_proj", "attention.attention.value"),
+    (r"attention\.o_proj", "attention.output.dense"),
+    (r"mlp\.down_proj", "mlp.weights_out"),
+)
+# For each adapted layer [A (rank, in), B (out, rank)].
+LoraFactors = dict[str, list[Tensor]]
+# CLIP's own (loralib) and PEFT's spelling of the two factors of an adapted layer.
+LORA_FACTOR = re.compile(r"^(?P<layer>.+)\.(?:w_lora_(?P<clip>[AB])|lora_(?P<peft>[AB])(?:\.default)?\.weight)$")
+
+
+class FRoundation(CheckpointSource):
+    name = "froundation"
+    model_type = "foundation_face"
+    text_tower = (
+        *("transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection", "logit_scale"),
+        *("input_resolution", "context_length", "vocab_size"),  # of OpenAI's own files
+    )
+
+    def find_prefix(self, tensors: StateDict) -> str | None:
+        return "" if tensors.keys() & {"visual.class_embedding", "encoder.layer.0.layer_scale1.lambda1"} else None
+
+    def not_ours(self, checkpoint: Checkpoint, tensors: StateDict) -> str:
+        return (
+            f"{checkpoint.origin}: not a {self.name} checkpoint: expected names as visual.class_embedding (CLIP) or "
+            f"encoder.layer.0.layer_scale1.lambda1 (DINOv2), found {', '.join(sorted(tensors)[:5])}, ..."
+        )
+
+    def convert(
+        self,
+        checkpoint: Checkpoint,
+        lora_alpha: float | None = None,
+        use_rslora: bool = True,
+        merge_lora: bool = True,
+        **overrides,
+    ) -> tuple[FacePreTrainedModel, FaceImageProcessor]:
+        """See `convert_checkpoint`.
+
+        Args:
+            lora_alpha: LoRA's alpha in training, which the file does not hold.
+            use_rslora: whether LoRA was scaled by alpha / sqrt(rank), as FRoundation does, or by alpha / rank.
+            merge_lora: add the low-rank updates to the weights. Otherwise they stay a PEFT adapter named "default".
+            **overrides: fields of `FoundationFaceConfig` or of the config of its backbone.
+        """
+        tensors = plain_layout(checkpoint.tensors(self.nested_under))
+        tensors, factors = split_lora({k: v for k, v in tensors.items() if not k.startswith(self.text_tower)})
+        if factors and lora_alpha is None:
+            raise ValueError(
+                f"{checkpoint.origin} holds LoRA layers, but not the alpha they were trained with. Say `lora_alpha=`."
+            )
+        if merge_lora:
+            for layer, (down, up) in factors.items():
+                scale = lora_alpha / (math.sqrt(len(down)) if use_rslora else len(down))
+                tensors[f"{layer}.weight"] = tensors[f"{layer}.weight"] + scale * up @ down
+        model, image_processor = super().convert(Checkpoint(tensors, origin=checkpoint.origin), **overrides)
+        if factors and not merge_lora:
+            self.load_adapter(model, factors, lora_alpha, use_rslora)
+        return model, image_processor
+
+    def export(self, model: FacePreTrainedModel) -> StateDict:
+        """The vision tower as `clip` and transformers 4 name it or, where it has an adapter, as FRoundation does."""
+        config = model.config
+        kind = config.backbone_config.model_type if config.model_type == self.model_type else config.model_type
+        if kind not in ("clip_vision_model", "dinov2"):
+            raise ValueError(f"{self.name} holds CLIP's and DINOv2's vision models, not {kind}.")
+        if config.pooling not in ("image_embeds", "pooler") or config.embedding_size != config.pooled_size:
+            raise ValueError(
+                f"{self.name}'s format cannot express pooling={config.pooling!r} with embedding_size="
+                f"{config.embedding_size}: its embedding is the backbone's own output."
+            )
+        return their_layout({self.their_name(name, config): tensor for name, tensor in model.state_dict().items()})
+
+    def load_adapter(self, model: FacePreTrainedModel, factors: LoraFactors, alpha: float, use_rslora: bool) -> None:
+        """Gives the model the LoRA factors as its PEFT adapter "default"."""
+        from peft import LoraConfig
+
+        ours = {self.their_name(name, model.config): name for name in model.state_dict()}
+        layers = {ours[f"{layer}.weight"].removesuffix(".weight"): pair for layer, pair in factors.items()}
+        lora = LoraConfig(
+            r=len(next(iter(layers.values()))[0]),
+            lora_alpha=alpha,
+            use_rslora=use_rslora,
+            target_modules=sorted({layer.rpartition(".")[2] for layer in layers}),
+        )
+        weights = {f"{layer}.lora_A.weight": down for layer, (down, _) in layers.items()}
+        weights |= {f"{layer}.lora_B.weight": up for layer, (_, up) in layers.items()}
+        model.load_adapter(peft_config=lora, adapter_state_dict=weights)
+
+    def config(self, tensors: StateDict, checkpoint: Checkpoint, **overrides) -> FoundationFaceConfig:
+        backbone = clip_config(tensors) if "visual.proj" in tensors else dinov2_config(tensors)
+        inner = CONFIG_MAPPING[backbone["model_type"]].__dataclass_fields__.keys()
+        inner -= FoundationFaceConfig.__dataclass_fields__.keys()
+        backbone |= {key: overrides.pop(key) for key in inner & overrides.keys()}
+        backbone |= overrides.pop("backbone_config", {})
+        if not backbone["num_attention_heads"]:
+            raise ValueError(
+                f"{checkpoint.origin}: {backbone['hidden_size']} channels are not heads of 64, as in every published "
+                "CLIP and DINOv2. Say `num_attention_heads=`."
+            )
+        # FRoundation feeds DINOv2, made for 518 pixels, with 224.
+        image_size = backbone["image_size"] if "visual.proj" in tensors else min(backbone["image_size"], 224)
+        return FoundationFaceConfig(**{"backbone_config": backbone, "image_size": image_size, **overrides})
+
+    def their_name(self, name: str, config: FaceConfig) -> str:
+        is_clip = config.backbone_config.model_type == "clip_vision_model"
+        for pattern, replacement in CLIP_RENAMES if is_clip else DINOV2_RENAMES:
+            name = re.sub(pattern, replacement, name)
+        return name
+
+    def image_processor(self, config: FaceConfig, **options) -> FaceImageProcessor:
+        return FaceImageProcessor(**{**config.preprocessing, **options})
+
+
+def plain_layout(tensors: StateDict) -> StateDict:
+    """One layout for all: no wrapper's prefix; separate query, key and value; the projection as of a linear layer."""
+    plain = {}
+    for name, tensor in tensors.items():
+        name = re.sub(r"^(base_model\.)?model\.", "", name).replace(".base_layer.", ".")
+        if match := re.match(r"(visual\..+\.attn\.)in_proj_(weight|bias)$", name):
+            for part, piece in zip("qkv", tensor.chunk(3), strict=True):
+                plain[f"{match[1]}{part}_proj.{match[2]}"] = piece
+        elif match := re.match(r"(encoder\..+\.mlp\.)weights_in\.(weight|bias)$", name):
+            plain[f"{match[1]}gate_proj.{match[2]}"], plain[f"{match[1]}up_proj.{match[2]}"] = tensor.chunk(2)
+        elif name == "visual.proj":
+            plain[name] = tensor.T
+        else:
+            plain[re.sub(r"^(visual\..+\.attn\.)out_proj\.", r"\1proj.", name)] = tensor
+    return plain
+
+
+def their_layout(tensors: StateDict) -> StateDict:
+    """`plain_layout` backwards. FRoundation splits CLIP's `in_proj` where it adds LoRA, and only there."""
+    theirs, adapted = {}, any("lora_A" in name for name in tensors)
+    for name, tensor in tensors.items():
+        if name == "visual.proj":
+            theirs[name] = tensor.T.contiguous()
+        elif name.startswith("visual.") and adapted:
+            name = name.replace(".base_layer.", ".")
+            theirs[re.sub(r"\.lora_([AB])\.\w+\.weight$", r".w_lora_\1", name)] = tensor
+        elif match := re.match(r"(visual\..+\.attn\.)([qkv])_proj\.(weight|bias)$", name):
+            parts = [tensors[f"{match[1]}{part}_proj.{match[3]}"] for part in "qkv"]
+            theirs[f"{match[1]}in_proj_{match[3]}"] = torch.cat(parts)
+        elif match := re.match(r"(encoder\..+\.mlp\.)(gate|up)_proj\.(weight|bias)$", name):
+            parts = [tensors[f"{match[1]}{part}_proj.{match[3]}"] for part in ("gate", "up")]
+            theirs[f"{match[1]}weights_in.{match[3]}"] = torch.cat(parts)
+        else:
+            theirs[re.sub(r"^(visual\..+\.attn\.)proj\.", r"\1out_proj.", name)] = tensor
+    return theirs
+
+
+def split_lora(tensors: StateDict) -> tuple[StateDict, LoraFactors]:
+    """The tensors without LoRA, and LoRA's."""
+    factors = {}
+    for name in sorted(tensors):  # A before B
+        if match := LORA_FACTOR.match(name):
+            factors.setdefault(match["layer"], []).append(tensors[name])
+    return {name: tensor for name, tensor in tensors.items() if not LORA_FACTOR.match(name)}, factors
+
+
+def clip_config(tensors: StateDict) -> dict[str, Any]:
+    width, channels, patch_size, _ = tensors["visual.conv1.weight"].shape
+    return {
+        "model_type": "clip_vision_model",
+        "num_channels": channels,
+        "patch_size": patch_size,
+        "image_size": math.isqrt(len(tensors["visual.positional_embedding"]) - 1) * patch_size,
+        "hidden_size": width,
+        "num_hidden_layers": count_layers(tensors, "visual.transformer.resblocks."),
+        "num_attention_heads": heads_of_64(width),
+        "intermediate_size": len(tensors["visual.transformer.resblocks.0.mlp.c_fc.weight"]),
+        "projection_dim": len(tensors["visual.proj"]),
+    }
+
+
+def dinov2_config(tensors: StateDict) -> dict[str, Any]:
+    width, channels, patch_size, _ = tensors["embeddings.patch_embeddings.projection.weight"].shape
+    config = {
+        "model_type": "dinov2",
+        "num_channels": channels,
+        "patch_size": patch_size,
+        "image_size": math.isqrt(tensors["embeddings.position_embeddings"].shape[1] - 1) * patch_size,
+        "hidden_size": width,
+        "num_hidden_layers": count_layers(tensors, "encoder.layer."),
+        "num_attention_heads": heads_of_64(width),
+        "use_mask_token": "embeddings.mask_token" in tensors,
+        "use_swiglu_ffn": "encoder.layer.0.mlp.gate_proj.weight" in tensors,
+    }
+    if not config["use_swiglu_ffn"]:
+        config["mlp_ratio"] = len(tensors["encoder.layer.0.mlp.fc1.weight"]) // width
+    return config
+
+
+def heads_of_64(width: int) -> int | None:
+    return width // 64 if width % 64 == 0 else None
+
+
+def count_layers(tensors: StateDict, prefix: str) -> int:
+    return len({name.removeprefix(prefix).partition(".")[0] for name in tensors if name.startswith(prefix)})
