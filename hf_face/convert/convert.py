@@ -21,14 +21,37 @@ import torch
 from transformers.utils import logging
 
 from ..models import FaceImageProcessor, FacePreTrainedModel
+from .adaface import AdaFace
+from .arcface_torch import ArcFaceTorch
 from .checkpoint import Checkpoint, StateDict, read_checkpoint
+from .cvlface import CVLface
+from .face_embeddings import FaceEmbeddings
 from .froundation import FRoundation
+from .magface import MagFace
+from .mobilefacenet import MobileFaceNet
+from .revisit_linearize import RevisitLinearize
 from .source import CheckpointSource
 from .timm import Timm, TimmFaceCheckpoint
+from .transface import TransFace
 
 logger = logging.get_logger(__name__)
 
-SOURCES: dict[str, CheckpointSource] = {source.name: source for source in (FRoundation(), Timm(), TimmFaceCheckpoint())}
+SOURCES: dict[str, CheckpointSource] = {
+    source.name: source
+    for source in (
+        ArcFaceTorch(),
+        TransFace(),
+        AdaFace(),
+        MagFace(),
+        FaceEmbeddings(),
+        RevisitLinearize(),
+        CVLface(),
+        MobileFaceNet(),
+        TimmFaceCheckpoint(),
+        Timm(),
+        FRoundation(),
+    )
+}
 
 
 def convert_checkpoint(

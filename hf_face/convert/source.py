@@ -1,6 +1,7 @@
 """What one project's checkpoint format is, declared: the base of every source in this folder."""
 
 import re
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -13,8 +14,12 @@ from .checkpoint import Checkpoint, StateDict
 
 logger = logging.get_logger(__name__)
 
+# (regex on our name, their name or a function of the match), applied in turn.
+Renames = tuple[tuple[str, str | Callable[[re.Match], str]], ...]
+
 PREPROCESSING_OPTIONS = ("image_mean", "image_std", "channel_order")
-TRAINING_FIELDS = {"dropout", "drop_path_rate", "mask_ratio"}
+# Fields that change training alone. A batch norm that learns its bias only answers like one that learns both.
+TRAINING_FIELDS = {"dropout", "drop_path_rate", "embedding_norm", "initializer_range", "mask_ratio"}
 
 
 class CheckpointSource:
@@ -26,7 +31,7 @@ class CheckpointSource:
     exported_under: ClassVar[str | None] = None
     prefixes: ClassVar[tuple[str, ...]] = ("",)
     anchor: ClassVar[str]
-    renames: ClassVar[tuple[tuple[str, str], ...]] = ()
+    renames: ClassVar[Renames] = ()
     class_centers: ClassVar[dict[str, bool]] = {}
     ignored: ClassVar[tuple[str, ...]] = ()
     preprocessing: ClassVar[dict[str, Any]] = {}
@@ -42,9 +47,11 @@ class CheckpointSource:
 
     def their_name(self, name: str, config: FaceConfig) -> str:
         """How this project calls the tensor that our model calls `name`, without the prefix."""
-        for pattern, replacement in self.renames:
-            name = re.sub(pattern, replacement, name)
-        return name
+        return rename(name, self.renames)
+
+    def holds(self, config: FaceConfig) -> bool:
+        """Whether this format has names for a model of this configuration."""
+        return config.model_type == self.model_type
 
     def image_processor(self, config: FaceConfig, **options) -> FaceImageProcessor:
         """The preprocessing that the project's models expect."""
@@ -81,8 +88,8 @@ class CheckpointSource:
     def export(self, model: FacePreTrainedModel) -> StateDict:
         """The tensors of our model under this project's names: the inverse of `convert`, bit for bit."""
         config = model.config
-        if config.model_type != self.model_type:
-            raise ValueError(f"{self.name} holds {self.model_type} models, not {config.model_type}.")
+        if not self.holds(config):
+            raise ValueError(f"{self.name}'s format has no names for a {config.model_type} like this: {config}")
         tensors = {self.their_name(name, config): tensor for name, tensor in model.state_dict().items()}
         told = {option: getattr(config, option) for option in self.asks}
         self.check_expressible(config, self.config(tensors, Checkpoint(tensors), **told))
@@ -122,6 +129,12 @@ class CheckpointSource:
         ]
         if differing:
             raise ValueError(f"{self.name}'s format cannot express {', '.join(differing)}.")
+
+
+def rename(name: str, renames: Renames) -> str:
+    for pattern, replacement in renames:
+        name = re.sub(pattern, replacement, name)
+    return name
 
 
 def check_tensors(found: StateDict, shapes: dict[str, torch.Size], leftover: list[str], origin: str) -> None:

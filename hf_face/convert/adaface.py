@@ -1,0 +1,14 @@
+"""mk-minchul/AdaFace: Lightning checkpoints of `ir_18` to `ir_200` and `ir_se_50` to `ir_se_200`, fed with BGR."""
+
+from .iresnet_layouts import AdaFaceIResNet
+from .layout import LayoutSource
+
+
+class AdaFace(LayoutSource):
+    name = "adaface"
+    exported_under = "state_dict"
+    prefixes = ("model.", "")
+    layouts = (AdaFaceIResNet(),)
+    class_centers = {"head.kernel": True}  # noqa: RUF012
+    ignored = ("head.",)  # the margin's running statistics
+    preprocessing = {"channel_order": "bgr"}  # noqa: RUF012

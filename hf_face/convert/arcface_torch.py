@@ -1,0 +1,29 @@
+"""deepinsight/insightface, recognition/arcface_torch: `backbone.pth`, `model.pt`, `checkpoint_gpu_0.pt`."""
+
+from torch import Tensor
+
+from .checkpoint import Checkpoint, StateDict
+from .iresnet_layouts import InsightFaceIResNet, is_pooled
+from .layout import LayoutSource
+from .mobilefacenet_layouts import InsightFaceMobileFaceNet
+from .vit_layouts import InsightFaceViT, TransFaceViT
+
+
+class ArcFaceTorch(LayoutSource):
+    """iresnet, mbf and vit.
+
+    A bare iresnet that flattens its feature map is taken to be InsightFace's, who publish it so. MagFace's and
+    face_embeddings' have the same names where someone removed the prefix: say `source=` for those.
+    """
+
+    name = "arcface_torch"
+    nested_under = ("state_dict_backbone", "state_dict")
+    layouts = (InsightFaceIResNet(), InsightFaceMobileFaceNet(), InsightFaceViT())
+
+    def recognises(self, checkpoint: Checkpoint) -> bool:
+        tensors = checkpoint.tensors(self.nested_under)
+        return super().recognises(checkpoint) and not is_pooled(tensors) and TransFaceViT.anchor not in tensors
+
+    def find_class_centers(self, checkpoint: Checkpoint, others: StateDict) -> Tensor | None:
+        # Partial FC writes one file a rank, each with that rank's identities.
+        return checkpoint.content.get("state_dict_softmax_fc", {}).get("weight")

@@ -1,0 +1,29 @@
+"""mk-minchul/CVLface: its `model.pt` and its Hub folders, for iresnets and plain vision transformers, fed with RGB.
+
+Its KPRPE transformers also take the face's landmarks; they are none of this library's families."""
+
+from ..models import FaceConfig
+from .checkpoint import Checkpoint, StateDict
+from .iresnet_layouts import AdaFaceIResNet, InsightFaceIResNet
+from .layout import LayoutSource
+from .vit_layouts import InsightFaceViT
+
+# Its `small` has an MLP five times as wide as its tokens, its `base` three times.
+HEADS_OF_MLP_RATIO = {5: 8, 3: 16}
+
+
+class CVLface(LayoutSource):
+    name = "cvlface"
+    prefixes = ("net.", "model.net.")
+    layouts = (AdaFaceIResNet(), InsightFaceIResNet(), InsightFaceViT())
+
+    def config(self, tensors: StateDict, checkpoint: Checkpoint, **overrides) -> FaceConfig:
+        if InsightFaceViT.anchor in tensors and "num_attention_heads" not in overrides:
+            hidden, channels = tensors["blocks.0.mlp.fc1.weight"].shape
+            if hidden / channels not in HEADS_OF_MLP_RATIO:
+                raise ValueError(
+                    f"{checkpoint.origin}: names and shapes do not tell the attention heads of a transformer that is "
+                    "neither CVLface's small nor its base. Say `num_attention_heads=`."
+                )
+            overrides["num_attention_heads"] = HEADS_OF_MLP_RATIO[hidden / channels]
+        return super().config(tensors, checkpoint, **overrides)

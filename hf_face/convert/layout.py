@@ -1,0 +1,68 @@
+"""How a project spells a backbone: names and shapes that several sources share."""
+
+import re
+from itertools import chain
+from typing import ClassVar
+
+from ..models import FaceConfig
+from .checkpoint import Checkpoint, StateDict
+from .source import CheckpointSource, Renames, rename
+
+
+class Layout:
+    """One spelling of one model family.
+
+    `anchor` is a name that only this layout has; `renames` lead from our names to its own.
+    """
+
+    anchor: ClassVar[str]
+    renames: ClassVar[Renames] = ()
+
+    def config(self, tensors: StateDict, origin: str, **settings) -> FaceConfig:
+        """The architecture as names and shapes tell it; `settings` win."""
+        raise NotImplementedError
+
+    def holds(self, config: FaceConfig) -> bool:
+        """Whether a model of this configuration can be spelt this way."""
+        raise NotImplementedError
+
+    def their_name(self, name: str, config: FaceConfig) -> str:
+        return rename(name, self.renames)
+
+
+class LayoutSource(CheckpointSource):
+    """A project whose checkpoints are in one of some layouts; `settings` are what its code says and shapes do not."""
+
+    layouts: ClassVar[tuple[Layout, ...]]
+    settings: ClassVar[dict] = {}
+
+    def find_prefix(self, tensors: StateDict) -> str | None:
+        spelt = ((prefix, layout) for prefix in self.prefixes for layout in self.layouts)
+        return next((prefix for prefix, layout in spelt if prefix + layout.anchor in tensors), None)
+
+    def config(self, tensors: StateDict, checkpoint: Checkpoint, **overrides) -> FaceConfig:
+        layout = next(layout for layout in self.layouts if layout.anchor in tensors)
+        return layout.config(tensors, checkpoint.origin, **{**self.settings, **overrides})
+
+    def holds(self, config: FaceConfig) -> bool:
+        return any(layout.holds(config) for layout in self.layouts)
+
+    def their_name(self, name: str, config: FaceConfig) -> str:
+        return next(layout for layout in self.layouts if layout.holds(config)).their_name(name, config)
+
+    def not_ours(self, checkpoint: Checkpoint, tensors: StateDict) -> str:
+        anchors = chain.from_iterable((prefix + layout.anchor for layout in self.layouts) for prefix in self.prefixes)
+        found = ", ".join(sorted(tensors or checkpoint.content)[:5])
+        return f"{checkpoint.origin}: not a {self.name} checkpoint: expected {' or '.join(anchors)}, found {found}, ..."
+
+
+def count_units(tensors: StateDict, pattern: str) -> int:
+    """How many different numbers `pattern` finds at the beginning of the names."""
+    return len({match[1] for match in (re.match(pattern, name) for name in tensors) if match})
+
+
+def shape_of(tensors: StateDict, name: str, origin: str) -> tuple[int, ...]:
+    """Shape of a tensor that the architecture is read off."""
+    if name not in tensors:
+        raise ValueError(f"{origin}: the architecture is read off {name}, which is missing.")
+    return tuple(tensors[name].shape)

@@ -1,0 +1,18 @@
+"""IrvingMeng/MagFace: iresnets fed with BGR in [0, 1]; the norm of the embedding is the quality of the photograph."""
+
+from .checkpoint import Checkpoint
+from .iresnet_layouts import InsightFaceIResNet
+from .layout import LayoutSource
+
+
+class MagFace(LayoutSource):
+    name = "magface"
+    exported_under = "state_dict"
+    prefixes = ("features.module.", "features.", "")
+    layouts = (InsightFaceIResNet(),)
+    settings = {"batch_norm_eps": 2e-5, "embedding_norm": "affine", "dropout": 0.4}  # noqa: RUF012
+    class_centers = {"fc.weight": True}  # noqa: RUF012
+    preprocessing = {"channel_order": "bgr", "image_mean": [0.0] * 3, "image_std": [1.0] * 3}  # noqa: RUF012
+
+    def recognises(self, checkpoint: Checkpoint) -> bool:
+        return bool(self.find_prefix(checkpoint.tensors(self.nested_under)))

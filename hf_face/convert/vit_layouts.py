@@ -1,0 +1,54 @@
+"""InsightFace's spelling of the face vision transformer, and TransFace's."""
+
+from ..models import FaceConfig, ViTFaceConfig
+from .checkpoint import StateDict
+from .layout import Layout, count_units, shape_of
+
+
+class InsightFaceViT(Layout):
+    anchor = "feature.0.weight"
+    patch_weighting = False
+    renames = (
+        (r"^embeddings\.patch", "patch_embed.proj"),
+        (r"^embeddings\.position", "pos_embed"),
+        (r"^layers\.", "blocks."),
+        (r"^neck\.linear1", "feature.0"),
+        (r"^neck\.norm1", "feature.1"),
+        (r"^neck\.linear2", "feature.2"),
+        (r"^neck\.norm2", "feature.3"),
+        (r"^patch_weighting\.squeeze", "senet.0"),
+        (r"^patch_weighting\.excite", "senet.2"),
+    )
+
+    def config(self, tensors: StateDict, origin: str, **settings) -> ViTFaceConfig:
+        hidden_size, num_channels, patch_size, _ = shape_of(tensors, "patch_embed.proj.weight", origin)
+        has_mask_token = "mask_token" in tensors
+        read = {
+            "hidden_size": hidden_size,
+            "num_channels": num_channels,
+            "patch_size": patch_size,
+            "intermediate_size": shape_of(tensors, "blocks.0.mlp.fc1.weight", origin)[0],
+            "num_hidden_layers": count_units(tensors, r"blocks\.(\d+)\."),
+            "embedding_size": shape_of(tensors, "feature.2.weight", origin)[0],
+            "patch_weighting": self.patch_weighting,
+            "use_mask_token": has_mask_token,
+            "mask_ratio": 0.1 if has_mask_token else 0.0,
+        }
+        config = ViTFaceConfig(**{**read, **settings})
+        positions = shape_of(tensors, "pos_embed", origin)[1]
+        if config.num_patches != positions:
+            raise ValueError(
+                f"{origin}: {positions} positions of patches of {patch_size} pixels are not those of crops of "
+                f"{config.image_size} pixels. Say `image_size=`."
+            )
+        return config
+
+    def holds(self, config: FaceConfig) -> bool:
+        return config.model_type == "vit_face" and config.patch_weighting == self.patch_weighting
+
+
+class TransFaceViT(InsightFaceViT):
+    """The same with the squeeze and excitation of patches beside it."""
+
+    anchor = "senet.0.weight"
+    patch_weighting = True
