@@ -7,28 +7,23 @@ first asked for.
 
 import importlib
 
-from . import models
+from . import models, recognition
 from .models import *  # noqa: F403
+from .recognition import *  # noqa: F403
 
 __version__ = "0.1.0"
 
-# Where each public name lives. The modules are imported at first use: data, training and evaluation bring datasets,
-# scikit-learn and matplotlib along, which nobody needs who only embeds faces.
+# Where each further public name lives. The modules are imported at first use: data, training and evaluation bring
+# datasets, scikit-learn and matplotlib along, which nobody needs who only embeds faces.
 _PUBLIC = {
     "convert": ["convert_checkpoint", "export_checkpoint"],
     "hub": ["push_to_hub"],
-    "training": [
-        "AutoModelForFaceRecognition",
-        "FaceRecognitionConfig",
-        "FaceRecognitionModel",
-        "FaceTrainer",
-        "FaceTrainingArguments",
-    ],
+    "training": ["FaceTrainer", "FaceTrainingArguments"],
 }
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}
 _SUBPACKAGES = ("convert", "data", "evaluation", "heads", "hub", "training")
 
-__all__ = [*models.__all__, *_HOME]
+__all__ = [*models.__all__, *recognition.__all__, *_HOME]
 
 
 def __getattr__(name: str):

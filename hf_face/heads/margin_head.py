@@ -80,7 +80,8 @@ class MarginHead(nn.Module):
         self._split_over(group)
         rows = (self.last_label - self.first_label) * sub_centers
         self.weight = nn.Parameter(torch.empty(rows, embedding_size))
-        self.reset_parameters()
+        if not self.weight.is_meta:  # from_pretrained builds there and brings the values itself
+            self.reset_parameters()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:

@@ -1,0 +1,128 @@
+"""A face backbone with its margin head: what the Trainer trains and checkpoints."""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from torch import Tensor
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedModel
+from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAutoMapping
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+from transformers.utils import ModelOutput, can_return_tuple
+
+from ..heads import MarginHead
+from ..models import FaceImageProcessor
+from .configuration_face_recognition import FaceRecognitionConfig
+
+
+@dataclass
+class FaceRecognitionOutput(ModelOutput):
+    """
+    Loss and embeddings of a batch of faces.
+
+    Args:
+        loss (`torch.Tensor` of shape `(1,)`, *optional*, returned with `labels`):
+            Mean margin softmax loss, with the margin's regulariser where it has one.
+        pooler_output (`torch.Tensor` of shape `(batch, embedding_size)`):
+            Embeddings at unit length.
+        norm (`torch.Tensor` of shape `(batch, 1)`):
+            Their length before normalisation.
+        target_cosine (`torch.Tensor` of shape `(batch,)`, *optional*, returned with `labels`):
+            Cosine of each embedding with its own class centre, before the margin.
+    """
+
+    loss: Tensor | None = None
+    pooler_output: Tensor | None = None
+    norm: Tensor | None = None
+    target_cosine: Tensor | None = None
+
+
+class FaceRecognitionModel(PreTrainedModel):
+    """
+    A face backbone (`model.backbone`) and its margin head (`model.head`).
+
+    Example:
+    ```python
+    >>> config = FaceRecognitionConfig(backbone_config={"model_type": "timm_face"}, num_identities=1000)
+    >>> model = FaceRecognitionModel(config)
+    >>> model(pixel_values, labels=labels).loss.backward()
+    >>> model.backbone.save_pretrained("face_model")  # what is needed to embed faces
+    ```
+    """
+
+    config_class = FaceRecognitionConfig
+    config: FaceRecognitionConfig
+    base_model_prefix = "backbone"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False
+    _supports_sdpa = True
+
+    def __init__(self, config: FaceRecognitionConfig, backbone: PreTrainedModel | None = None):
+        super().__init__(config)
+        self.backbone = AutoModel.from_config(config.backbone_config) if backbone is None else backbone
+        self.backbone.config.margin = config.margin_record
+        self.head = MarginHead(
+            config.backbone_config.embedding_size,
+            config.num_identities,
+            margin=config.margin,
+            margin_kwargs=config.margin_kwargs,
+            scale=config.scale,
+            sub_centers=config.sub_centers,
+            chunk_size=config.chunk_size,
+            filter_threshold=config.filter_threshold,
+        )
+        self.post_init()
+
+    @classmethod
+    def from_backbone(cls, backbone: PreTrainedModel, **config) -> "FaceRecognitionModel":
+        """
+        Put a fresh margin head on a trained backbone, to fine-tune it.
+
+        Args:
+            backbone: any face backbone; it is used, not copied.
+            config: settings of [`FaceRecognitionConfig`] other than `backbone_config`.
+        """
+        return cls(FaceRecognitionConfig(backbone_config=backbone.config, **config), backbone)
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict | None = None):
+        self.backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs)
+
+    def gradient_checkpointing_disable(self):
+        self.backbone.gradient_checkpointing_disable()
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: Tensor,
+        labels: Tensor | None = None,
+        sample_weight: Tensor | None = None,
+        **kwargs,
+    ) -> FaceRecognitionOutput | tuple[Tensor, ...]:
+        r"""
+        Args:
+            pixel_values (`torch.Tensor` of shape `(batch, channels, height, width)`):
+                Normalised crops.
+            labels (`torch.LongTensor` of shape `(batch,)`, *optional*):
+                Identities, from 0 to `num_identities - 1`; -1 for a crop to leave out of the loss.
+            sample_weight (`torch.Tensor` of shape `(batch,)`, *optional*):
+                Factors on the samples' losses.
+        """
+        embedding = self.backbone(pixel_values=pixel_values)
+        output = FaceRecognitionOutput(pooler_output=embedding.pooler_output, norm=embedding.norm)
+        if labels is not None:
+            judged = self.head(embedding.pooler_output * embedding.norm, labels, sample_weight)
+            output["loss"], output["target_cosine"] = judged.loss, judged.target_cosine
+        return output
+
+
+class AutoModelForFaceRecognition(_BaseAutoModelClass):
+    """Loads a training model, backbone and margin head, from a folder or the Hub."""
+
+    _model_mapping = _LazyAutoMapping(CONFIG_MAPPING_NAMES, OrderedDict())
+
+
+AutoConfig.register(FaceRecognitionConfig.model_type, FaceRecognitionConfig)
+AutoModelForFaceRecognition.register(FaceRecognitionConfig, FaceRecognitionModel)
+AutoModel.register(FaceRecognitionConfig, FaceRecognitionModel)
+AutoImageProcessor.register(FaceRecognitionConfig, image_processor_classes={"torchvision": FaceImageProcessor})

@@ -1,0 +1,69 @@
+"""What can be set about a training run."""
+
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+
+@dataclass
+class FaceTrainingArguments(TrainingArguments):
+    """transformers' `TrainingArguments` and what face recognition adds. Defaults that differ are the field's."""
+
+    head_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of the class centres. Left out: the backbone's."}
+    )
+    head_weight_decay: float | None = field(
+        default=None, metadata={"help": "Weight decay of the class centres. Left out: the backbone's."}
+    )
+    ema_decay: float | None = field(
+        default=None,
+        metadata={
+            "help": "Keep an exponential moving average of the backbone's weights with this decay (0.999 forgets over a "
+            "thousand steps). The average is what is evaluated and saved."
+        },
+    )
+    channels_last: bool = field(
+        default=False,
+        metadata={"help": "Lay images out with the channels last, which convolutional nets run faster in."},
+    )
+    partial_fc_sample_rate: float = field(
+        default=1.0,
+        metadata={"help": "Share of the negative class centres that each step trains (Partial FC); 1 trains all."},
+    )
+    shard_head: bool = field(
+        default=False,
+        metadata={"help": "Split the class centres over the ranks, for more identities than one device holds."},
+    )
+    dataloader_drop_last: bool = field(
+        default=True, metadata={"help": "Leave out an epoch's last, smaller batch (batch norm needs full ones)."}
+    )
+    remove_unused_columns: bool = field(
+        default=False, metadata={"help": "Not used: batches hold the image and the label only."}
+    )
+    report_to: None | str | list[str] = field(
+        default="tensorboard", metadata={"help": "Where to log to: tensorboard, trackio, wandb, none ..."}
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ValueError(f"ema_decay must lie between 0 and 1, found {self.ema_decay}.")
+        if not 0 < self.partial_fc_sample_rate <= 1:
+            raise ValueError(
+                f"partial_fc_sample_rate must be above 0 and at most 1, found {self.partial_fc_sample_rate}."
+            )
+        sharding_engine = "DeepSpeed" if self.deepspeed else "FSDP" if self.fsdp else None
+        for name in ("ema_decay", "shard_head"):
+            if getattr(self, name) and sharding_engine:
+                raise ValueError(
+                    f"{name} does not work with {sharding_engine}, which splits the weights its own way. Leave {name} "
+                    "out, or train with plain data parallelism (`accelerate launch --multi_gpu`)."
+                )
+        if self.shard_head and self.fp16:
+            raise ValueError(
+                "shard_head does not work with fp16: the ranks would scale their losses apart. Use bf16 instead."
+            )
+        if self.partial_fc_sample_rate < 1 and self.world_size > 1 and not self.shard_head:
+            raise ValueError(
+                "partial_fc_sample_rate below 1 on several ranks needs shard_head: each samples its own centres."
+            )

@@ -1,0 +1,316 @@
+"""The Trainer for margin losses over face embeddings."""
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from datasets import Dataset, IterableDataset
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from transformers import PreTrainedModel, Trainer, TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, speed_metrics
+
+from ..data import BatchNormalize, FaceCollator, VerificationPairs, build_augmentation, check_identities, undecoded
+from ..evaluation import Embedder, Evaluator, VerificationEvaluator
+from ..heads import step_sampled_rows_only
+from ..models import FaceImageProcessor
+from ..recognition import FaceRecognitionModel
+from .arguments import FaceTrainingArguments
+
+RAW_BACKBONE_FILE = "raw_backbone.safetensors"
+
+
+class FaceTrainer(Trainer):
+    """
+    transformers' `Trainer` for a [`FaceRecognitionModel`]: batches travel as uint8 and are augmented and normalised on
+    the device, the class centres have a learning rate of their own, evaluation is face verification.
+
+    Args:
+        model ([`FaceRecognitionModel`]):
+            Backbone and margin head.
+        args ([`FaceTrainingArguments`]):
+            Settings of the run.
+        train_dataset (`datasets.Dataset` or `datasets.IterableDataset`):
+            Identity data: columns `image` and `label`.
+        eval_dataset ([`VerificationPairs`], [`Evaluator`], or a sequence of these, *optional*):
+            Protocols that evaluation runs. Their metrics come as `eval_<name>_accuracy` and so on; any of them can be
+            `metric_for_best_model`.
+        image_processor ([`FaceImageProcessor`], *optional*):
+            Size and normalisation of the crops, saved with the model. The default fits the backbone's `image_size`.
+        augmentation (`str` or list, *optional*, defaults to `"flip"`):
+            What is done to the crops in training, see [`hf_face.data.build_augmentation`]; None for nothing.
+        kwargs:
+            Further arguments of `Trainer`.
+
+    Example:
+    ```python
+    >>> trainer = FaceTrainer(model, FaceTrainingArguments("out"), train_dataset=people, eval_dataset=pairs)
+    >>> trainer.train()
+    >>> trainer.save_model()  # the backbone, for AutoModel.from_pretrained("out")
+    ```
+    """
+
+    args: FaceTrainingArguments
+
+    def __init__(
+        self,
+        model: FaceRecognitionModel,
+        args: FaceTrainingArguments,
+        train_dataset: Dataset | IterableDataset | None = None,
+        eval_dataset: VerificationPairs | Evaluator | Sequence[VerificationPairs | Evaluator] | None = None,
+        image_processor: FaceImageProcessor | None = None,
+        augmentation: str | Sequence | None = "flip",
+        on_bad_image: str = "raise",
+        **kwargs,
+    ):
+        image_size = model.config.backbone_config.image_size
+        image_processor = image_processor or FaceImageProcessor(size={"height": image_size, "width": image_size})
+        if isinstance(train_dataset, Dataset):
+            _check_training_data(train_dataset, model, args)
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=FaceCollator(image_processor.size["height"], model.config.num_identities, on_bad_image),
+            train_dataset=undecoded(train_dataset) if train_dataset is not None else None,
+            eval_dataset=_as_evaluators(eval_dataset),
+            processing_class=image_processor,
+            **kwargs,
+        )
+        self.augment = build_augmentation(augmentation, image_processor.size["height"]) if augmentation else None
+        self.normalize = BatchNormalize(
+            image_processor.image_mean, image_processor.image_std, image_processor.channel_order
+        ).to(args.device)
+        self._batches_prepared = 0
+        self._observed: list[Tensor] = []
+        if args.channels_last:
+            model.to(memory_format=torch.channels_last)
+        model.head.sample_rate = args.partial_fc_sample_rate
+        if args.shard_head and args.world_size > 1:
+            model.head.shard(torch.distributed.group.WORLD)
+            model._ddp_params_and_buffers_to_ignore = ["head.weight"]
+        self.ema = None
+        if args.ema_decay is not None:
+            self.ema = AveragedModel(
+                model.backbone, multi_avg_fn=get_ema_multi_avg_fn(args.ema_decay), use_buffers=True
+            )
+            self.add_callback(_AverageWeights(self))
+
+    # Batches
+
+    def _prepare_inputs(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        inputs = super()._prepare_inputs(inputs)
+        pixels = inputs["pixel_values"]
+        if self.augment is not None and self.model.training:
+            pixels = self.augment(pixels, self._generator(pixels.device))
+        pixels = self.normalize(pixels)
+        if self.args.channels_last:
+            pixels = pixels.contiguous(memory_format=torch.channels_last)
+        return {**inputs, "pixel_values": pixels}
+
+    def _generator(self, device: torch.device) -> torch.Generator:
+        """Draws that depend on the seed, the step, the batch within it and the rank alone: a resumed run repeats them."""
+        step = self.state.global_step * self.args.gradient_accumulation_steps + self._batches_prepared
+        self._batches_prepared = (self._batches_prepared + 1) % self.args.gradient_accumulation_steps
+        seed = (self.args.seed << 40) + step * self.args.world_size + self.args.process_index
+        return torch.Generator(device).manual_seed(seed % 2**63)
+
+    # Loss
+
+    def compute_loss(self, model, inputs, return_outputs: bool = False, num_items_in_batch=None):
+        outputs = model(**inputs)
+        with torch.no_grad():
+            self._observed.append(torch.stack([outputs.norm.mean(), outputs.target_cosine.mean()]).float())
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs and self._observed:
+            observed = self.accelerator.reduce(torch.stack(self._observed).mean(0), "mean")
+            logs["embedding_norm"], logs["target_cosine"] = observed.tolist()
+            self._observed.clear()
+        super().log(logs, start_time)
+
+    # Optimizer
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            super().create_optimizer(model)
+            self._split_off_head(self.model if model is None else model)
+            if self.args.partial_fc_sample_rate < 1:
+                step_sampled_rows_only(self.optimizer)
+        return self.optimizer
+
+    def _split_off_head(self, model: nn.Module) -> None:
+        """Gives the class centres parameter groups of their own, with their own learning rate and weight decay."""
+        head = {id(parameter) for name, parameter in model.named_parameters() if "head." in name}
+        own = {
+            "lr": self.args.head_learning_rate,
+            "weight_decay": self.args.head_weight_decay,
+        }
+        own = {name: value for name, value in own.items() if value is not None}
+        for group in list(self.optimizer.param_groups):
+            mine = [parameter for parameter in group["params"] if id(parameter) in head]
+            if mine:
+                group["params"] = [parameter for parameter in group["params"] if id(parameter) not in head]
+                self.optimizer.add_param_group({**group, "params": mine, **own})
+
+    # Evaluation
+
+    def evaluate(
+        self,
+        eval_dataset: VerificationPairs | Evaluator | Sequence[VerificationPairs | Evaluator] | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+        figures_dir: str | Path | None = None,
+    ) -> dict[str, float]:
+        """
+        Run the protocols; images that several of them share are embedded once.
+
+        Args:
+            eval_dataset: as in the constructor, whose protocols are the default.
+            ignore_keys: not used; `Trainer` passes it.
+            metric_key_prefix: first part of every metric's name.
+            figures_dir: where to draw the protocols' figures; none are drawn if left out.
+
+        Raises:
+            ValueError: when there is no protocol to run.
+        """
+        evaluators = self.eval_dataset if eval_dataset is None else _as_evaluators(eval_dataset)
+        if not evaluators:
+            raise ValueError("There is nothing to evaluate on: pass verification pairs as eval_dataset.")
+        start_time = time.time()
+        embedder = Embedder(
+            self.evaluated_model,
+            self.processing_class,
+            batch_size=self.args.per_device_eval_batch_size,
+            dtype={"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision),
+            num_workers=self.args.dataloader_num_workers,
+            progress=not self.args.disable_tqdm,
+        )
+        metrics = {}
+        for evaluator in evaluators:
+            metrics |= evaluator.evaluate(embedder, figures_dir)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+        metrics |= speed_metrics(metric_key_prefix, start_time)
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    @property
+    def evaluated_model(self) -> nn.Module:
+        """What evaluation embeds faces with: the averaged backbone, or the backbone, or all of a sharded model."""
+        if self.ema is not None:
+            return self.ema.module
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            return self.model_wrapped  # its parts cannot be called alone
+        return self.model.backbone
+
+    @property
+    def backbone(self) -> PreTrainedModel:
+        """The backbone as it is to be published (the averaged one when `ema_decay` is set)."""
+        if self.ema is not None:
+            return self.ema.module
+        return self.accelerator.unwrap_model(self.model, keep_torch_compile=False).backbone
+
+    # Saving and resuming
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """
+        Save the backbone and its image processor, to be loaded with `AutoModel.from_pretrained(output_dir)`.
+
+        Checkpoints hold the training model instead, margin head included.
+        """
+        if _internal_call:
+            super().save_model(output_dir, _internal_call=True)
+            return
+        output_dir = output_dir or self.args.output_dir
+        state_dict = None
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            whole = self.accelerator.get_state_dict(self.model_wrapped)
+            state_dict = {
+                name.removeprefix("backbone."): w for name, w in whole.items() if name.startswith("backbone.")
+            }
+        if self.args.should_save:
+            self.backbone.save_pretrained(output_dir, state_dict=state_dict)
+            self.processing_class.save_pretrained(output_dir)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        if self.ema is not None:
+            averaged = {f"backbone.{name}": weight for name, weight in self.ema.module.state_dict().items()}
+            state_dict = {**self.model.state_dict(), **averaged}
+        super()._save(output_dir, state_dict)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.ema is not None and self.args.should_save:
+            save_file(self.model.backbone.state_dict(), Path(output_dir, RAW_BACKBONE_FILE))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self.ema is not None:
+            self.ema.update_parameters(self.model.backbone)  # the first update copies
+            self.model.backbone.load_state_dict(load_file(Path(resume_from_checkpoint, RAW_BACKBONE_FILE)))
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        if self.ema is not None:
+            self.ema.module.load_state_dict(self.model.backbone.state_dict())
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        # trainer_state.json comes next and says that a checkpoint is complete: no rank may still be writing then.
+        self.accelerator.wait_for_everyone()
+
+
+class _AverageWeights(TrainerCallback):
+    def __init__(self, trainer: FaceTrainer):
+        self.trainer = trainer
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.trainer.ema.update_parameters(self.trainer.model.backbone)
+
+
+def last_complete_checkpoint(output_dir: str | Path) -> str | None:
+    """
+    The newest checkpoint that was written to its end, or None. A run that was killed while saving leaves one that was
+    not; `trainer_state.json` is written last.
+    """
+    found = sorted(
+        Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*/trainer_state.json"),
+        key=lambda path: int(path.parent.name.rpartition("-")[2]),
+    )
+    return next((str(path.parent) for path in reversed(found) if _is_json(path)), None)
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError:
+        return False
+    return True
+
+
+def _as_evaluators(protocols) -> list[Evaluator] | None:
+    if protocols is None:
+        return None
+    if isinstance(protocols, VerificationPairs | Evaluator):
+        protocols = [protocols]
+    return [VerificationEvaluator(each) if isinstance(each, VerificationPairs) else each for each in protocols]
+
+
+def _check_training_data(dataset: Dataset, model: FaceRecognitionModel, args: FaceTrainingArguments) -> None:
+    check_identities(dataset, "the training data", min_identities=2)
+    identities = dataset.features["label"].num_classes
+    if identities > model.config.num_identities:
+        raise ValueError(
+            f"The training data has {identities} identities, the model's head {model.config.num_identities}: build it "
+            f"with num_identities={identities}."
+        )
+    batch_size = args.train_batch_size * args.world_size
+    if args.dataloader_drop_last and len(dataset) < batch_size:
+        raise ValueError(
+            f"The training data has {len(dataset)} images, fewer than one batch of {batch_size}: choose a smaller "
+            "per_device_train_batch_size."
+        )
