@@ -9,6 +9,7 @@ target cosine if the centre is theirs, and the lse over the negatives that are t
 lses go through one more logsumexp.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -106,6 +107,12 @@ def _softmax_terms(
         return target, torch.logsumexp(logits.scatter(1, column, own[:, None]), dim=1)
 
 
+@functools.cache
+def _terms_of_chunk(device_type: str) -> Callable:
+    """[`_softmax_terms`], fused by torch's compiler on CUDA, where a chunk's launches would outweigh its arithmetic."""
+    return torch.compile(_softmax_terms, dynamic=True) if device_type == "cuda" else _softmax_terms
+
+
 class _ChunkedSoftmaxTerms(torch.autograd.Function):
     """[`_softmax_terms`] chunk by chunk; the backward pass computes each chunk again instead of keeping it."""
 
@@ -113,8 +120,9 @@ class _ChunkedSoftmaxTerms(torch.autograd.Function):
     def forward(ctx, directions, centres, classes, chunk_size, settings):
         target = directions.new_zeros(len(directions))
         lse = torch.full_like(target, NEVER)
+        terms_of_chunk = _terms_of_chunk(directions.device.type)
         for start in range(0, len(classes), chunk_size):
-            terms = _softmax_terms(directions, classes.chunk(start, start + chunk_size), *settings)
+            terms = terms_of_chunk(directions, classes.chunk(start, start + chunk_size), *settings)
             target, lse = target + terms[0], torch.logaddexp(lse, terms[1])
         ctx.save_for_backward(directions, centres, classes.labels, classes.log_weight, lse)
         ctx.sub_centers, ctx.chunk_size, ctx.settings = classes.sub_centers, chunk_size, settings
@@ -126,12 +134,13 @@ class _ChunkedSoftmaxTerms(torch.autograd.Function):
         directions, centres, labels, log_weight, lse = ctx.saved_tensors
         classes = Classes(centres, labels, log_weight, ctx.sub_centers)
         directions = directions.detach().requires_grad_()
+        terms_of_chunk = _terms_of_chunk(directions.device.type)
         grad_directions, grad_centres = torch.zeros_like(directions), torch.empty_like(centres)
         for start in range(0, len(classes), ctx.chunk_size):
             chunk = classes.chunk(start, start + ctx.chunk_size)
             chunk = replace(chunk, centres=chunk.centres.detach().requires_grad_())
             with torch.enable_grad():
-                terms = _softmax_terms(directions, chunk, *ctx.settings)
+                terms = terms_of_chunk(directions, chunk, *ctx.settings)
             share = grad_lse * torch.exp(terms[1].detach() - lse)
             grads = torch.autograd.grad(terms, (directions, chunk.centres), (grad_target, share))
             grad_directions += grads[0]

@@ -1,7 +1,7 @@
 """Partial FC: a softmax over the batch's own classes and a random sample of the others.
 
 An et al., "Killing Two Birds with One Stone: Efficient and Robust Training of Face Recognition CNNs by Partial FC",
-2022. The gradient of the centres is sparse, and [`step_sampled_rows_only`] makes any optimizer of torch touch nothing else.
+2022. The gradient of the centres is sparse, and [`step_sampled_rows_only`] keeps an optimizer from touching the rest.
 """
 
 import math

@@ -188,5 +188,5 @@ def test_sample_weights_match_transface(name, fixtures):
         [margin_softmax_loss(e[None], weight, y[None], margin) for e, y in zip(embeddings, labels, strict=True)]
     )
     torch.testing.assert_close(loss, (each * sample_weight).mean())
-    # The reference reports a loss whose probabilities are floored at 1e-30; its gradient, like ours, is that without floor.
+    # The reference reports a loss with probabilities floored at 1e-30; its gradient, like ours, knows no floor.
     assert_close((each.clamp(max=-np.log(1e-30)) * sample_weight).mean(), case[f"{name}_loss"], "loss")

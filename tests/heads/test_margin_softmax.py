@@ -1,0 +1,274 @@
+"""The margin softmax: exact in value and gradient, chunked or not, and finite whatever comes in."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import hf_face.heads.margin_softmax
+from hf_face.heads import MARGINS, ArcFaceMargin, NoMargin, build_margin, margin_logits, margin_softmax_loss
+
+VARIANTS = [
+    *((name, {}) for name in MARGINS),
+    ("sphereface", {"monotone": True}),
+    ("arcface", {"beyond_pi": "wrap"}),
+    ("arcface", {"beyond_pi": "fallback"}),
+    ("arcface", {"easy_margin": True}),
+]
+
+
+def problem(batch_size=6, num_classes=10, size=5, dtype=torch.float64, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    embeddings = torch.randn(batch_size, size, generator=generator, dtype=dtype).mul_(12).requires_grad_()
+    centres = torch.randn(num_classes, size, generator=generator, dtype=dtype).requires_grad_()
+    labels = torch.randint(num_classes, (batch_size,), generator=generator)
+    labels[1] = labels[0]
+    return embeddings, centres, labels
+
+
+def frozen(name, kwargs):
+    """In `eval()`, so that no statistic moves and no margin is drawn between the evaluations of a numeric gradient."""
+    margin = build_margin(name, **kwargs).double().eval()
+    if name == "curricularface":
+        margin.t.fill_(0.4)
+    if name == "adaface":
+        margin.norm_std.fill_(10)
+    return margin
+
+
+@pytest.mark.parametrize("chunk_size", [None, 4])
+@pytest.mark.parametrize("name, kwargs", VARIANTS)
+def test_gradient_is_true(name, kwargs, chunk_size):
+    embeddings, centres, labels = problem(batch_size=3, num_classes=5, size=3)
+    margin = frozen(name, kwargs)
+
+    def loss(embeddings, centres):
+        return margin_softmax_loss(embeddings, centres, labels, margin, scale=8.0, chunk_size=chunk_size)
+
+    # AdaFace's quality is a constant by definition: only directions may vary for the numeric gradient to agree.
+    if name == "adaface":
+        fixed = embeddings.detach().norm(dim=1, keepdim=True)
+        assert torch.autograd.gradcheck(
+            lambda e, c: loss(e / e.norm(dim=1, keepdim=True) * fixed, c), (embeddings, centres)
+        )
+    else:
+        assert torch.autograd.gradcheck(loss, (embeddings, centres))
+
+
+@pytest.mark.parametrize("sub_centers, filter_threshold", [(3, None), (1, 0.2), (2, 0.2)])
+def test_gradient_is_true_with_sub_centres_and_filter(sub_centers, filter_threshold):
+    embeddings, centres, labels = problem(batch_size=4, num_classes=6 * sub_centers, size=3)
+    labels = labels % 6
+
+    def loss(embeddings, centres, chunk_size):
+        return margin_softmax_loss(
+            embeddings,
+            centres,
+            labels,
+            scale=8.0,
+            chunk_size=chunk_size,
+            sub_centers=sub_centers,
+            filter_threshold=filter_threshold,
+        )
+
+    for chunk_size in (None, 4):
+        assert torch.autograd.gradcheck(lambda e, c, k=chunk_size: loss(e, c, k), (embeddings, centres))
+
+
+@pytest.mark.parametrize("name, kwargs", VARIANTS)
+def test_loss_is_the_cross_entropy_of_the_logits(name, kwargs):
+    embeddings, centres, labels = problem(batch_size=32, num_classes=50, size=8)
+    margin = frozen(name, kwargs)
+    want = F.cross_entropy(margin_logits(embeddings, centres, labels, margin), labels)
+    if name == "magface":
+        want = want + margin.regularizer(embeddings.norm(dim=1)).mean()
+    grads = torch.autograd.grad(want, (embeddings, centres))
+    for chunk_size in (None, 1, 7, 50, 1000):
+        got = margin_softmax_loss(embeddings, centres, labels, margin, chunk_size=chunk_size)
+        torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
+        for got_grad, want_grad in zip(torch.autograd.grad(got, (embeddings, centres)), grads, strict=True):
+            torch.testing.assert_close(got_grad, want_grad, rtol=1e-9, atol=1e-12)
+
+
+def test_normface_is_the_softmax_of_scaled_cosines():
+    embeddings, centres, labels = problem()
+    want = F.cross_entropy(64 * F.normalize(embeddings) @ F.normalize(centres).T, labels)
+    torch.testing.assert_close(margin_softmax_loss(embeddings, centres, labels, NoMargin()), want)
+
+
+def test_sub_centres_take_the_nearest():
+    embeddings, centres, labels = problem(num_classes=30)
+    cosine = (F.normalize(embeddings) @ F.normalize(centres).T).view(-1, 10, 3).max(2).values
+    got = margin_softmax_loss(embeddings, centres, labels % 10, NoMargin(), sub_centers=3)
+    torch.testing.assert_close(got, F.cross_entropy(64 * cosine, labels % 10))
+
+
+def test_curricularface_raises_hard_negatives_with_the_running_mean_of_target_cosines():
+    margin = build_margin("curricularface", m=0.5)
+    embeddings, centres, labels = (
+        torch.eye(3, dtype=torch.float64)[:1],
+        torch.tensor([[0.8, 0.6, 0], [0.7, 0, 0.714]]).double(),
+        torch.tensor([0]),
+    )
+    cosine, hard = 0.8, 0.7 / math.hypot(0.7, 0.714)
+    logits = margin_logits(embeddings, centres, labels, margin, scale=1.0)
+    t = 0.01 * cosine
+    assert hard > math.cos(math.acos(cosine) + 0.5)
+    assert logits[0].tolist() == pytest.approx([math.cos(math.acos(cosine) + 0.5), hard * (t + hard)], abs=1e-6)
+
+
+def test_elastic_plus_gives_the_largest_margin_to_the_hardest_sample():
+    margin = build_margin("elastic_cosface_plus", std=0.1)
+    cosine = torch.rand(200, generator=torch.Generator().manual_seed(0))
+    margins = margin.draw_margins(cosine)
+    assert (margins[cosine.argsort()].diff() <= 0).all()
+    assert margins.mean().item() == pytest.approx(0.35, abs=0.03) and margins.std().item() == pytest.approx(
+        0.1, abs=0.02
+    )
+    assert not torch.equal(margins, margin.draw_margins(cosine)), "every step draws anew"
+    assert torch.equal(margin.eval().draw_margins(cosine), torch.full((200,), 0.35))
+
+
+def test_monotone_sphereface_falls_all_the_way():
+    cosine = torch.linspace(-0.998, 0.998, 500).flip(0)
+    margined = build_margin("sphereface", m=4, monotone=True)(cosine, torch.ones(500))
+    assert (margined.diff() < 0).all() and margined[-1] < -6
+
+
+@pytest.mark.parametrize("name, kwargs", VARIANTS)
+@pytest.mark.parametrize("chunk_size", [None, 3])
+def test_cosines_of_one_and_minus_one_zero_and_equal_embeddings_stay_finite(name, kwargs, chunk_size):
+    centres = torch.eye(4, 6).requires_grad_()
+    cases = {
+        "cosine 1": torch.eye(4, 6) * 30,
+        "cosine -1": torch.eye(4, 6) * -30,
+        "zero": torch.zeros(4, 6),
+        "all equal": torch.ones(4, 6),
+        "huge": torch.eye(4, 6) * 1e15,
+        "tiny": torch.eye(4, 6) * 1e-8,
+    }
+    for what, embeddings in cases.items():
+        embeddings.requires_grad_()
+        for size in (4, 1):
+            loss = margin_softmax_loss(
+                embeddings[:size], centres, torch.arange(size), build_margin(name, **kwargs), chunk_size=chunk_size
+            )
+            grads = torch.autograd.grad(loss, (embeddings, centres))
+            assert loss.isfinite() and all(g.isfinite().all() for g in grads), what
+
+
+def test_zero_centres_and_a_single_class_stay_finite():
+    for centres in (torch.zeros(3, 4), torch.ones(1, 4)):
+        embeddings, centres = torch.randn(2, 4).requires_grad_(), centres.requires_grad_()
+        for chunk_size in (None, 1):
+            loss = margin_softmax_loss(embeddings, centres, torch.zeros(2, dtype=torch.long), chunk_size=chunk_size)
+            loss.backward()
+            assert loss.isfinite() and embeddings.grad.isfinite().all() and centres.grad.isfinite().all()
+    assert loss == 0, "one class has no negatives"
+
+
+finite_rows = st.lists(
+    st.lists(st.floats(-1e4, 1e4, width=32) | st.sampled_from([0.0, 1e-7, -1.0, 1.0]), min_size=3, max_size=3),
+    min_size=1,
+    max_size=5,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    finite_rows, finite_rows, st.sampled_from(VARIANTS), st.sampled_from([None, 2]), st.sampled_from([1.0, 64.0, 512.0])
+)
+def test_loss_and_gradients_are_finite(embeddings, centres, variant, chunk_size, scale):
+    embeddings, centres = torch.tensor(embeddings).requires_grad_(), torch.tensor(centres).requires_grad_()
+    margin = build_margin(variant[0], **variant[1])
+    loss = margin_softmax_loss(
+        embeddings, centres, torch.arange(len(embeddings)) % len(centres), margin, scale, chunk_size
+    )
+    loss.backward()
+    assert loss.isfinite() and embeddings.grad.isfinite().all() and centres.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", MARGINS)
+def test_autocast_changes_nothing(name, dtype):
+    embeddings, centres, labels = problem(batch_size=8, num_classes=40, size=16, dtype=torch.float32)
+    half = embeddings.detach().to(dtype).requires_grad_()
+    want = margin_softmax_loss(half.float(), centres, labels, frozen(name, {}).float())
+    for chunk_size in (None, 7):
+        with torch.autocast("cpu", dtype):
+            got = margin_softmax_loss(half, centres, labels, frozen(name, {}).float(), chunk_size=chunk_size)
+            got.backward()
+        assert got.dtype == torch.float32
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+        assert half.grad.dtype == dtype and half.grad.isfinite().all()
+
+
+def test_adaface_keeps_its_spread_for_a_batch_of_one():
+    margin = build_margin("adaface")
+    margin_softmax_loss(torch.randn(1, 4) * 5, torch.randn(3, 4), torch.tensor([0]), margin)
+    assert margin.norm_std == 100 and margin.norm_mean != 20
+
+
+@pytest.mark.parametrize("label", [-2, 10])
+def test_labels_out_of_range_are_named(label):
+    embeddings, centres, labels = problem()
+    labels[2] = label
+    with pytest.raises(ValueError, match=rf"\[0, 10\).*found \[{label}\]"):
+        margin_softmax_loss(embeddings, centres, labels)
+
+
+def test_all_samples_ignored_gives_zero():
+    embeddings, centres, labels = problem()
+    loss = margin_softmax_loss(embeddings, centres, torch.full_like(labels, -1), build_margin("adaface"))
+    loss.backward()
+    assert loss == 0 and embeddings.grad.abs().max() == 0
+
+
+@pytest.mark.parametrize(
+    "name, match", [("arcfacs", "choose one of .*arcface"), ("arcface", "unexpected keyword argument 'h'")]
+)
+def test_unknown_margins_and_arguments_are_named(name, match):
+    with pytest.raises(ValueError, match=match):
+        build_margin(name, h=0.3)
+
+
+@pytest.mark.parametrize("clash", [{"beyond_pi": "clip"}, {"easy_margin": True}])
+def test_straight_through_does_not_mix_with_other_margins(clash):
+    with pytest.raises(ValueError, match="InsightFace"):
+        ArcFaceMargin(straight_through=True, **clash)
+
+
+def test_chunks_hold_no_batch_by_identities_matrix():
+    """Neither pass may allocate anything the size of the logits, or a second copy of the centres."""
+    embeddings, centres, labels = problem(batch_size=256, num_classes=4096, size=16, dtype=torch.float32)
+    sizes = []
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            result = func(*args, **(kwargs or {}))
+            for x in result if isinstance(result, (tuple, list)) else (result,):
+                if isinstance(x, torch.Tensor) and x.data_ptr() != centres.data_ptr():
+                    sizes.append(x.untyped_storage().nbytes())
+            return result
+
+    with Watch():
+        margin_softmax_loss(embeddings, centres, labels, chunk_size=128).backward()
+    gradient = centres.numel() * 4
+    assert sorted(set(sizes))[-1] == gradient
+    assert max(s for s in sizes if s != gradient) <= 256 * 128 * 4
+
+
+@pytest.mark.slow  # the compiler of C++ takes a minute
+def test_fused_chunks_match_plain_ones(monkeypatch):
+    embeddings, centres, labels = problem(batch_size=8, num_classes=60, size=16, dtype=torch.float32)
+    losses = []
+    for device_type in ("cpu", "cuda"):
+        terms = hf_face.heads.margin_softmax._terms_of_chunk.__wrapped__(device_type)
+        monkeypatch.setattr(hf_face.heads.margin_softmax, "_terms_of_chunk", lambda _, terms=terms: terms)
+        loss = margin_softmax_loss(embeddings, centres, labels, build_margin("curricularface"), chunk_size=16)
+        losses.append((loss, *torch.autograd.grad(loss, (embeddings, centres))))
+    for plain, fused in zip(*losses, strict=True):
+        torch.testing.assert_close(fused, plain, rtol=1e-4, atol=1e-6)
