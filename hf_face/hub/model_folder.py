@@ -11,12 +11,13 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, BaseImagePro
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from ..models import FAMILIES
+from ..recognition import FaceRecognitionConfig
 from .card_data import CARD_DATA_NAME, FaceModelCardData
 from .measuring import evaluated_on_cpu
 from .model_card import create_model_card
 
 BACKBONE_TYPES = {config.model_type for config in FAMILIES}
-TRAINING_TYPE = "face_recognition"
+MODEL_TYPES = BACKBONE_TYPES | {FaceRecognitionConfig.model_type}
 HEAD_NAME = "head.safetensors"
 LOG_NAME = "training_log.json"
 
@@ -82,16 +83,11 @@ def load_model(folder: Path) -> PreTrainedModel:
     if not any(folder.glob("*.safetensors")) and not any(folder.glob("pytorch_model*.bin")):
         raise FileNotFoundError(f"{folder} has no weights, expected model.safetensors.")
     model_type = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-    if model_type == TRAINING_TYPE:
-        from ..training import AutoModelForFaceRecognition as auto_class
-    elif model_type in BACKBONE_TYPES:
-        auto_class = AutoModel
-    else:
+    if model_type not in MODEL_TYPES:
         raise ValueError(
-            f"{folder} holds a model of type {model_type!r}, expected one of "
-            f"{', '.join(sorted(BACKBONE_TYPES | {TRAINING_TYPE}))}."
+            f"{folder} holds a model of type {model_type!r}, expected one of {', '.join(sorted(MODEL_TYPES))}."
         )
-    return load_every_weight(auto_class, folder)
+    return load_every_weight(AutoModel, folder)
 
 
 def load_every_weight(model_class: type, folder: Path, **kwargs) -> PreTrainedModel:

@@ -11,7 +11,7 @@ from transformers import BaseImageProcessor, PreTrainedModel
 
 from .card_data import FaceModelCardData
 from .model_card import is_repo_id
-from .model_folder import BACKBONE_TYPES, TRAINING_TYPE, write_model_folder
+from .model_folder import MODEL_TYPES, write_model_folder
 
 # What any repository may hold without holding a model, and what an earlier push may have left that is not right beside
 # a new one.
@@ -120,7 +120,7 @@ def check_content(api: HfApi, before: ModelInfo) -> None:
     what = f"files that are not a model's ({', '.join(sorted(names)[:3])})"
     if "config.json" in names:
         config = json.loads(Path(api.hf_hub_download(before.id, "config.json", revision=before.sha)).read_text())
-        if config.get("model_type") in BACKBONE_TYPES | {TRAINING_TYPE}:
+        if config.get("model_type") in MODEL_TYPES:
             return
         what = f"a model of type {config.get('model_type')!r}"
     raise ValueError(

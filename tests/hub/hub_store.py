@@ -57,6 +57,7 @@ class Repo:
     refs: dict[str, str] = field(default_factory=dict)  # "main", "refs/pr/1", ... -> commit
     commits: dict[str, Commit] = field(default_factory=dict)
     pull_requests: list[str] = field(default_factory=list)  # titles
+    uploaded: set[str] = field(default_factory=set)  # large files this repository has
 
     @property
     def namespace(self) -> str:
@@ -85,7 +86,7 @@ class Repo:
 
 @dataclass
 class Fault:
-    """The next `times` requests that match are answered with `status`, or, with status None, cut in mid-body."""
+    """The next `times` requests that match are answered with `status`; with None the connection is cut in mid-body."""
 
     method: str
     path: str  # a regular expression
@@ -179,7 +180,7 @@ class HubStore:
             if kind == "file":
                 files[path] = self.keep(b64decode(value["content"]))
             elif kind == "lfsFile":
-                if not self.blob(value["oid"]).exists():
+                if value["oid"] not in repo.uploaded:
                     raise HubError(400, f"LFS pointer {path} points to a file that was not uploaded")
                 files[path] = File(value["oid"], self.blob(value["oid"]).stat().st_size, large=True)
             elif kind == "deletedFile":
