@@ -49,14 +49,16 @@ class TimmFaceConfig(FaceConfig):
 def translate_timm_config(timm_config: dict[str, Any]) -> dict[str, Any]:
     """Our settings from the `config.json` that timm writes (`architecture`, `model_args`, `pretrained_cfg`)."""
     pretrained_cfg = timm_config["pretrained_cfg"]
-    num_channels, _, image_size = pretrained_cfg["input_size"]
+    channels, _, image_size = pretrained_cfg["input_size"]
+    num_classes = timm_config.get("num_classes", pretrained_cfg.get("num_classes"))
+    model_args = dict(timm_config.get("model_args") or {})  # newer files hold the two counts here as well
     return {
         "model_type": TimmFaceConfig.model_type,
         "architecture": timm_config["architecture"],
-        "model_args": timm_config.get("model_args"),
-        "embedding_size": timm_config.get("num_classes", pretrained_cfg.get("num_classes")),
+        "embedding_size": model_args.pop("num_classes", num_classes),
+        "num_channels": model_args.pop("in_chans", channels),
         "image_size": image_size,
-        "num_channels": num_channels,
+        "model_args": model_args,
     }
 
 
