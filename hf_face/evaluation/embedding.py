@@ -110,23 +110,26 @@ class Embedder:
         self.dtype = dtype
         self.num_workers = num_workers
         self.progress = progress
-        self._parameter = next(model.parameters())
+        parameter = next(model.parameters())
+        self.device = parameter.device
+        self._model_dtype = parameter.dtype
         self._image_size = image_processor.size["height"]
-        self._normalize = _build_normalize(image_processor).to(self._parameter.device)
+        self._normalize = _build_normalize(image_processor).to(self.device)
         self._known: dict[str, Embeddings] = {}
 
     def __call__(self, images: Dataset, flip: Flip = "sum") -> Embeddings:
         """Embeds the column `image` of `images`, in its order."""
         key = images._fingerprint
         if key not in self._known:
-            views = self._embed(images)
-            self._known[key] = Embeddings(*views)
+            self._known[key] = Embeddings(*self._embed(images))
         return self._known[key].with_flip(flip)
 
     def _embed(self, images: Dataset) -> list[np.ndarray]:
         """Raw embeddings of the originals and, with `mirror`, of the mirror images, each (N, D)."""
         batches = _DecodedBatches(images, _batches_of_this_rank(len(images), self.batch_size), self._image_size)
-        loader = DataLoader(batches, batch_size=None, num_workers=self.num_workers, pin_memory=self._parameter.is_cuda)
+        loader = DataLoader(
+            batches, batch_size=None, num_workers=self.num_workers, pin_memory=self.device.type == "cuda"
+        )
         hidden = not self.progress or not is_main_process()
         with _evaluating(self.model):
             features = [
@@ -138,10 +141,9 @@ class Embedder:
 
     def _forward(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) uint8 to raw embeddings (B, views, D), float32."""
-        device = self._parameter.device
-        pixels = self._normalize(pixels.to(device, non_blocking=True)).to(self._parameter.dtype)
+        pixels = self._normalize(pixels.to(self.device, non_blocking=True)).to(self._model_dtype)
         views = [pixels, pixels.flip(-1)] if self.mirror else [pixels]
-        with torch.autocast(device.type, self.dtype, enabled=self.dtype is not None):
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
             outputs = [self.model(pixel_values=view) for view in views]
         return torch.stack([output.pooler_output.float() * output.norm for output in outputs], dim=1)
 
@@ -221,11 +223,12 @@ def _gather(features: Tensor) -> Tensor:
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    was_training = model.training
+    training = [module for module in model.modules() if module.training]
     model.eval()
     try:
         # Not inference_mode: buffers that a model creates lazily would be unusable when training goes on.
         with torch.no_grad():
             yield
     finally:
-        model.train(was_training)
+        for module in training:  # not model.train(): layers that were frozen in evaluation mode stay there
+            module.training = True

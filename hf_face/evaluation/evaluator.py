@@ -1,5 +1,6 @@
 """What all protocols share: how they are called."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from .embedding import Embedder
@@ -10,11 +11,16 @@ class Evaluator:
 
     Attributes:
         name (`str`): prefix of every metric.
-        primary_metric (`str`): key of the metric to choose a model by; greater is better.
+        primary_metric (`str`): key of the metric to choose a model by.
+        greater_is_better (`bool`): whether a greater value of it is the better one.
+        not_measurable (`list[str]`): metrics that the data is too small for; they are left out of the answer, never
+            reported as zero.
     """
 
     name: str
     primary_metric: str
+    greater_is_better = True
+    not_measurable: Sequence[str] = ()
 
     def __call__(self, model, image_processor, output_dir: str | Path | None = None) -> dict[str, float]:
         """Embeds the protocol's images with `model` and returns its metrics; figures go into `output_dir` if given."""

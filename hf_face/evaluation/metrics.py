@@ -139,6 +139,49 @@ def cross_validated_accuracy(
     return FoldAccuracies(np.array(accuracies), np.array(thresholds))
 
 
+@dataclass(frozen=True)
+class ErrorDiscard:
+    """Error-versus-discard characteristic (Grother and Tabassi 2007): a step function.
+
+    Args:
+        discarded (`np.ndarray` of shape (K,)): share of comparisons discarded, rising from 0.
+        error (`np.ndarray` of shape (K,)): error rate of the comparisons left, from that share up to the next.
+    """
+
+    discarded: np.ndarray
+    error: np.ndarray
+
+    @classmethod
+    def from_errors(cls, errors: np.ndarray, quality: np.ndarray) -> "ErrorDiscard":
+        """Builds the curve from `errors` (P,), true where a comparison goes wrong, and `quality` (P,).
+
+        Comparisons go from the lowest quality up, those of equal quality together (Schlett et al. 2023), so that the
+        curve does not depend on the order of the pairs.
+
+        Raises:
+            ValueError: on different lengths, or on a quality that is not finite.
+        """
+        errors, quality = np.asarray(errors, dtype=np.float64), np.asarray(quality)
+        if errors.shape != quality.shape or errors.ndim != 1:
+            raise ValueError(f"expected one quality per comparison, got {quality.shape} for {errors.shape} comparisons")
+        if not np.isfinite(quality).all():
+            first = int(np.flatnonzero(~np.isfinite(quality))[0])
+            raise ValueError(f"the quality of comparison {first} is {quality[first]}, expected a finite number")
+        order = np.argsort(quality)
+        starts = np.unique(quality[order], return_index=True)[1]  # the first comparison of each distinct quality
+        errors_left = np.cumsum(errors[order][::-1])[::-1]
+        return cls(starts / len(errors), errors_left[starts] / (len(errors) - starts))
+
+    def at(self, discard: float) -> float:
+        """Error rate once at most the share `discard` of the comparisons is gone."""
+        return float(self.error[np.searchsorted(self.discarded, discard, side="right") - 1])
+
+    def area(self, max_discard: float = 1.0) -> float:
+        """Area under the steps from 0 to `max_discard`; a useless quality gives the error rate times `max_discard`."""
+        widths = np.diff(np.append(self.discarded, 1.0).clip(max=max_discard))
+        return float(widths @ self.error)
+
+
 def format_far(far: float) -> str:
     """Spells a rate as metric names do: 0.001 is `1e-3`."""
     mantissa, exponent = f"{far:e}".split("e")

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from .metrics import ROC
+from .metrics import ROC, ErrorDiscard
 
 GENUINE, IMPOSTOR = "tab:blue", "tab:orange"
 
@@ -21,8 +21,7 @@ def plot_roc(curves: dict[str, ROC]) -> Figure:
     """TAR over FAR on a logarithmic axis, one line per named curve, each from one impostor upwards."""
     figure, axes = _new_figure("False accept rate (FAR)", "True accept rate (TAR)")
     for name, roc in curves.items():
-        far, tar = _visible(roc)
-        axes.step(far, tar, where="post", label=f"{name} (AUC {roc.auc:.4f})")
+        axes.step(_visible_far(roc), roc.tar, where="post", label=f"{name} (AUC {roc.auc:.4f})")
     axes.set(xscale="log", xlim=(_left(curves), 1), ylim=(0, 1.01))
     axes.legend(loc="lower right")
     return figure
@@ -32,8 +31,8 @@ def plot_det(curves: dict[str, ROC]) -> Figure:
     """Detection error trade-off: false reject over false accept rate, both logarithmic, with the EER marked."""
     figure, axes = _new_figure("False accept rate (FAR)", "False reject rate (FRR)")
     for name, roc in curves.items():
-        far, tar = _visible(roc)
-        line = axes.step(far, np.where(tar < 1, 1 - tar, np.nan), where="post", label=f"{name} (EER {roc.eer:.4f})")[0]
+        frr = np.where(roc.tar < 1, 1 - roc.tar, np.nan)
+        line = axes.step(_visible_far(roc), frr, where="post", label=f"{name} (EER {roc.eer:.4f})")[0]
         axes.plot(roc.eer, roc.eer, "o", color=line.get_color())
     bottom = min(0.5 / roc.num_genuine for roc in curves.values())
     left = _left(curves)
@@ -55,6 +54,17 @@ def plot_scores(same: np.ndarray, scores: np.ndarray, name: str) -> Figure:
     return figure
 
 
+def plot_error_discard(curves: dict[str, ErrorDiscard], ylabel: str = "False non-match rate (FNMR)") -> Figure:
+    """Error of the comparisons that are left over the share discarded for low quality, one line per quality measure."""
+    figure, axes = _new_figure("Share of comparisons discarded", ylabel)
+    for name, curve in curves.items():
+        discarded, error = np.append(curve.discarded, 1.0), np.append(curve.error, curve.error[-1])
+        axes.step(discarded, error, where="post", label=f"{name} (area {curve.area():.4f})")
+    axes.set(xlim=(0, 1), ylim=(0, None))
+    axes.legend()
+    return figure
+
+
 def _new_figure(xlabel: str, ylabel: str):
     figure = Figure(figsize=(6.4, 4.8), layout="constrained")
     axes = figure.subplots()
@@ -63,10 +73,9 @@ def _new_figure(xlabel: str, ylabel: str):
     return figure, axes
 
 
-def _visible(roc: ROC) -> tuple[np.ndarray, np.ndarray]:
-    """The part of a curve that a logarithmic axis can show: FAR above zero, from the best TAR at FAR zero on."""
-    far = np.maximum(roc.far, roc.finest_far / 2)
-    return far, roc.tar
+def _visible_far(roc: ROC) -> np.ndarray:
+    """FAR for a logarithmic axis: where no impostor is accepted, half of one, the axis' left end."""
+    return np.maximum(roc.far, roc.finest_far / 2)
 
 
 def _left(curves: dict[str, ROC]) -> float:

@@ -61,18 +61,21 @@ class VerificationEvaluator(Evaluator):
         return [f"{self.name}_tar@far={format_far(far)}" for far in self.fars if far < 1 / num_impostors]
 
     def evaluate(self, embedder: Embedder, output_dir: str | Path | None = None) -> dict[str, float]:
-        embeddings = embedder(self.pairs.images, self.flip)
-        if self.similarity == "cosine":
-            scores = compare(embeddings.embeddings, self.pairs.pairs)
-        else:
-            scores = -compare(embeddings.embeddings, self.pairs.pairs, squared_distances)
+        scores = self.scores(embedder)
         metrics = verification_metrics(self.pairs.same, scores, self.pairs.fold, self.fars)
         if self.similarity == "squared_euclidean":
             metrics |= {key: -value for key, value in metrics.items() if key.startswith("threshold")}
-        metrics |= reference_metrics(embeddings, self.pairs)
+        metrics |= reference_metrics(embedder(self.pairs.images, None), self.pairs)
         if output_dir is not None and is_main_process():
             self._draw(scores, metrics, Path(output_dir))
         return {f"{self.name}_{key}": value for key, value in metrics.items()}
+
+    def scores(self, embedder: Embedder) -> np.ndarray:
+        """Similarity (P,) of each pair, float64; minus the distance where distances are asked for."""
+        embeddings = embedder(self.pairs.images, self.flip).embeddings
+        if self.similarity == "cosine":
+            return compare(embeddings, self.pairs.pairs)
+        return -compare(embeddings, self.pairs.pairs, squared_distances)
 
     def _draw(self, scores: np.ndarray, metrics: dict[str, float], output_dir: Path):
         curves = {self.name: ROC.from_scores(self.pairs.same, scores)}

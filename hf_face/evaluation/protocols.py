@@ -1,0 +1,135 @@
+"""Protocols by name: what `scripts/evaluate.py` offers, and how each is built from files.
+
+A protocol is a function of [`ProtocolArguments`] that returns the evaluators to run; adding one is a line in
+[`PROTOCOLS`].
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache, partial
+from pathlib import Path
+from typing import Literal
+
+from ..data import VerificationPairs, load_verification_pairs
+from .evaluator import Evaluator
+from .fairness import VerificationFairnessEvaluator, split_by_group
+from .metrics import DEFAULT_FARS
+from .quality import QualityEvaluator
+from .verification import VerificationEvaluator
+
+# Sets that everybody reports. All but XQLFW are shipped by InsightFace as `<name>.bin`.
+VERIFICATION_SETS = ("lfw", "cfp_fp", "cfp_ff", "agedb_30", "calfw", "cplfw", "xqlfw")
+
+
+@dataclass
+class ProtocolArguments:
+    """Where a protocol's data is and how to run it."""
+
+    data: str = field(
+        metadata={
+            "help": "The protocol's data. Verification: a .bin, a pairs.txt, a CSV or Parquet of pairs, a Hub name, or "
+            "a folder of the built-in sets (lfw.bin, cfp_fp.bin, ...). Fairness: pairs with a column `group`, a folder "
+            "with one .bin a group, or RFW's own folder."
+        }
+    )
+    images: str | None = field(default=None, metadata={"help": "Folder of the images that a list of pairs names."})
+    flip: Literal["sum", "concat", "none"] = field(
+        default="sum", metadata={"help": "How to join the embeddings of an image and of its mirror image."}
+    )
+    similarity: Literal["cosine", "squared_euclidean"] = field(
+        default="cosine", metadata={"help": "What the verification thresholds are: similarities or distances."}
+    )
+    fars: list[float] = field(
+        default_factory=lambda: list(DEFAULT_FARS), metadata={"help": "False accept rates to report."}
+    )
+    far: float = field(
+        default=1e-3, metadata={"help": "False accept rate that sets the threshold of `quality` and `fairness`."}
+    )
+    quality: str | None = field(
+        default=None, metadata={"help": "Column of the images with their quality; the embedding's norm if left out."}
+    )
+
+    @property
+    def flip_or_none(self) -> str | None:
+        """`flip` as evaluators take it."""
+        return None if self.flip == "none" else self.flip
+
+
+# Cached, so that protocols run together share the images, and with them the embeddings.
+load_pairs = cache(load_verification_pairs)
+
+
+def find_verification_set(name: str, folder: str | Path) -> VerificationPairs:
+    """One of [`VERIFICATION_SETS`] in a folder: as InsightFace's `.bin`, converted (a folder of Parquet), or as a list
+    of pairs, `<name>_pairs.txt`, with the aligned images in a folder whose name begins with the set's (XQLFW).
+
+    Raises:
+        FileNotFoundError: if `folder` holds it in none of these ways.
+    """
+    located = _locate(name, Path(folder))
+    if located is None:
+        raise FileNotFoundError(
+            f"{folder} holds no {name}: expected {name}.bin, a folder {name} of Parquet files, or {name}_pairs.txt "
+            "with a folder of aligned images"
+        )
+    path, images = located
+    return load_pairs(path, images=images, name=name)
+
+
+def _locate(name: str, folder: Path) -> tuple[Path, Path | None] | None:
+    """The file or folder of a set, and the folder of its images where they are apart."""
+    listing = folder / f"{name}_pairs.txt"
+    if listing.is_file():
+        return listing, next((path for path in sorted(folder.glob(f"{name}*")) if path.is_dir()), folder)
+    if (folder / f"{name}.bin").is_file():
+        return folder / f"{name}.bin", None
+    if any((folder / name).rglob("*.parquet")):
+        return folder / name, None
+    return None
+
+
+def load_groups(data: str | Path, images: str | Path | None = None) -> dict[str, VerificationPairs]:
+    """The pairs of each group of people: from RFW's own folder (`txts/<group>/<group>_pairs.txt`, `data/<group>`), a
+    folder with one `.bin` a group, or pairs with a column `group`."""
+    folder = Path(data)
+    if lists := sorted(folder.glob("txts/*/*_pairs.txt")):
+        groups = {path.parent.name: path for path in lists}
+        root = folder / "data" if images is None else Path(images)
+        return {group: load_pairs(path, images=root / group, name=group) for group, path in groups.items()}
+    if files := sorted(folder.glob("*.bin")):
+        return {path.stem: load_pairs(path) for path in files}
+    return split_by_group(load_pairs(data, images=images))
+
+
+def _pairs_of(args: ProtocolArguments, name: str | None = None) -> list[VerificationPairs]:
+    """The set called `name` in a folder; without a name the pairs that `data` is, or all built-in sets it holds."""
+    if name is not None:
+        return [find_verification_set(name, args.data)]
+    held = [each for each in VERIFICATION_SETS if _locate(each, Path(args.data)) is not None]
+    if held:
+        return [find_verification_set(each, args.data) for each in held]
+    return [load_pairs(args.data, images=args.images)]
+
+
+def build_verification(args: ProtocolArguments, name: str | None = None) -> list[Evaluator]:
+    return [
+        VerificationEvaluator(pairs, args.flip_or_none, args.similarity, args.fars) for pairs in _pairs_of(args, name)
+    ]
+
+
+def build_quality(args: ProtocolArguments) -> list[Evaluator]:
+    return [QualityEvaluator(pairs, args.quality, args.far, args.flip_or_none) for pairs in _pairs_of(args)]
+
+
+def build_fairness(args: ProtocolArguments, name: str = "fairness") -> list[Evaluator]:
+    groups = load_groups(args.data, args.images)
+    return [VerificationFairnessEvaluator(groups, name, args.far, args.flip_or_none)]
+
+
+PROTOCOLS: dict[str, Callable[[ProtocolArguments], list[Evaluator]]] = {
+    "verification": build_verification,
+    **{name: partial(build_verification, name=name) for name in VERIFICATION_SETS},
+    "quality": build_quality,
+    "fairness": build_fairness,
+    "rfw": partial(build_fairness, name="rfw"),
+}
