@@ -1,0 +1,66 @@
+"""Any timm model as a face backbone."""
+
+import pytest
+import timm
+import torch
+
+from hf_face import TimmFaceConfig, TimmFaceModel
+
+VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2}
+
+
+def faces(size=32):
+    return torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(1))
+
+
+@torch.no_grad()
+def embed(model, pixel_values):
+    output = model(pixel_values)
+    return output.pooler_output * output.norm
+
+
+@pytest.mark.parametrize(
+    ("architecture", "model_args"),
+    [
+        ("vit_tiny_patch16_224", VIT),
+        ("vit_tiny_patch16_224", {**VIT, "class_token": False, "global_pool": "avg"}),
+        ("resnet10t", {"channels": (8, 8, 16, 16)}),
+    ],
+)
+def test_embedding_is_the_classifiers_output(architecture, model_args):
+    config = TimmFaceConfig(architecture=architecture, model_args=model_args, embedding_size=24, image_size=32)
+    torch.manual_seed(0)
+    model = TimmFaceModel(config).eval()
+    theirs = timm.create_model(architecture, num_classes=24, **model_args).eval()
+    theirs.load_state_dict(model.model.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(embed(model, faces()), theirs(faces()))
+
+
+def test_initialisation_is_timms():
+    config = TimmFaceConfig(model_args=VIT, embedding_size=24, image_size=32)
+    torch.manual_seed(0)
+    ours = TimmFaceModel(config).model.state_dict()
+    torch.manual_seed(0)
+    theirs = timm.create_model(config.architecture, num_classes=24, **VIT).state_dict()
+    assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
+
+
+def test_halved_stride_doubles_the_resolution():
+    config = {"architecture": "resnet10t", "model_args": {"channels": (8, 8, 16, 16)}, "embedding_size": 24}
+    usual = TimmFaceModel(TimmFaceConfig(**config)).eval()
+    finer = TimmFaceModel(TimmFaceConfig(**config, reduce_first_conv_stride=True)).eval()
+    with torch.no_grad():
+        assert usual(faces(64)).last_hidden_state.shape[-2:] == (2, 2)
+        assert finer(faces(64)).last_hidden_state.shape[-2:] == (4, 4)
+    with pytest.raises(ValueError, match="even stride"):
+        TimmFaceModel(TimmFaceConfig(model_args={**VIT, "patch_size": 9}, reduce_first_conv_stride=True))
+
+
+def test_errors_name_what_timm_does_not_have():
+    with pytest.raises(ValueError, match="Did you mean vit_tiny_patch16_224"):
+        TimmFaceModel(TimmFaceConfig(architecture="vit_tiny_patch16_24"))
+    with pytest.raises(ValueError, match="does not take model_args"):
+        TimmFaceModel(TimmFaceConfig(model_args={"patch_sise": 8}))
+    with pytest.raises(ValueError, match="has no model"):
+        TimmFaceModel(TimmFaceConfig(architecture="hf-hub:somebody/something"))
