@@ -63,6 +63,11 @@ class FaceConfig(PreTrainedConfig):
             )
         super().__post_init__(**kwargs)
 
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """Arguments of `FaceImageProcessor` for the pixels that a fresh backbone of this configuration expects."""
+        return {"size": {"height": self.image_size, "width": self.image_size}}
+
     def validate_sizes(self):
         """Raises `ValueError` for a size that is not a positive number."""
         for name in ("embedding_size", "image_size", "num_channels"):

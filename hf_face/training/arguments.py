@@ -18,8 +18,8 @@ class FaceTrainingArguments(TrainingArguments):
     ema_decay: float | None = field(
         default=None,
         metadata={
-            "help": "Keep an exponential moving average of the backbone's weights with this decay (0.999 forgets over a "
-            "thousand steps). The average is what is evaluated and saved."
+            "help": "Keep an exponential moving average of the backbone's weights with this decay (0.999 forgets over "
+            "a thousand steps). The average is what is evaluated and saved."
         },
     )
     channels_last: bool = field(
@@ -40,7 +40,7 @@ class FaceTrainingArguments(TrainingArguments):
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Not used: batches hold the image and the label only."}
     )
-    report_to: None | str | list[str] = field(
+    report_to: str | list[str] | None = field(
         default="tensorboard", metadata={"help": "Where to log to: tensorboard, trackio, wandb, none ..."}
     )
 

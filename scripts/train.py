@@ -1,0 +1,49 @@
+"""
+Trains a face model from a recipe, evaluates it on people it has not seen, and saves it.
+
+    accelerate launch scripts/train.py recipes/demo/orl.yaml
+    accelerate launch scripts/train.py recipes/demo/orl.yaml --learning_rate 0.05 --margin cosface
+
+Checkpoints go into output_dir/checkpoint-N. With `resume_from_checkpoint: auto` a run that was stopped, however it was
+stopped, goes on from the newest complete one.
+"""
+
+import sys
+from pathlib import Path
+
+from transformers import set_seed
+
+from hf_face.training import FaceTrainer, last_complete_checkpoint
+from hf_face.training.recipe import build_model, load_data, parse_recipe
+
+
+def main():
+    model_args, data_args, args = parse_recipe(sys.argv[1:])
+    set_seed(args.seed)
+    with args.main_process_first(desc="loading the data"):
+        train_dataset, eval_pairs = load_data(data_args)
+    model, image_processor = build_model(model_args, train_dataset.features["label"].num_classes)
+    trainer = FaceTrainer(
+        model,
+        args,
+        train_dataset,
+        eval_pairs,
+        image_processor=image_processor,
+        augmentation=data_args.augmentation,
+        on_bad_image=data_args.on_bad_image,
+    )
+
+    checkpoint = args.resume_from_checkpoint
+    if checkpoint == "auto":
+        checkpoint = last_complete_checkpoint(args.output_dir)
+    trained = trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_metrics("train", trained.metrics)
+    trainer.save_model()
+    if eval_pairs:
+        metrics = trainer.evaluate(figures_dir=Path(args.output_dir, "figures"))
+        trainer.log_metrics("eval", metrics)
+        trainer.save_metrics("eval", metrics)
+
+
+if __name__ == "__main__":
+    main()
