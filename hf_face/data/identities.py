@@ -6,16 +6,16 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import ClassLabel, Dataset, Features, Image, IterableDataset, load_dataset
+from datasets import ClassLabel, Dataset, Image, IterableDataset, load_dataset
 
+from .builder import IdentityBuilder
+from .columns import has_paths_only, identity_labels
 from .orl import load_orl
 from .recordio import download_recordio
-from .recordio_builder import NUM_SHARDS, RecordIOBuilder
-from .subsets import compact_labels, identity_labels, replace_labels
+from .subsets import compact_labels, replace_labels
 
 SHARDS = {"parquet": (".parquet",), "webdataset": (".tar", ".tar.gz", ".tgz")}
 SPLITS = {"train", "training", "validation", "valid", "val", "dev", "test", "testing", "eval"}
-IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".webp"}
 
 
 def load_identities(
@@ -101,29 +101,33 @@ def _open(source: str | Path, split: str, streaming: bool, revision: str | None)
         path = download_recordio(str(source), revision)
         if not any(path.glob("*.rec")):
             return load_dataset(str(source), split=split, revision=revision, streaming=streaming)
-    if path.suffix == ".rec" or any(path.glob("*.rec")):
-        builder = RecordIOBuilder.from_path(path)
-        if streaming:
-            return builder.as_streaming_dataset("train")
-        builder.download_and_prepare()
-        return builder.as_dataset("train")
     for kind, suffixes in SHARDS.items():
-        files = [path] if path.name.endswith(suffixes) else _shards(path, suffixes, split)
-        if files:
+        if files := _shards(path, suffixes, split):
             return load_dataset(kind, data_files=[str(file) for file in files], split="train", streaming=streaming)
-    dataset = _load_image_folder(path)
-    return dataset.to_iterable_dataset(num_shards=min(NUM_SHARDS, len(dataset))) if streaming else dataset
+    if path.is_file() and path.suffix != ".rec":
+        raise ValueError(
+            f"{path}: expected a folder, or a file of {[*SHARDS['parquet'], *SHARDS['webdataset'], '.rec']}"
+        )
+    builder = IdentityBuilder.from_path(path)
+    if streaming:
+        return builder.as_streaming_dataset("train")
+    builder.download_and_prepare()
+    return builder.as_dataset("train")
 
 
-def _shards(folder: Path, suffixes: tuple[str, ...], split: str) -> list[Path]:
+def _shards(path: Path, suffixes: tuple[str, ...], split: str) -> list[Path]:
     """The shards of a split: those whose name, or whose folder's, begins with it; all of them if none names a split."""
-    files = sorted(file for file in folder.rglob("*") if file.name.endswith(suffixes))
-    names = {file: [re.split(r"\W", part)[0] for part in file.relative_to(folder).parts] for file in files}
-    if not any(set(parts) & SPLITS for parts in names.values()):
+    if path.is_file():
+        return [path] if path.name.endswith(suffixes) else []
+    folders = [path, path / "data", path / split]
+    files = sorted(file for folder in folders for file in folder.glob("*") if file.name.endswith(suffixes))
+    splits = {file: SPLITS & {re.split(r"[-_.]", name)[0] for name in (file.name, file.parent.name)} for file in files}
+    if not any(splits.values()):
         return files
-    chosen = [file for file in files if split in names[file]]
+    chosen = [file for file in files if split in splits[file]]
     if not chosen:
-        raise ValueError(f"{folder} has no shards of the split {split!r}, only {[file.name for file in files[:5]]} ...")
+        found = ", ".join(sorted(set.union(*splits.values())))
+        raise ValueError(f"{path} has no shards of the split {split!r}, only of {found}")
     return chosen
 
 
@@ -145,17 +149,11 @@ def check_identities(dataset: Dataset, source: str = "data set", min_identities:
         raise ValueError(f"{source}: only {len(names)} identity, at least {min_identities} are needed")
 
 
-def encoded_images(dataset: Dataset, rows: np.ndarray) -> list[bytes]:
-    """The bytes of the images of some rows as they are stored, from files where the table only holds their paths."""
-    images = dataset.select_columns("image").with_format("arrow")[rows]["image"].to_pylist()
-    return [Path(image["path"]).read_bytes() if image["bytes"] is None else image["bytes"] for image in images]
-
-
 def _check_images(dataset: Dataset, source: str):
     """Every row has the bytes of its image, or the path of a file that exists."""
-    images = dataset.select_columns("image").with_format("arrow")
-    if not sum(pc.struct_field(chunk, "bytes").null_count for chunk in images.data.column("image").chunks):
+    if not has_paths_only(dataset):
         return
+    images = dataset.select_columns("image").with_format("arrow")
     for start in range(0, len(dataset), 10_000):
         batch = images[start : start + 10_000]["image"]
         missing = np.flatnonzero(pc.is_null(pc.struct_field(batch, "bytes")).to_numpy())
@@ -164,36 +162,6 @@ def _check_images(dataset: Dataset, source: str):
                 raise ValueError(f"{source}: row {start + row} has no image")
             if not Path(path).is_file():
                 raise FileNotFoundError(f"{source}: the image of row {start + row}, {path}, does not exist")
-
-
-def _load_image_folder(folder: Path) -> Dataset:
-    """One folder a person. The bytes are read once, into Arrow, which training then reads in sequence."""
-    people = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
-    if not people:
-        raise ValueError(f"{folder} holds no folders: expected one folder of images for each person")
-    files, labels = [], []
-    for label, person in enumerate(people):
-        images = sorted(file for file in folder.joinpath(person).rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
-        if not images:
-            raise ValueError(f"{folder / person} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
-        files += [str(file.relative_to(folder)) for file in images]
-        labels += [label] * len(images)
-    features = Features({"image": Image(), "label": ClassLabel(names=people)})
-    paths = Dataset.from_dict({"file": files, "label": labels})
-    return paths.map(
-        _read_files,
-        batched=True,
-        batch_size=1000,
-        input_columns=["file", "label"],
-        remove_columns=["file"],
-        features=features,
-        fn_kwargs={"folder": folder},
-        desc=f"reading {folder.name}",
-    )
-
-
-def _read_files(files: list[str], labels: list[int], folder: Path) -> dict:
-    return {"image": [{"bytes": (folder / file).read_bytes(), "path": file} for file in files], "label": labels}
 
 
 def _name_labels(dataset: Dataset, source: str) -> Dataset:

@@ -1,13 +1,28 @@
 """Verification pairs: images, and which two of them show the same person."""
 
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
-from datasets import Dataset
+from datasets import Dataset, load_dataset
+from huggingface_hub import DatasetCard, DatasetCardData, HfApi
 
-from .subsets import identity_labels
+from .columns import embed_images, identity_labels
 
 NUM_FOLDS = 10
+
+CARD = """
+# {name}: face verification pairs
+
+{images} images, {genuine} pairs of the same person and {impostor} of different people.
+
+```python
+from hf_face.data import VerificationPairs
+
+pairs = VerificationPairs.from_parquet("<this repository>")
+```
+"""
 
 
 @dataclass
@@ -45,6 +60,56 @@ class VerificationPairs:
     def __len__(self) -> int:
         return len(self.pairs)
 
+    def to_parquet(self, folder: str | Path) -> Path:
+        """Write a folder that [`VerificationPairs.from_parquet`], `datasets` and the Hub's viewer read.
+
+        It has two configurations: `images`, and `pairs` with the rows of its images in `image_a` and `image_b`.
+        """
+        folder = Path(folder)
+        columns = {"image_a": self.pairs[:, 0], "image_b": self.pairs[:, 1], "same": self.same}
+        columns |= {key: values for key, values in (("fold", self.fold), ("group", self.group)) if values is not None}
+        for config, table in (("images", embed_images(self.images)), ("pairs", Dataset.from_dict(columns))):
+            folder.joinpath(config).mkdir(parents=True, exist_ok=True)
+            table.to_parquet(folder / config / "test-00000-of-00001.parquet")
+        self._card().save(folder / "README.md")
+        return folder
+
+    @classmethod
+    def from_parquet(
+        cls, path: str | Path, name: str | None = None, revision: str | None = None
+    ) -> "VerificationPairs":
+        """Read what [`VerificationPairs.to_parquet`] wrote, or a Hub data set it was pushed to."""
+        card = DatasetCard.load(Path(path, "README.md") if Path(path).is_dir() else str(path))
+        images, pairs = (_load_part(path, part) for part in ("images", "pairs"))
+        columns = pairs.with_format("numpy")[:]
+        return cls(
+            images,
+            np.stack([columns["image_a"], columns["image_b"]], axis=1),
+            columns["same"],
+            columns.get("fold"),
+            name or card.data.pretty_name,
+            columns.get("group"),
+        )
+
+    def push_to_hub(self, repo_id: str, private: bool | None = None) -> str:
+        """Publish as a Hub data set; gives its address."""
+        api = HfApi()
+        url = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
+        with TemporaryDirectory() as folder:
+            api.upload_folder(repo_id=url.repo_id, repo_type="dataset", folder_path=self.to_parquet(folder))
+        return str(url)
+
+    def _card(self) -> DatasetCard:
+        configs = [
+            {"config_name": config, "data_files": [{"split": "test", "path": f"{config}/*.parquet"}]}
+            for config in ("images", "pairs")
+        ]
+        data = DatasetCardData(pretty_name=self.name, task_categories=["image-feature-extraction"], configs=configs)
+        text = CARD.format(
+            name=self.name, images=len(self.images), genuine=self.same.sum(), impostor=(~self.same).sum()
+        )
+        return DatasetCard(f"---\n{data.to_yaml()}\n---\n{text}")
+
     def _check(self):
         if self.pairs.ndim != 2 or self.pairs.shape[1] != 2:
             raise ValueError(f"{self.name}: pairs must have shape (P, 2), found {self.pairs.shape}")
@@ -58,6 +123,12 @@ class VerificationPairs:
                 f"{self.name}: pair {bad[0]} is {tuple(self.pairs[bad[0]].tolist())}, but there are only "
                 f"{len(self.images)} images"
             )
+
+
+def _load_part(path: str | Path, part: str) -> Dataset:
+    if Path(path).is_dir():  # `load_dataset(path, part)` would give what its cache holds for any folder of that name
+        return load_dataset("parquet", data_files=str(Path(path, part, "*.parquet")), split="train")
+    return load_dataset(str(path), part, split="test")
 
 
 def make_verification_pairs(dataset: Dataset, seed: int = 0, name: str = "verification") -> VerificationPairs:

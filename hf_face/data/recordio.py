@@ -107,6 +107,17 @@ class RecordIO:
             return int(properties.read_text().split(",")[0])
         return len(self._identities) or int(self.labels().max()) + 1
 
+    @property
+    def names(self) -> list[str]:
+        """The identities have no names, so these are their numbers."""
+        return [str(identity) for identity in range(self.num_identities)]
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the file is replaced."""
+        status = self.path.stat()
+        return f"{status.st_size}-{status.st_mtime_ns}"
+
     def labels(self) -> np.ndarray:
         """The identity of every image, (N,) int64. Reads the head of each record only."""
         chunks = np.array_split(self._images, len(self) // 65536 + 1)
@@ -120,8 +131,7 @@ class RecordIO:
         if not heads.plain.all():
             others = pa.array([self._record(offset).image for offset in offsets[~heads.plain]], pa.binary())
             images = pc.replace_with_mask(images, ~heads.plain, others)
-        image = pa.StructArray.from_arrays([images, pa.nulls(len(images), pa.string())], fields=list(IMAGE_TYPE))
-        return pa.table({"image": image, "label": heads.identity})
+        return pa.table({"image": image_column(images), "label": heads.identity})
 
     def batches(self, start: int = 0, stop: int | None = None, batch_size: int = 1000) -> Iterator[pa.Table]:
         """Rows `start` to `stop` in order, in tables of `batch_size` rows; memory holds one of them at a time."""
@@ -302,3 +312,8 @@ def download_recordio(repo_id: str, revision: str | None = None) -> Path:
     """Bring the RecordIO files of a Hub data set repository into the Hub cache, if it has any; gives the folder."""
     patterns = ["*.rec", "*.idx", "property"]
     return Path(snapshot_download(repo_id, repo_type="dataset", revision=revision, allow_patterns=patterns))
+
+
+def image_column(encoded: pa.BinaryArray) -> pa.StructArray:
+    """Encoded images as `datasets.Image` stores them."""
+    return pa.StructArray.from_arrays([encoded, pa.nulls(len(encoded), pa.string())], fields=list(IMAGE_TYPE))

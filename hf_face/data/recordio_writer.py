@@ -8,9 +8,9 @@ from datasets import Dataset
 from PIL import Image as PILImage
 from tqdm.auto import tqdm
 
-from .identities import check_identities, encoded_images
+from .columns import encoded_images, identity_labels
+from .identities import check_identities
 from .recordio import FIRST, HEAD, LAST, LENGTH_BITS, LENGTH_MASK, MAGIC, MAGIC_BYTES, MIDDLE, PART, WHOLE
-from .subsets import identity_labels
 
 
 def write_recordio(dataset: Dataset, folder: str | Path, batch_size: int = 1000) -> Path:

@@ -6,10 +6,7 @@ import numpy as np
 from datasets import ClassLabel, Dataset, concatenate_datasets
 from datasets.table import InMemoryTable, concat_tables
 
-
-def identity_labels(dataset: Dataset) -> np.ndarray:
-    """The label column as an int64 array (N,), read from Arrow at once."""
-    return dataset.select_columns("label").with_format("numpy")[:]["label"].astype(np.int64, copy=False)
+from .columns import identity_labels
 
 
 def select_identities(

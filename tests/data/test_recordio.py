@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_face.data import RecordIO, as_identities, load_identities, select_identities, write_recordio
-from hf_face.data.identities import encoded_images
+from hf_face.data.columns import encoded_images
 
 MAGIC = struct.pack("<I", 0xCED7230A)
 

@@ -1,0 +1,32 @@
+"""The two columns of identity data, `image` and `label`, read from Arrow without decoding an image."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.compute as pc
+from datasets import Dataset
+from datasets.table import embed_table_storage
+
+
+def identity_labels(dataset: Dataset) -> np.ndarray:
+    """The label column as an int64 array (N,), read from Arrow at once."""
+    return dataset.select_columns("label").with_format("numpy")[:]["label"].astype(np.int64, copy=False)
+
+
+def encoded_images(dataset: Dataset, rows: np.ndarray) -> list[bytes]:
+    """The bytes of the images of some rows as they are stored, from files where the table only holds their paths."""
+    images = dataset.select_columns("image").with_format("arrow")[rows]["image"].to_pylist()
+    return [Path(image["path"]).read_bytes() if image["bytes"] is None else image["bytes"] for image in images]
+
+
+def has_paths_only(dataset: Dataset) -> bool:
+    """Whether some images are not in the table itself, but in files whose paths it holds."""
+    return any(pc.struct_field(chunk, "bytes").null_count for chunk in dataset.data.column("image").chunks)
+
+
+def embed_images(dataset: Dataset) -> Dataset:
+    """Read images that are in files of their own into the table."""
+    if not has_paths_only(dataset):
+        return dataset
+    embedded = dataset.with_format("arrow").map(embed_table_storage, batched=True, desc="reading images")
+    return embedded.with_format(None)

@@ -1,0 +1,148 @@
+"""Verification pairs from the files that protocols are published as."""
+
+import os
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from datasets import Dataset, Features, Image, Value, load_dataset
+from pyarrow import csv
+
+from .image_folder import IMAGE_SUFFIXES, list_images, read_images
+from .pairs import VerificationPairs
+from .recordio import image_column
+from .verification_bin import read_verification_bin
+
+
+def load_verification_pairs(
+    path: str | Path, images: str | Path | Dataset | None = None, name: str | None = None
+) -> VerificationPairs:
+    """Load a verification protocol.
+
+    Args:
+        path: One of: an InsightFace `.bin`; LFW's `pairs.txt` (XQLFW's is alike); a CSV with the columns `file_a`,
+            `file_b`, `same` and perhaps `fold` and `group`; a folder that [`VerificationPairs.to_parquet`] wrote, or
+            the Hub data set it was pushed to.
+        images: Where the images of a `pairs.txt` or a CSV are: a folder, or a Parquet file or `Dataset` with the
+            columns `image` and `file_name`; the folder of the list itself if not given. File names are compared without
+            their suffix, since aligned copies are often PNG where the list says JPEG.
+        name: What the metrics are called after; the file's own name if not given.
+
+    Raises:
+        FileNotFoundError: the list, or an image it needs, is missing.
+        UnsafePickleError: a `.bin` refers to something that could run code.
+        ValueError: a column is missing, a line or a value is not understood, a `.bin` has an odd number of images.
+    """
+    if Path(path).suffix not in (".bin", ".csv", ".txt"):
+        return VerificationPairs.from_parquet(path, name)
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    name = name or path.stem
+    if path.suffix == ".bin":
+        return _read_bin(path, name)
+    listing = _read_pairs_txt(path) if path.suffix == ".txt" else _read_csv(path)
+    wanted, pairs = np.unique(listing.files, return_inverse=True)
+    dataset = _select_images(wanted.tolist(), path.parent if images is None else images, path)
+    return VerificationPairs(dataset, pairs.reshape(-1, 2), listing.same, listing.fold, name, listing.group)
+
+
+class _Listing(NamedTuple):
+    files: np.ndarray  # (P, 2) names without suffix
+    same: np.ndarray
+    fold: np.ndarray | None = None
+    group: np.ndarray | None = None
+
+
+def _read_bin(path: Path, name: str) -> VerificationPairs:
+    images, same = read_verification_bin(path)
+    distinct = pa.array(images, pa.binary()).dictionary_encode()  # a photograph may be in many pairs
+    dataset = Dataset.from_dict({"image": image_column(distinct.dictionary)}, features=Features({"image": Image()}))
+    return VerificationPairs(dataset, distinct.indices.to_numpy().reshape(-1, 2), same, name=name)
+
+
+def _read_pairs_txt(path: Path) -> _Listing:
+    """LFW's format: a line "folds pairs" (or one number), then "name i j" (same) and "name i other j" (different).
+
+    Each fold has so many pairs of the same person, followed by as many of different people.
+    """
+    header, *lines = path.read_text(encoding="utf-8").split("\n")
+    counts = header.split()
+    if len(counts) > 2 or not all(count.isdecimal() for count in counts):
+        raise ValueError(f"{path}: the first line must be '<folds> <pairs>', found {header!r}")
+    files, same = [], []
+    for number, line in enumerate(lines, start=2):
+        match line.split():
+            case [person, a, b] if a.isdecimal() and b.isdecimal():
+                other = person
+            case [person, a, other, b] if a.isdecimal() and b.isdecimal():
+                pass
+            case []:
+                continue
+            case _:
+                raise ValueError(f"{path}, line {number}: expected 'name i j' or 'name i other j', found {line!r}")
+        files.append((f"{person}_{int(a):04d}", f"{other}_{int(b):04d}"))
+        same.append(other is person)
+    folds = int(counts[0]) if len(counts) == 2 else 1
+    expected = 2 * folds * int(counts[-1])
+    if len(files) != expected:
+        raise ValueError(f"{path}: the first line, {header!r}, promises {expected} pairs, found {len(files)}")
+    fold = np.arange(expected) * folds // expected if folds > 1 else None
+    return _Listing(np.array(files), np.array(same), fold)
+
+
+def _read_csv(path: Path) -> _Listing:
+    names = {"column_types": {"file_a": pa.string(), "file_b": pa.string(), "group": pa.string()}}
+    table = csv.read_csv(path, convert_options=csv.ConvertOptions(**names))
+    for column in ("file_a", "file_b", "same"):
+        if column not in table.column_names:
+            raise ValueError(f"{path} has no column {column!r}, only {table.column_names}")
+    columns = {name: table[name].to_numpy() for name in table.column_names}
+    bad = np.flatnonzero(~np.isin(columns["same"], [0, 1]))
+    if len(bad):
+        raise ValueError(f"{path}, line {bad[0] + 2}: same must be 0 or 1, found {columns['same'][bad[0]]!r}")
+    files = np.stack([columns["file_a"], columns["file_b"]], axis=1)
+    without_suffix = np.array([[_without_suffix(name) for name in pair] for pair in files])
+    return _Listing(without_suffix, columns["same"], columns.get("fold"), columns.get("group"))
+
+
+def _select_images(wanted: list[str], images: str | Path | Dataset, listing: Path) -> Dataset:
+    """The images of these names, in this order, with the columns `image` and `name`."""
+    features = Features({"image": Image(), "name": Value("string")})
+    if isinstance(images, Dataset) or Path(images).suffix == ".parquet":
+        dataset = images if isinstance(images, Dataset) else load_dataset("parquet", data_files=str(images))["train"]
+        if "file_name" not in dataset.column_names:
+            raise ValueError(f"{images} has no column 'file_name', only {dataset.column_names}")
+        rows = _locate(wanted, dataset["file_name"][:], listing, "the data set's column file_name")
+        return dataset.select_columns(["image", "file_name"]).rename_column("file_name", "name").select(rows)
+    files = list_images(Path(images))
+    files = [files[row] for row in _locate(wanted, files, listing, str(images))]
+    return Dataset.from_dict({"image": read_images(Path(images), files), "name": files}, features=features)
+
+
+def _locate(wanted: list[str], files: list[str], listing: Path, where: str) -> list[int]:
+    """The position in `files` of each name.
+
+    LFW's list names a file by person and number; the photograph may lie in the person's folder, or with all the others.
+    """
+    stems = [_without_suffix(file) for file in files]
+    if listing.suffix == ".txt":
+        stems = [stem.rpartition("/")[2] for stem in stems]
+    rows = {stem: row for row, stem in enumerate(stems)}
+    counts = Counter(stems)
+    missing = [name for name in wanted if name not in rows]
+    if missing:
+        raise FileNotFoundError(
+            f"{listing}: {len(missing)} of its {len(wanted)} images are not in {where}, for instance {missing[0]!r}"
+        )
+    ambiguous = [name for name in wanted if counts[name] > 1]
+    if ambiguous:
+        raise ValueError(f"{listing}: {counts[ambiguous[0]]} images in {where} are named {ambiguous[0]!r}")
+    return [rows[name] for name in wanted]
+
+
+def _without_suffix(name: str) -> str:
+    stem, suffix = os.path.splitext(name)
+    return stem if suffix.lower() in IMAGE_SUFFIXES else name

@@ -1,0 +1,148 @@
+"""Verification sets as InsightFace ships them: `.bin` files, pickles of `(list of encoded images, list of bools)`.
+
+A pickle may run any code when it is loaded, and these files are passed from hand to hand. This unpickler builds
+numbers, strings, lists and tuples, and nothing else: the few names that a pickled bytes object or numpy array refers
+to are answered by stand-ins of our own, every other name is refused.
+"""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+# what pickle says that unpickling damaged data may raise
+DAMAGE = (
+    pickle.UnpicklingError,
+    AttributeError,
+    EOFError,
+    IndexError,
+    KeyError,
+    MemoryError,
+    OverflowError,
+    TypeError,
+    ValueError,
+)
+
+
+class UnsafePickleError(ValueError):
+    """A pickle refers to something that could run code, and was not loaded."""
+
+
+def read_verification_bin(path: str | Path) -> tuple[list[bytes], np.ndarray]:
+    """Read a `.bin` of any pickle protocol, Python 2's included.
+
+    Args:
+        path: A file such as `lfw.bin`, `cfp_fp.bin` or `agedb_30.bin`.
+
+    Returns:
+        The encoded images, 2P of them (pair i is images 2i and 2i + 1), and `same`, (P,) bool.
+
+    Raises:
+        UnsafePickleError: the file refers to anything but bytes and numpy arrays; nothing of it is executed.
+        ValueError: it is damaged, or does not hold two images for each pair.
+    """
+    with open(path, "rb") as file:
+        unpickler = _DataUnpickler(file, path)
+        try:
+            content = unpickler.load()
+        except UnsafePickleError:
+            raise
+        except DAMAGE as error:
+            raise ValueError(f"{path} is damaged, or not a pickle: {error}") from error
+    if not isinstance(content, list | tuple) or len(content) != 2:
+        raise ValueError(f"{path} does not hold (images, same), but {type(content).__name__}")
+    images, same = (list(_plain(part)) for part in content)
+    if len(images) != 2 * len(same):
+        raise ValueError(f"{path} has {len(images)} images and {len(same)} pairs: expected two images for each pair")
+    images = [_image_bytes(image, path, i) for i, image in enumerate(images)]
+    if not all(value in (0, 1) for value in same):
+        raise ValueError(f"{path}: whether a pair is of the same person must be a bool")
+    return images, np.array(same, dtype=bool)
+
+
+class _DataUnpickler(pickle.Unpickler):
+    def __init__(self, file, path: str | Path):
+        super().__init__(file, encoding="bytes")  # Python 2's strings are our bytes
+        self.path = path
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in STAND_INS:
+            return STAND_INS[module, name]
+        raise UnsafePickleError(
+            f"{self.path} refers to {module}.{name}, which a verification set has no use for and which could run code: "
+            "it was not loaded"
+        )
+
+    def persistent_load(self, pid: Any):
+        raise UnsafePickleError(f"{self.path} refers to an object outside of it ({pid!r}): it was not loaded")
+
+
+class _Type:
+    """Stands in for `numpy.dtype`: only numbers, bools, byte strings and objects, in little-endian order."""
+
+    def __init__(self, code: str | bytes, *_):
+        self.dtype = np.dtype(code.decode() if isinstance(code, bytes) else code)
+        if self.dtype.kind not in "biufSO":
+            raise TypeError(f"arrays of {self.dtype} are not admitted")
+
+    def __setstate__(self, state: tuple):
+        if state[1] in (">", b">"):
+            raise TypeError("big-endian arrays are not admitted")
+
+
+class _Array:
+    """Stands in for `numpy.ndarray`: filled from raw data by numpy's safe constructors."""
+
+    def __init__(self, *_):
+        self.values = None
+
+    def __setstate__(self, state: tuple):
+        _, shape, kind, _, data = state
+        self.values = np.array(data, dtype=object) if kind.dtype.hasobject else _from_buffer(data, kind, shape).values
+        if self.values.ndim > 1:
+            raise TypeError(f"arrays of shape {shape} are not admitted")
+
+
+def _from_buffer(data: bytes, kind: _Type, shape: tuple, *_) -> _Array:
+    array = _Array()
+    array.values = np.frombuffer(data, kind.dtype).reshape(shape)
+    return array
+
+
+def _scalar(kind: _Type, data: bytes) -> Any:
+    return data if kind.dtype.kind == "S" else np.frombuffer(data, kind.dtype)[0]
+
+
+def _encode(text: str, encoding: str | bytes) -> bytes:
+    if encoding not in ("latin1", b"latin1"):
+        raise TypeError(f"text encoded as {encoding!r} is not admitted")
+    return text.encode("latin1")
+
+
+STAND_INS = {
+    ("_codecs", "encode"): _encode,  # bytes before protocol 3
+    ("__builtin__", "bytes"): bytes,  # empty bytes before protocol 3
+    ("builtins", "bytes"): bytes,
+    ("builtins", "bytearray"): bytearray,
+    ("__builtin__", "bytearray"): bytearray,
+    ("numpy", "dtype"): _Type,
+    ("numpy", "ndarray"): _Array,
+}
+for core in ("numpy.core", "numpy._core"):  # numpy 1 and 2
+    STAND_INS[f"{core}.multiarray", "_reconstruct"] = _Array
+    STAND_INS[f"{core}.multiarray", "scalar"] = _scalar
+    STAND_INS[f"{core}.numeric", "_frombuffer"] = _from_buffer
+
+
+def _plain(value: Any) -> Any:
+    return value.values if isinstance(value, _Array) else value
+
+
+def _image_bytes(image: Any, path: str | Path, i: int) -> bytes:
+    image = _plain(image)
+    if isinstance(image, np.ndarray):
+        image = image.tobytes()
+    if not isinstance(image, bytes | bytearray) or not image:
+        raise ValueError(f"{path}: image {i} is {type(image).__name__}, not encoded bytes")
+    return bytes(image)

@@ -1,0 +1,159 @@
+"""Pairs from the files that protocols are published as."""
+
+import pickle
+
+import numpy as np
+import pytest
+from datasets import Value
+
+from hf_face.data import VerificationPairs, load_verification_pairs, make_verification_pairs
+from hf_face.data.columns import encoded_images
+
+LFW_LIST = """2\t1
+s1\t1\t2
+s1\t3\ts2\t10
+s2\t1\t3
+s2\t2\ts10\t1
+"""
+
+
+@pytest.fixture(scope="module")
+def images(orl) -> dict[str, bytes]:
+    """Three people's photographs under LFW's names: `s1/s1_0001` ..."""
+    rows = [*range(20), *range(90, 100)]
+    names = [f"s{row // 10 + 1}_{row % 10 + 1:04d}" for row in rows]
+    return dict(zip(names, encoded_images(orl, rows), strict=True))
+
+
+def write_images(folder, images, nested=True, suffix=".png"):
+    for name, image in images.items():
+        path = folder / (name.split("_")[0] if nested else "") / f"{name}{suffix}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(image)
+    return folder
+
+
+def image(pairs: VerificationPairs, pair: int, side: int) -> bytes:
+    return encoded_images(pairs.images, [pairs.pairs[pair, side]])[0]
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_pairs_txt(tmp_path, images, nested):
+    write_images(tmp_path / "lfw", images, nested, suffix=".jpg" if nested else ".png")
+    (tmp_path / "pairs.txt").write_text(LFW_LIST)
+    pairs = load_verification_pairs(tmp_path / "pairs.txt", tmp_path / "lfw", name="lfw")
+    assert pairs.name == "lfw"
+    assert pairs.same.tolist() == [True, False, True, False]
+    assert pairs.fold.tolist() == [0, 0, 1, 1]
+    assert image(pairs, 1, 0) == images["s1_0003"] and image(pairs, 1, 1) == images["s2_0010"]
+    assert image(pairs, 3, 1) == images["s10_0001"]
+    assert len(pairs.images) == 8  # only what the list needs
+
+
+def test_pairs_txt_of_one_set(tmp_path, images):
+    write_images(tmp_path, images)
+    (tmp_path / "pairsDevTest.txt").write_text(LFW_LIST.replace("2\t1\n", "2\n", 1))
+    pairs = load_verification_pairs(tmp_path / "pairsDevTest.txt")
+    assert pairs.name == "pairsDevTest" and pairs.fold is None and len(pairs) == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("s1\t1\t2\n", "the first line must be '<folds> <pairs>'"),
+        (LFW_LIST + "s1\tone\ttwo\n", r"pairs.txt, line 6: expected 'name i j'"),
+        ("3 1\n" + LFW_LIST[4:], r"promises 6 pairs, found 4"),
+    ],
+)
+def test_bad_pairs_txt(tmp_path, images, text, message):
+    write_images(tmp_path, images)
+    (tmp_path / "pairs.txt").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load_verification_pairs(tmp_path / "pairs.txt")
+
+
+CSV = "fold,file_a,file_b,same,group\n0,s1_0001.jpg,s1_0002.jpg,1,x\n1,s1_0001.jpg,s2_0001.jpg,0,y\n"
+
+
+def test_csv_with_a_folder(tmp_path, images):
+    write_images(tmp_path / "faces", images, nested=False)
+    (tmp_path / "pairs.csv").write_text(CSV)
+    pairs = load_verification_pairs(tmp_path / "pairs.csv", tmp_path / "faces")
+    assert pairs.same.tolist() == [True, False]
+    assert pairs.fold.tolist() == [0, 1] and pairs.group.tolist() == ["x", "y"]
+    assert len(pairs.images) == 3
+    assert pairs.images["name"][:] == ["s1_0001.png", "s1_0002.png", "s2_0001.png"]
+    assert image(pairs, 1, 1) == images["s2_0001"]
+
+
+def test_csv_of_the_same_names_in_several_folders(tmp_path, images):
+    for person, name in (("a", "s1_0001"), ("b", "s2_0001")):
+        write_images(tmp_path / person, {"1": images[name]}, nested=False)
+    (tmp_path / "pairs.csv").write_text("file_a,file_b,same\na/1.png,b/1.png,0\n")
+    pairs = load_verification_pairs(tmp_path / "pairs.csv")
+    assert image(pairs, 0, 0) == images["s1_0001"] and image(pairs, 0, 1) == images["s2_0001"]
+    assert pairs.fold is None
+
+
+def test_csv_with_parquet(tmp_path, orl, images):
+    dataset = orl.select(range(20)).add_column("file_name", list(images)[:20], feature=Value("string"))
+    dataset.to_parquet(tmp_path / "faces.parquet")
+    (tmp_path / "pairs.csv").write_text(CSV)
+    pairs = load_verification_pairs(tmp_path / "pairs.csv", tmp_path / "faces.parquet")
+    assert image(pairs, 1, 1) == images["s2_0001"]
+    assert pairs.images.column_names == ["image", "name"]
+    with pytest.raises(ValueError, match="no column 'file_name'"):
+        load_verification_pairs(tmp_path / "pairs.csv", orl)
+
+
+def test_csv_of_lfw(shared_data):
+    folder = shared_data / "lfw_112"
+    pairs = load_verification_pairs(folder / "validation_pairs.csv", folder / "validation.parquet")
+    assert len(pairs) == 1240 and pairs.same.mean() == 0.5
+    assert len(np.unique(pairs.fold)) == 10
+    people = np.array([name.rsplit("_", 1)[0] for name in pairs.images["name"]])[pairs.pairs]
+    assert ((people[:, 0] == people[:, 1]) == pairs.same).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "message"),
+    [
+        (CSV.replace("file_b", "other"), ValueError, r"pairs.csv has no column 'file_b'"),
+        (CSV.replace("1,x", "2,x"), ValueError, r"pairs.csv, line 2: same must be 0 or 1, found"),
+        (CSV.replace("s2_0001", "s3_0001"), FileNotFoundError, r"1 of its 3 images are not in .*'s3_0001'"),
+    ],
+)
+def test_bad_csv(tmp_path, images, text, error, message):
+    write_images(tmp_path, images, nested=False)
+    (tmp_path / "pairs.csv").write_text(text)
+    with pytest.raises(error, match=message):
+        load_verification_pairs(tmp_path / "pairs.csv")
+
+
+def test_two_images_of_one_name(tmp_path, images):
+    write_images(tmp_path, images, nested=False)
+    write_images(tmp_path, images, nested=False, suffix=".jpg")
+    (tmp_path / "pairs.csv").write_text(CSV)
+    with pytest.raises(ValueError, match=r"2 images in .* are named 's1_0001'"):
+        load_verification_pairs(tmp_path / "pairs.csv")
+
+
+def test_bin_holds_each_photograph_once(tmp_path, images):
+    a, b, c = list(images.values())[:3]
+    (tmp_path / "lfw.bin").write_bytes(pickle.dumps(([a, b, c, a], [True, False])))
+    pairs = load_verification_pairs(tmp_path / "lfw.bin")
+    assert pairs.name == "lfw" and len(pairs.images) == 3
+    assert pairs.pairs.tolist() == [[0, 1], [2, 0]] and pairs.same.tolist() == [True, False]
+    assert pairs.images[2]["image"].size == (92, 112)
+
+
+def test_parquet_folder(tmp_path, orl):
+    pairs = make_verification_pairs(orl.select(range(20)), name="orl")
+    pairs.to_parquet(tmp_path / "written")
+    assert load_verification_pairs(tmp_path / "written").name == "orl"
+    assert load_verification_pairs(str(tmp_path / "written"), name="other").name == "other"
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"there is no file .*lfw.bin"):
+        load_verification_pairs(tmp_path / "lfw.bin")

@@ -1,0 +1,132 @@
+"""Verification `.bin` files: every protocol is read, nothing is executed."""
+
+import os
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from hf_face.data import UnsafePickleError, read_verification_bin
+
+IMAGES = [b"\xff\xd8\x00\n\xe9", b"second", b"third", b"\x80fourth"]
+SAMPLES = ["py3", "py3_protocol2", "py2", "numpy"]
+
+
+def dump(path, content, protocol=4):
+    path.write_bytes(content if isinstance(content, bytes) else pickle.dumps(content, protocol=protocol))
+    return path
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize(
+    "images",
+    [
+        IMAGES,
+        tuple(IMAGES),
+        [bytearray(image) for image in IMAGES],
+        [np.frombuffer(image, dtype=np.uint8) for image in IMAGES],
+        [np.bytes_(image) for image in IMAGES],
+        np.array(IMAGES, dtype=object),
+    ],
+    ids=["list", "tuple", "bytearray", "uint8 arrays", "numpy bytes", "object array"],
+)
+@pytest.mark.parametrize(
+    "same",
+    [[True, False], (1, 0), np.array([True, False]), [np.bool_(True), np.bool_(False)]],
+    ids=["bools", "ints", "array", "numpy bools"],
+)
+def test_every_protocol_and_container(tmp_path, protocol, images, same):
+    read, read_same = read_verification_bin(dump(tmp_path / "a.bin", (images, same), protocol))
+    assert read == IMAGES
+    assert read_same.tolist() == [True, False]
+
+
+def test_python_2_strings_are_bytes(tmp_path):
+    content = b"((lp0\nS'\\xff\\xd8'\np1\naS'b'\np2\na(lp3\nI01\natp4\n."  # as Python 2's protocol 0 writes it
+    images, same = read_verification_bin(dump(tmp_path / "a.bin", content))
+    assert images == [b"\xff\xd8", b"b"]
+    assert same.tolist() == [True]
+
+
+@pytest.mark.parametrize("sample", SAMPLES)
+def test_insightface_samples_agree(shared_data, sample):
+    folder = shared_data / "insightface_sample"
+    expected, expected_same = read_verification_bin(folder / "lfw_sample_py3.bin")
+    images, same = read_verification_bin(folder / f"lfw_sample_{sample}.bin")
+    assert len(images) == 80 and images == expected
+    assert same.sum() == 20 and (same == expected_same).all()
+    assert all(image.startswith(b"\xff\xd8") for image in images)
+
+
+def test_malicious_sample_is_refused(shared_data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UnsafePickleError, match=r"malicious.bin refers to posix.system"):
+        read_verification_bin(shared_data / "insightface_sample" / "malicious.bin")
+    assert not os.listdir(tmp_path)
+
+
+class Call:
+    """Pickles as a call of any function."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize(
+    "call",
+    [
+        Call(os.mkdir, "executed"),
+        Call(eval, "__import__('os').mkdir('executed')"),
+        Call(subprocess.call, [sys.executable, "-c", "open('executed', 'w')"]),
+        Call(getattr, "text", "encode"),
+        Call(np.load, "executed"),
+    ],
+    ids=["os", "eval", "subprocess", "getattr", "numpy"],
+)
+def test_calls_are_refused(tmp_path, monkeypatch, protocol, call):
+    monkeypatch.chdir(tmp_path)
+    path = dump(tmp_path / "a.bin", ([*IMAGES, call], [True, False]), protocol)
+    with pytest.raises(UnsafePickleError, match=r"a.bin refers to"):
+        read_verification_bin(path)
+    assert os.listdir(tmp_path) == ["a.bin"]
+
+
+def test_attributes_of_admitted_names_are_refused(tmp_path):
+    content = b"\x80\x04\x8c\x05numpy\x8c\x0edtype.__init__\x93."  # STACK_GLOBAL follows dots
+    with pytest.raises(UnsafePickleError, match=r"numpy.dtype.__init__"):
+        read_verification_bin(dump(tmp_path / "a.bin", content))
+
+
+def test_persistent_objects_are_refused(tmp_path):
+    with pytest.raises(UnsafePickleError, match="object outside of it"):
+        read_verification_bin(dump(tmp_path / "a.bin", b"Pname\n."))
+
+
+def test_odd_number_of_images(tmp_path):
+    with pytest.raises(ValueError, match=r"a.bin has 3 images and 2 pairs"):
+        read_verification_bin(dump(tmp_path / "a.bin", (IMAGES[:3], [True, False])))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is damaged"),
+        (b"not a pickle", "is damaged"),
+        (pickle.dumps((IMAGES, [True, False]))[:-20], "is damaged"),
+        (IMAGES, r"does not hold \(images, same\), but list"),
+        (([IMAGES[0], "text"], [True]), "image 1 is str, not encoded bytes"),
+        (([b"", b"a"], [True]), "image 0 is bytes, not encoded bytes"),
+        ((IMAGES, ["yes", "no"]), "must be a bool"),
+        (([np.zeros((2, 2, 3), np.uint8)] * 2, [True]), r"arrays of shape \(2, 2, 3\) are not admitted"),
+        (([np.zeros(2, dtype=[("a", "i4")])] * 2, [True]), "not admitted"),
+    ],
+)
+def test_other_content(tmp_path, content, message):
+    with pytest.raises(ValueError, match=message):
+        read_verification_bin(dump(tmp_path / "a.bin", content))
