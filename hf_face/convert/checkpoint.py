@@ -79,11 +79,13 @@ def _read_file(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError) as error:
+        lines = str(error).splitlines()
+        reason = next((line.strip() for line in lines if "WeightsUnpickler error" in line), lines[0])
         raise ValueError(
-            f"{path}: refused, because reading it would run code that the file names, or because it is not a file of "
-            "`torch.save`. If you trust its author, open it once in a throwaway environment that has the author's "
-            "packages, keep the tensors alone (`safetensors.torch.save_file(state_dict, 'model.safetensors')`), and "
-            f"convert that file. What torch said: {str(error).splitlines()[0]}"
+            f"{path}: refused, because reading it would run code that the file names, or because `torch.save` did not "
+            "write it. If you trust its author, open it once in a throwaway environment that has the author's packages, "
+            "keep the tensors alone (`safetensors.torch.save_file(state_dict, 'model.safetensors')`), and convert that "
+            f"file. What torch said: {reason}"
         ) from error
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected a mapping of names to tensors, found {type(content).__name__}.")

@@ -79,10 +79,10 @@ class CheckpointSource:
         shapes = {theirs[ours]: tensor.shape for ours, tensor in skeleton.state_dict().items()}
         check_tensors(tensors, shapes, leftover, checkpoint.origin)
 
-        weights = {ours: tensors[name] for ours, name in theirs.items() if name in tensors}
+        # Cloned, or training the model would write into the caller's state dict.
+        weights = {ours: tensors[name].clone() for ours, name in theirs.items() if name in tensors}
         model = type(skeleton).from_pretrained(None, config=config, state_dict=weights).eval()
-        if centers is not None:
-            attach_class_centers(model, centers, keep_class_centers, checkpoint.origin)
+        attach_class_centers(model, centers, keep_class_centers, checkpoint.origin)
         return model, self.image_processor(config, **options)
 
     def export(self, model: FacePreTrainedModel) -> StateDict:
@@ -91,7 +91,7 @@ class CheckpointSource:
         if not self.holds(config):
             raise ValueError(f"{self.name}'s format has no names for a {config.model_type} like this: {config}")
         tensors = {self.their_name(name, config): tensor for name, tensor in model.state_dict().items()}
-        told = {option: getattr(config, option) for option in self.asks}
+        told = {option: getattr(config, option) for option in ("image_size", *self.asks)}
         self.check_expressible(config, self.config(tensors, Checkpoint(tensors), **told))
         return {self.prefixes[0] + name: tensor for name, tensor in tensors.items()}
 
@@ -154,11 +154,12 @@ def check_tensors(found: StateDict, shapes: dict[str, torch.Size], leftover: lis
         raise ValueError(f"{origin} does not fit the architecture read off it. {listed}.")
 
 
-def attach_class_centers(model: FacePreTrainedModel, centers: Tensor, keep: bool, origin: str) -> None:
+def attach_class_centers(model: FacePreTrainedModel, centers: Tensor | None, keep: bool, origin: str) -> None:
+    if keep and centers is None:
+        raise ValueError(f"{origin} holds no class centres to keep.")
     if keep:
         model.class_centers = centers.contiguous()
-        logger.info(f"{origin}: kept the class centres of {len(centers)} identities as `model.class_centers`.")
-    else:
+    elif centers is not None:
         logger.warning(
             f"{origin} also holds the class centres of {len(centers)} identities, which a backbone does not need. "
             "`keep_class_centers=True` keeps them as `model.class_centers`."

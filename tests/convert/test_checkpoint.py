@@ -1,0 +1,76 @@
+"""Files are read as tensors; a file that would run code is refused."""
+
+import json
+import os
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from hf_face.convert.checkpoint import read_checkpoint
+
+TENSORS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.zeros(2)}
+
+
+def test_reads_torch_and_safetensors_files_alike(tmp_path):
+    torch.save(TENSORS, tmp_path / "model.pth")
+    save_file(TENSORS, tmp_path / "model.safetensors")
+    for name in ("model.pth", "model.safetensors"):
+        tensors = read_checkpoint(tmp_path / name).tensors()
+        assert tensors.keys() == TENSORS.keys()
+        assert all(torch.equal(tensors[key], TENSORS[key]) for key in TENSORS)
+
+
+def test_reads_a_folder_with_its_config(tmp_path):
+    save_file(TENSORS, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "resnet18"}))
+    checkpoint = read_checkpoint(tmp_path)
+    assert checkpoint.settings == {"architecture": "resnet18"}
+    assert checkpoint.tensors().keys() == TENSORS.keys()
+
+
+def test_takes_the_first_nested_mapping_there_is():
+    checkpoint = read_checkpoint({"epoch": 3, "model": {"old": torch.ones(1)}, "ema": {"new": torch.ones(1)}})
+    assert checkpoint.tensors(("ema", "model")).keys() == {"new"}
+    assert checkpoint.tensors(("missing", "model")).keys() == {"old"}
+
+
+def test_drops_a_wrapper_that_all_names_share():
+    wrapped = {f"module._orig_mod.{name}": tensor for name, tensor in TENSORS.items()}
+    assert read_checkpoint(wrapped).tensors().keys() == TENSORS.keys()
+    partly = {"module.a": torch.ones(1), "b": torch.ones(1)}
+    assert read_checkpoint(partly).tensors().keys() == partly.keys()
+
+
+class Executes:
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+def test_refuses_a_file_that_would_run_code(tmp_path):
+    torch.save({"state_dict": TENSORS, "callbacks": Executes(tmp_path / "executed")}, tmp_path / "model.ckpt")
+    with pytest.raises(ValueError, match=r"model\.ckpt: refused.*run code.*safetensors.*mkdir"):
+        read_checkpoint(tmp_path / "model.ckpt")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_refuses_torchscript(tmp_path):
+    torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "scripted.pt"))
+    with pytest.raises(ValueError, match=r"scripted\.pt: refused.*TorchScript"):
+        read_checkpoint(tmp_path / "scripted.pt")
+
+
+def test_refuses_what_is_no_mapping(tmp_path):
+    torch.save([torch.ones(1)], tmp_path / "list.pth")
+    with pytest.raises(ValueError, match=r"list\.pth: expected a mapping of names to tensors, found list"):
+        read_checkpoint(tmp_path / "list.pth")
+
+
+def test_says_what_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.pth: no such checkpoint"):
+        read_checkpoint(tmp_path / "nowhere.pth")
+    with pytest.raises(FileNotFoundError, match=r"expected one of model\.safetensors"):
+        read_checkpoint(tmp_path)

@@ -1,0 +1,228 @@
+"""Recognition, questions, errors, class centres and export, on tiny checkpoints."""
+
+import pytest
+import torch
+from transformers import pipeline
+
+from hf_face import (
+    IResNetConfig,
+    IResNetModel,
+    MobileFaceNetConfig,
+    MobileFaceNetModel,
+    ViTFaceConfig,
+    ViTFaceModel,
+    convert_checkpoint,
+    export_checkpoint,
+)
+from hf_face.convert import SOURCES
+from hf_face.convert.checkpoint import read_checkpoint
+from hf_face.convert.convert import recognise
+
+TINY = {"depths": [1, 2], "hidden_sizes": [16, 32], "stem_size": 8, "embedding_size": 24, "image_size": 32}
+ADAFACE = {"shortcut": "subsample", "embedding_norm": "plain"}
+TRANSFORMER = {"hidden_size": 16, "num_hidden_layers": 2, "embedding_size": 24}
+
+NETWORKS = {
+    "flatten": lambda: IResNetModel(IResNetConfig(**TINY)),
+    "pooled": lambda: IResNetModel(IResNetConfig(**TINY, neck="gwp", stem_kernel_size=7)),
+    "magface": lambda: IResNetModel(IResNetConfig(**TINY, batch_norm_eps=2e-5, embedding_norm="affine")),
+    "adaface": lambda: IResNetModel(IResNetConfig(**TINY, **ADAFACE, squeeze_excitation=True)),
+    "mobilefacenet": lambda: MobileFaceNetModel(MobileFaceNetConfig(embedding_size=24)),
+    "foamliu": lambda: MobileFaceNetModel(
+        MobileFaceNetConfig(stem="separable", hidden_act="relu6", projection_bias=True)
+    ),
+    "vit": lambda: ViTFaceModel(ViTFaceConfig(**TRANSFORMER, intermediate_size=64)),
+    "cvlface_base": lambda: ViTFaceModel(ViTFaceConfig(**TRANSFORMER, intermediate_size=48, num_attention_heads=16)),
+    "transface": lambda: ViTFaceModel(ViTFaceConfig(**TRANSFORMER, intermediate_size=64, patch_weighting=True)),
+}
+FORMATS = [
+    ("flatten", "arcface_torch"),
+    ("mobilefacenet", "arcface_torch"),
+    ("vit", "arcface_torch"),
+    ("transface", "transface"),
+    ("adaface", "adaface"),
+    ("magface", "magface"),
+    ("magface", "face_embeddings"),
+    ("pooled", "revisit_linearize"),
+    ("adaface", "cvlface"),
+    ("flatten", "cvlface"),
+    ("cvlface_base", "cvlface"),
+    ("foamliu", "mobilefacenet"),
+]
+
+
+def tiny(network: str = "flatten"):
+    torch.manual_seed(0)
+    return NETWORKS[network]().eval()
+
+
+def tiny_checkpoint(network: str = "flatten", source: str = "arcface_torch"):
+    return export_checkpoint(tiny(network), source)
+
+
+@pytest.mark.parametrize("network, source", FORMATS)
+@torch.no_grad()
+def test_every_format_comes_back(network, source):
+    model = tiny(network)
+    checkpoint = export_checkpoint(model, source)
+    told = {"neck": "gwp"} if network == "pooled" else {}
+    if network != "pooled":  # a pooled network does not tell its image size, and needs none
+        told |= {"image_size": model.config.image_size}
+    back, _ = convert_checkpoint(checkpoint, **told)
+    faces = torch.randn(2, 3, model.config.image_size, model.config.image_size)
+    assert recognise(read_checkpoint(checkpoint)).name == source
+    assert torch.equal(back(faces).pooler_output, model(faces).pooler_output)
+
+
+def test_changing_the_model_leaves_the_checkpoint_alone():
+    checkpoint = tiny_checkpoint()
+    before = checkpoint["fc.weight"].clone()
+    model, _ = convert_checkpoint(checkpoint)
+    with torch.no_grad():
+        model.neck.projection.linear.weight.zero_()
+    assert torch.equal(checkpoint["fc.weight"], before)
+
+
+def test_missing_leftover_and_misshapen_tensors_are_listed_by_the_checkpoints_names():
+    checkpoint = tiny_checkpoint("magface", "magface")
+    del checkpoint["features.module.bn2.bias"]
+    checkpoint["features.module.layer1.0.extra"] = torch.zeros(1)
+    checkpoint["features.module.prelu.weight"] = torch.zeros(5)
+    with pytest.raises(ValueError, match="does not fit") as error:
+        convert_checkpoint(checkpoint)
+    assert "missing: features.module.bn2.bias" in str(error.value)
+    assert "leftover: features.module.layer1.0.extra" in str(error.value)
+    assert "mis-shaped: features.module.prelu.weight (5,) instead of (8,)" in str(error.value)
+
+
+def test_what_the_architecture_is_read_off_is_named_when_missing():
+    checkpoint = tiny_checkpoint()
+    del checkpoint["layer2.0.conv2.weight"]
+    with pytest.raises(ValueError, match=r"read off layer2\.0\.conv2\.weight, which is missing"):
+        convert_checkpoint(checkpoint, "arcface_torch")
+
+
+def test_counters_may_be_missing():
+    checkpoint = {name: t for name, t in tiny_checkpoint().items() if not name.endswith("num_batches_tracked")}
+    model, _ = convert_checkpoint(checkpoint)
+    assert model.stem.norm.num_batches_tracked == 0
+
+
+def test_pooling_is_asked_for():
+    checkpoint = tiny_checkpoint("pooled", "revisit_linearize")
+    with pytest.raises(ValueError, match="do not tell its neck. Say neck='gwp' or neck='gap'; it was not given"):
+        convert_checkpoint(checkpoint)
+    with pytest.raises(ValueError, match="found neck='flatten'"):
+        convert_checkpoint(checkpoint, neck="flatten")
+    with pytest.raises(ValueError, match="Say neck='gwp'"):
+        convert_checkpoint(checkpoint, source="arcface_torch")
+    assert convert_checkpoint(checkpoint, neck="gap")[0].config.neck == "gap"
+
+
+def test_heads_and_crop_of_an_unknown_transformer_are_asked_for():
+    checkpoint = tiny_checkpoint("cvlface_base", "cvlface")
+    assert convert_checkpoint(checkpoint)[0].config.num_attention_heads == 16
+    other = {f"net.{name}": tensor for name, tensor in tiny_checkpoint("vit").items()}
+    with pytest.raises(ValueError, match="Say `num_attention_heads=`"):
+        convert_checkpoint(other)
+    assert convert_checkpoint(other, num_attention_heads=4)[0].config.num_attention_heads == 4
+    checkpoint["net.pos_embed"] = torch.zeros(1, 100, 16)
+    with pytest.raises(ValueError, match="100 positions of patches of 9 pixels.*Say `image_size=`"):
+        convert_checkpoint(checkpoint)
+
+
+def test_unknown_checkpoints_sources_and_settings_are_refused():
+    with pytest.raises(ValueError, match="is of no project known here.*adaface"):
+        convert_checkpoint({"encoder.weight": torch.zeros(2, 2)})
+    with pytest.raises(ValueError, match="No source 'arcface'. There are: auto, arcface_torch"):
+        convert_checkpoint(tiny_checkpoint(), "arcface")
+    with pytest.raises(ValueError, match=r"not a adaface checkpoint: expected model\.input_layer.*found bn1\.bias"):
+        convert_checkpoint(tiny_checkpoint(), "adaface")
+    with pytest.raises(ValueError, match="no setting droput"):
+        convert_checkpoint(tiny_checkpoint(), droput=0.4)
+
+
+def test_overrides_go_to_the_config_and_to_the_image_processor():
+    model, image_processor = convert_checkpoint(tiny_checkpoint(), dropout=0.4, channel_order="bgr")
+    assert model.config.dropout == 0.4
+    assert image_processor.channel_order == "bgr"
+    assert dict(image_processor.size) == {"height": 32, "width": 32}
+
+
+@pytest.mark.parametrize(
+    "network, source, name, transposed",
+    [
+        ("adaface", "adaface", "head.kernel", True),
+        ("magface", "magface", "fc.weight", True),
+        ("magface", "face_embeddings", "header.weight", False),
+        ("magface", "face_embeddings", "header.kernel", True),
+    ],
+)
+def test_class_centres_are_reported_and_kept_on_request(network, source, name, transposed, caplog, monkeypatch):
+    monkeypatch.setattr("hf_face.convert.source.logger.propagate", True)
+    centers = torch.randn(7, 24)
+    file = {"state_dict": {**tiny_checkpoint(network, source), name: centers.T if transposed else centers}}
+    if source == "adaface":
+        file["state_dict"]["head.batch_mean"] = torch.ones(1)
+    model, _ = convert_checkpoint(file)
+    assert not hasattr(model, "class_centers")
+    assert torch.equal(convert_checkpoint(file, keep_class_centers=True)[0].class_centers, centers)
+
+
+def test_class_centres_of_a_partial_fc_shard():
+    centers = torch.randn(7, 24)
+    file = {"state_dict_backbone": tiny_checkpoint(), "state_dict_softmax_fc": {"weight": centers}, "epoch": 3}
+    model, _ = convert_checkpoint(file, keep_class_centers=True)
+    assert torch.equal(model.class_centers, centers)
+
+
+def test_no_class_centres_to_keep():
+    with pytest.raises(ValueError, match="holds no class centres"):
+        convert_checkpoint(tiny_checkpoint(), keep_class_centers=True)
+
+
+@pytest.mark.parametrize(
+    "network, target, reason",
+    [
+        ("adaface", "arcface_torch", "no names for"),
+        ("flatten", "adaface", "no names for"),
+        ("transface", "arcface_torch", "no names for"),
+        ("mobilefacenet", "mobilefacenet", "no names for"),
+        ("vit", "magface", "no names for"),
+        ("magface", "arcface_torch", r"cannot express batch_norm_eps=2e-05 \(it would build 1e-05\)"),
+        ("flatten", "magface", "cannot express batch_norm_eps=1e-05"),
+        ("cvlface_base", "arcface_torch", r"cannot express num_attention_heads=16 \(it would build 8\)"),
+    ],
+)
+def test_a_format_that_would_build_another_network_is_refused(network, target, reason):
+    with pytest.raises(ValueError, match=reason):
+        export_checkpoint(tiny(network), target)
+
+
+def test_written_files_are_nested_as_the_project_nests_them(tmp_path):
+    export_checkpoint(tiny("adaface"), "adaface", tmp_path / "adaface.ckpt")
+    written = torch.load(tmp_path / "adaface.ckpt", weights_only=True)
+    assert "model.input_layer.0.weight" in written["state_dict"]
+    export_checkpoint(tiny("flatten"), "arcface_torch", tmp_path / "backbone.pth")
+    assert "conv1.weight" in torch.load(tmp_path / "backbone.pth", weights_only=True)
+    model, _ = convert_checkpoint(tmp_path / "adaface.ckpt")
+    assert model.config.squeeze_excitation
+
+
+def test_every_source_can_be_named():
+    assert set(SOURCES) == {
+        "adaface", "arcface_torch", "cvlface", "face_embeddings", "froundation", "magface", "mobilefacenet",
+        "revisit_linearize", "timm", "timm_face", "transface",
+    }  # fmt: skip
+
+
+def test_ready_for_a_pipeline(tmp_path):
+    from PIL import Image
+
+    model, image_processor = convert_checkpoint(tiny_checkpoint())
+    model.save_pretrained(tmp_path)
+    image_processor.save_pretrained(tmp_path)
+    embed = pipeline("image-feature-extraction", model=str(tmp_path))
+    embedding = torch.tensor(embed(Image.new("RGB", (32, 32), "red")))
+    assert embedding.shape == (1, 24)
+    torch.testing.assert_close(embedding.norm(), torch.tensor(1.0))
