@@ -1,0 +1,168 @@
+"""All pairs of a set of faces, each image against every other: TAR at FAR 1e-6 and below, as the MFR challenge asks.
+
+N images make N (N - 1) / 2 pairs, 10^12 for 1.6 million: no score matrix fits anywhere. Similarities are computed block
+by block; of each block stay the genuine scores, and of the impostor scores those that can still be among the highest
+K = FAR x impostors + 1, which is all that TAR at that FAR depends on. The counts are exact and the memory bounded:
+two blocks, the genuine scores and at most 2 K + one block of impostor scores.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from datasets import Dataset
+from torch import Tensor
+from transformers.utils.logging import tqdm
+
+from .comparison_scores import ComparisonScores, allowed_errors
+from .embedding import Embedder, Flip, is_main_process
+from .evaluator import Evaluator
+from .metrics import format_far
+
+DEFAULT_FARS = (1e-4, 1e-5, 1e-6)
+
+
+class AllPairsEvaluator(Evaluator):
+    """TAR@FAR over every pair of a labelled set of faces.
+
+    Args:
+        dataset: images and identities, columns `image` and `label`.
+        fars: the false accept rates to report; one finer than one impostor pair is not measurable and left out.
+        flip: test-time augmentation by the mirror image: `"sum"`, `"concat"` or `None`.
+        name: prefix of the metrics.
+
+    Example:
+    ```python
+    >>> AllPairsEvaluator(load_orl(), fars=[1e-3])(model, image_processor)["all_pairs_tar@far=1e-3"]
+    0.98
+    ```
+    """
+
+    def __init__(
+        self, dataset: Dataset, fars: Sequence[float] = DEFAULT_FARS, flip: Flip = "sum", name: str = "all_pairs"
+    ):
+        self.dataset = dataset
+        self.fars = fars
+        self.flip = flip
+        self.name = name
+        finest = min(self.measurable_fars, default=min(fars))
+        self.primary_metric = f"{name}_tar@far={format_far(finest)}"
+
+    @property
+    def measurable_fars(self) -> list[float]:
+        _, num_impostors = count_pairs(np.asarray(self.dataset["label"]))
+        return [far for far in self.fars if allowed_errors(far, num_impostors)]
+
+    def evaluate(self, embedder: Embedder, output_dir: str | Path | None = None) -> dict[str, float]:
+        embeddings = torch.from_numpy(embedder(self.dataset, self.flip).embeddings)
+        labels = np.asarray(self.dataset["label"])
+        fars = self.measurable_fars
+        device = next(embedder.model.parameters()).device
+        scores = all_pairs_scores(embeddings.to(device), labels, max(fars))
+        metrics = {"num_genuine": float(len(scores.genuine)), "num_impostors": float(scores.num_impostors)}
+        for far in fars:
+            point = scores.at_far(far)
+            metrics |= {f"tar@far={format_far(far)}": point.tar, f"threshold@far={format_far(far)}": point.threshold}
+        return {f"{self.name}_{key}": value for key, value in metrics.items()}
+
+
+def count_pairs(labels: np.ndarray) -> tuple[int, int]:
+    """Genuine and impostor pairs among images of these identities (N,)."""
+    counts = np.unique(labels, return_counts=True)[1].astype(object)  # 1.6 million images: pairs beyond 2^40
+    genuine = int((counts * (counts - 1) // 2).sum())
+    return genuine, len(labels) * (len(labels) - 1) // 2 - genuine
+
+
+def all_pairs_scores(features: Tensor, labels: np.ndarray, max_far: float, block_size: int = 4096) -> ComparisonScores:
+    """Every genuine score, and as many of the highest impostor scores as `max_far` and lower rates take.
+
+    Under `torch.distributed` each rank computes its share of the blocks, all of them hold all features, and all get the
+    same answer.
+
+    Args:
+        features: unit-length embeddings (N, D), on the device to compute on. Scores have their dtype.
+        labels: identity of each image (N,).
+        max_far: the highest false accept rate that will be asked for.
+        block_size: images on either side of a block, hence `block_size`^2 scores in it.
+
+    Raises:
+        ValueError: labels do not match, pairs of either kind are missing, or a feature is not finite.
+    """
+    labels = np.asarray(labels)
+    if len(features) != len(labels):
+        raise ValueError(f"{len(features)} features and {len(labels)} labels: every image needs both")
+    num_genuine, num_impostors = count_pairs(labels)
+    if not num_genuine or not num_impostors:
+        raise ValueError(f"found {num_genuine} genuine and {num_impostors} impostor pairs; TAR@FAR needs both")
+    finite = features.isfinite().all(dim=1)
+    if not finite.all():
+        raise ValueError(f"the embedding of image {int(finite.int().argmin())} is not finite")
+
+    # Sorted by identity, all genuine pairs lie in the few blocks along the diagonal.
+    order = torch.as_tensor(np.argsort(labels, kind="stable"))
+    features, labels = features[order.to(features.device)], torch.as_tensor(labels)[order].to(features.device)
+    kept = min(allowed_errors(max_far, num_impostors) + 1, num_impostors)
+    genuine, tail = [], HighestScores(kept)
+    for scores, same in _blocks(features, labels, block_size):
+        if same is not None:
+            genuine.append(scores[same])
+            scores = scores.masked_fill_(same, -torch.inf)
+        tail.add(scores)
+    genuine = _gather(torch.cat(genuine) if genuine else features.new_empty(0))
+    impostors = _gather(tail.highest())
+    return ComparisonScores(np.sort(genuine), np.sort(impostors)[-kept:], num_impostors)
+
+
+class HighestScores:
+    """The `size` highest of all scores added, in memory bounded by twice that and the block being added."""
+
+    def __init__(self, size: int):
+        self.size = size
+        self._floor = -torch.inf  # `size` scores above it, or equal, are held
+        self._held: list[Tensor] = []
+
+    def add(self, scores: Tensor):
+        """Take what is above the floor from a block (A, B)."""
+        # Few rows hold such a score once the floor has risen: one pass over the block is then all it takes.
+        rows = scores[scores.amax(dim=1) > self._floor]
+        self._held.append(rows[rows > self._floor])
+        if sum(len(held) for held in self._held) > 2 * self.size:
+            self._held = [self.highest()]
+            self._floor = self._held[0].min()
+
+    def highest(self) -> Tensor:
+        """The highest scores (at most `size`), in no order."""
+        held = torch.cat(self._held)
+        return held.topk(self.size, sorted=False).values if len(held) > self.size else held
+
+
+def _blocks(features: Tensor, labels: Tensor, block_size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """This rank's blocks of the upper triangle of similarities, (A, B), which the next one overwrites, and where in a
+    block the pairs are of one identity (A, B); None where that is nowhere. What lies below the diagonal is -inf."""
+    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    starts = range(0, len(features), block_size)
+    corners = [(row, column) for row in starts for column in starts[row // block_size :]][rank::world]
+    buffer = features.new_empty(min(block_size, len(features)) ** 2)
+    for row, column in tqdm(corners, desc="All pairs", unit="block", disable=not is_main_process()):
+        rows, columns = features[row : row + block_size], features[column : column + block_size]
+        scores = buffer[: len(rows) * len(columns)].view(len(rows), len(columns))
+        torch.mm(rows, columns.T, out=scores)
+        row_labels, column_labels = labels[row : row + block_size], labels[column : column + block_size]
+        same = row_labels[:, None] == column_labels if row_labels[-1] >= column_labels[0] else None
+        if row == column:
+            below = torch.ones_like(scores, dtype=torch.bool).tril_()
+            scores.masked_fill_(below, -torch.inf)
+            same &= ~below
+        yield scores, same
+
+
+def _gather(scores: Tensor) -> np.ndarray:
+    """The scores of all ranks."""
+    scores = scores.cpu().numpy()
+    if not dist.is_initialized():
+        return scores
+    shares = [None] * dist.get_world_size()
+    dist.all_gather_object(shares, scores)
+    return np.concatenate(shares)

@@ -1,0 +1,77 @@
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from hf_face.evaluation.all_pairs import HighestScores, all_pairs_scores, count_pairs
+from hf_face.evaluation.comparison_scores import ComparisonScores
+
+
+def faces(num_images=300, num_people=60):
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, num_people, num_images)
+    centres = rng.standard_normal((num_people, 16))
+    features = torch.from_numpy(centres[labels] + rng.standard_normal((num_images, 16)))
+    return torch.nn.functional.normalize(features), labels
+
+
+def every_pair(features, labels) -> ComparisonScores:
+    first, second = np.triu_indices(len(labels), 1)
+    scores = (features @ features.T).numpy()[first, second]
+    return ComparisonScores.from_pairs(labels[first] == labels[second], scores)
+
+
+@pytest.mark.parametrize("block_size", [16, 77, 300, 4096])
+def test_operating_points_are_those_of_the_whole_matrix(block_size):
+    features, labels = faces()
+    whole = every_pair(features, labels)
+    blockwise = all_pairs_scores(features, labels, max_far=1e-2, block_size=block_size)
+    assert (len(blockwise.genuine), blockwise.num_impostors) == count_pairs(labels)
+    np.testing.assert_allclose(blockwise.genuine, whole.genuine, atol=1e-12)
+    assert len(blockwise.impostors) == int(1e-2 * whole.num_impostors) + 1
+    for far in (1e-2, 1e-3, 1e-4):
+        assert blockwise.at_far(far) == pytest.approx(whole.at_far(far), abs=1e-12)
+
+
+def test_pairs_are_counted_without_overflow():
+    assert count_pairs(np.array([3, 3, 3, 1, 1, 7])) == (4, 11)
+    assert count_pairs(np.zeros(100_000, dtype=np.int32))[0] == 4_999_950_000
+
+
+def test_highest_scores_keeps_little_and_loses_nothing():
+    scores = torch.randn(50, 8, 40, generator=torch.Generator().manual_seed(0))
+    highest = HighestScores(100)
+    for block in scores:
+        highest.add(block)
+        assert sum(len(held) for held in highest._held) <= 200
+    torch.testing.assert_close(highest.highest().sort().values, scores.flatten().sort().values[-100:])
+
+
+def test_bad_input_is_named():
+    features, labels = faces()
+    with pytest.raises(ValueError, match="300 features and 299 labels"):
+        all_pairs_scores(features, labels[:-1], 1e-2)
+    with pytest.raises(ValueError, match="found 0 genuine and 44850 impostor pairs"):
+        all_pairs_scores(features, np.arange(300), 1e-2)
+    features[17, 3] = torch.nan
+    with pytest.raises(ValueError, match="the embedding of image 17 is not finite"):
+        all_pairs_scores(features, labels, 1e-2)
+
+
+def _rank_scores(rank: int, store: str, results):
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    scores = all_pairs_scores(*faces(), max_far=1e-2, block_size=64)
+    results[rank] = (scores.genuine, scores.impostors)
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow  # starts two processes that import everything anew
+def test_two_ranks_give_the_same_scores(tmp_path):
+    alone = all_pairs_scores(*faces(), max_far=1e-2, block_size=64)
+    with mp.Manager() as manager:
+        results = manager.dict()
+        mp.spawn(_rank_scores, args=(tmp_path / "store", results), nprocs=2)
+        for rank in (0, 1):
+            np.testing.assert_array_equal(results[rank][0], alone.genuine)
+            np.testing.assert_array_equal(results[rank][1], alone.impostors)
