@@ -1,17 +1,17 @@
 """Rows of encoded images to uint8 batches."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 from transformers.utils import logging
 
 from .decode import ImageDecoder, UndecodableImageError
+from .loading import EncodedRows
 
 logger = logging.get_logger(__name__)
 
@@ -39,20 +39,20 @@ class FaceCollator:
         self.num_labels = num_labels
         self.on_bad_image = on_bad_image
         self._decoder = ImageDecoder(image_size)
-        # shared memory: a worker's copy of the collator counts where the main process can read, each in its own place
+        # shared memory: a worker's copy of the collator counts where the main process reads, each in its own place
         self._skipped = torch.zeros(MAX_WORKERS, dtype=torch.int64).share_memory_()
 
     @property
     def num_skipped(self) -> int:
-        """How many images were skipped so far, by all workers of this process."""
+        """How many images this process and its workers have skipped so far."""
         return int(self._skipped.sum())
 
-    def __call__(self, rows: pa.Table | Sequence[Mapping]) -> dict[str, Tensor]:
+    def __call__(self, rows: EncodedRows | Sequence[Mapping]) -> dict[str, Tensor]:
         """Collate a batch.
 
         Args:
-            rows: What [`FaceDataset`] gives for a batch of indices (an Arrow table), or a list of rows as mappings.
-                `image` is undecoded or a Pillow image, `label` an integer.
+            rows: What [`FaceDataset`] gives for a batch, or a list of rows as mappings. `image` is undecoded or a
+                Pillow image, `label` an integer.
 
         Returns:
             `{"pixel_values": uint8 (B, 3, image_size, image_size) RGB, "labels": int64 (B,)}`.
@@ -61,54 +61,35 @@ class FaceCollator:
             UndecodableImageError: an image is missing or undecodable, and `on_bad_image="raise"`; or all of them are.
             ValueError: a label is missing or out of range.
         """
-        images, labels = _columns(rows)
-        pixel_values = _empty_batch(len(images), self.image_size)
-        planes = pixel_values.numpy()
+        if not isinstance(rows, EncodedRows):
+            rows = EncodedRows.from_rows(rows)
+        labels = self._checked_labels(rows)
+        pixel_values = _empty_batch(len(labels), self.image_size)
         bad = []
-        for i, image in enumerate(images):
+        for i, (planes, image) in enumerate(zip(pixel_values.numpy(), rows.images, strict=True)):
             try:
-                self._decoder.decode_into(planes[i], image)
+                self._decoder.decode_into(planes, image)
             except UndecodableImageError as error:
-                self._reject(f"{_describe(rows, i)}: {error}")
+                self._reject(f"{rows.describe(i)}: {error}")
                 bad.append(i)
-        labels = self._check(labels, rows)
         if bad:
             _replace(bad, pixel_values, labels)
         return {"pixel_values": pixel_values, "labels": labels}
 
+    def _checked_labels(self, rows: EncodedRows) -> Tensor:
+        upper = math.inf if self.num_labels is None else self.num_labels
+        for i, label in enumerate(rows.labels):
+            if label is None or not 0 <= label < upper:
+                expected = "0 or more" if self.num_labels is None else f"0 to {self.num_labels - 1}"
+                raise ValueError(f"{rows.describe(i)}: label {label} is out of range, expected {expected}")
+        return torch.tensor(rows.labels, dtype=torch.int64)
+
     def _reject(self, reason: str):
         if self.on_bad_image == "raise":
-            raise UndecodableImageError(f'{reason}; on_bad_image="skip" goes on without such images') from None
+            raise UndecodableImageError(f'{reason}; on_bad_image="skip" goes on without such images')
         worker = get_worker_info()
         self._skipped[worker.id % MAX_WORKERS if worker else 0] += 1
         logger.warning(f"skipped {reason}")
-
-    def _check(self, labels: list[int | None], rows: pa.Table | Sequence[Mapping]) -> Tensor:
-        for i, label in enumerate(labels):
-            if label is None or label < 0 or (self.num_labels is not None and label >= self.num_labels):
-                expected = f"0 to {self.num_labels - 1}" if self.num_labels is not None else "0 or more"
-                raise ValueError(f"{_describe(rows, i)}: label {label} is out of range, expected {expected}")
-        return torch.tensor(labels, dtype=torch.int64)
-
-
-def _columns(rows: pa.Table | Sequence[Mapping]) -> tuple[list, list]:
-    if not isinstance(rows, pa.Table):
-        return [row["image"] for row in rows], [row["label"] for row in rows]
-    encoded = pc.struct_field(rows["image"], "bytes").to_pylist()
-    if None in encoded:
-        encoded = rows["image"].to_pylist()  # some images are in files of their own: the paths are needed too
-    return encoded, rows["label"].to_pylist()
-
-
-def _describe(rows: pa.Table | Sequence[Mapping], i: int) -> str:
-    """Name a row by everything short in it: its number, its file, and whatever names a data set carries along."""
-    row = rows.slice(i, 1).to_pylist()[0] if isinstance(rows, pa.Table) else rows[i]
-    image = row["image"]
-    path = image.get("path") if isinstance(image, Mapping) else None
-    names = {"path": path} | {name: value for name, value in row.items() if isinstance(value, str)}
-    where = [f"row {row['row']}"] if "row" in row else [f"image {i} of the batch"]
-    where += [f"{name} {value!r}" for name, value in names.items() if value is not None]
-    return ", ".join(where)
 
 
 def _empty_batch(batch_size: int, image_size: int) -> Tensor:
@@ -116,7 +97,7 @@ def _empty_batch(batch_size: int, image_size: int) -> Tensor:
     if get_worker_info() is None:
         return torch.empty(shape, dtype=torch.uint8)
     # in shared memory from the start, as torch's own collate function does: the main process gets it without a copy
-    storage = torch.UntypedStorage._new_shared(int(np.prod(shape)), device="cpu")
+    storage = torch.UntypedStorage._new_shared(math.prod(shape), device="cpu")
     return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
 
 

@@ -1,41 +1,75 @@
 """Views of identity data sets that a `DataLoader` reads batch by batch, undecoded."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset, Image, IterableDataset
 from torch.utils.data import Dataset as TorchDataset
 
 
-class FaceDataset(TorchDataset):
-    """A `datasets.Dataset` as a map-style data set whose batches are Arrow tables, for [`FaceCollator`].
+@dataclass
+class EncodedRows:
+    """A batch of rows that [`FaceCollator`] has still to decode.
 
-    `DataLoader` asks for the rows of a whole batch at once (`__getitems__`); they are gathered in Arrow, without a
-    Python object per row and without decoding, which is the collator's work. Samplers see an ordinary data set, so
-    splitting over ranks and skipping batches on resume are accelerate's, as for any other.
+    Attributes:
+        images: Encoded bytes, undecoded `datasets.Image` values or Pillow images, one a row.
+        labels: Integers, one a row.
+    """
+
+    images: Sequence
+    labels: Sequence[int | None]
+    _rows: Sequence[Mapping]
+    _indices: Sequence[int] | None = None
+
+    @classmethod
+    def from_rows(cls, rows: Sequence[Mapping]) -> "EncodedRows":
+        """Rows as mappings, which is what streaming gives."""
+        return cls([row["image"] for row in rows], [row["label"] for row in rows], rows)
+
+    def describe(self, i: int) -> str:
+        """Name a row for a message: its number, its file, and whatever strings the data set keeps beside an image."""
+        if self._indices is None:
+            row, where = self._rows[i], [f"image {i} of the batch"]
+        else:
+            row, where = self._rows[self._indices[i]], [f"row {self._indices[i]}"]
+        path = row["image"].get("path") if isinstance(row["image"], Mapping) else None
+        names = {"path": path} | {name: value for name, value in row.items() if isinstance(value, str)}
+        return ", ".join(where + [f"{name} {value!r}" for name, value in names.items() if value is not None])
+
+
+class FaceDataset(TorchDataset):
+    """A `datasets.Dataset` as a map-style data set that gives whole batches undecoded, for [`FaceCollator`].
+
+    `DataLoader` asks for the rows of a batch at once (`__getitems__`); they are gathered in Arrow, without a Python
+    mapping per row and without decoding, which is the collator's work. Samplers see an ordinary data set, so splitting
+    over ranks and skipping batches on resume are accelerate's, as for any other.
 
     Args:
-        dataset: Identity data, `image` and `label`. Columns of strings come along, to name a row in error messages.
+        dataset: Identity data, `image` and `label`, and any columns that help to name a row in an error message.
 
     Example:
         >>> loader = DataLoader(FaceDataset(load_orl()), batch_size=64, shuffle=True, collate_fn=FaceCollator(112))
     """
 
     def __init__(self, dataset: Dataset):
-        names = [name for name, feature in dataset.features.items() if getattr(feature, "dtype", None) == "string"]
-        self.dataset = dataset
-        self._rows = dataset.select_columns(["image", "label", *names]).with_format("arrow")
+        self._rows = dataset.cast_column("image", Image(decode=False)).with_format(None)
+        self._columns = dataset.select_columns(["image", "label"]).with_format("arrow")
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return len(self._rows)
 
     def __getitem__(self, index: int) -> dict:
         """One row as a mapping, undecoded."""
-        return self.__getitems__([index]).to_pylist()[0]
+        return self._rows[index]
 
-    def __getitems__(self, indices: Sequence[int]) -> pa.Table:
-        """The rows of a batch: `image` (undecoded), `label`, `row` (the index) and the columns of strings."""
-        return self._rows[indices].append_column("row", pa.array(indices, type=pa.int64()))
+    def __getitems__(self, indices: Sequence[int]) -> EncodedRows:
+        """The rows of a batch."""
+        table = self._columns[indices].combine_chunks()
+        images = pc.struct_field(table["image"], "bytes").to_pylist()
+        if None in images:
+            images = table["image"].to_pylist()  # some images are in files of their own: their paths are needed too
+        return EncodedRows(images, table["label"].to_pylist(), self._rows, indices)
 
 
 def undecoded(dataset: Dataset | IterableDataset) -> FaceDataset | IterableDataset:

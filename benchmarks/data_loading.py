@@ -1,0 +1,153 @@
+"""How fast faces get from Parquet into shuffled batches, beside the ways that other projects load them.
+
+    python benchmarks/data_loading.py [--parquet FILE.parquet]
+
+One core does all the work of a row (in the workers' rows: one core each). Without a Parquet file of 112 x 112 JPEG
+crops it makes one of the ORL faces. The rounds of all methods are interleaved and the best of each counts, so that a
+busy machine is fair to all.
+"""
+
+import argparse
+import io
+import os
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import simplejpeg
+import torch
+from datasets import Dataset, load_dataset
+from datasets import Image as ImageFeature
+from PIL import Image
+from torch.utils.data import DataLoader
+from torchvision import io as vision_io
+from torchvision import transforms
+from torchvision.transforms import v2
+
+from hf_face.data import FaceCollator, FaceDataset, load_orl
+
+IMAGE_SIZE = 112
+
+
+def make_crops(path: Path, num_images: int):
+    """Parquet of 112 x 112 JPEG photographs of about 4.3 KB each: ORL faces, tinted and shifted so that none repeat."""
+    rng = np.random.default_rng(0)
+    faces = [image.convert("RGB").resize((IMAGE_SIZE, IMAGE_SIZE)) for image in load_orl()["image"]]
+    images = []
+    for i in range(num_images):
+        pixels = np.roll(np.asarray(faces[i % len(faces)]), rng.integers(-8, 9), axis=1)
+        tinted = (pixels * rng.uniform(0.7, 1.0, size=3)).astype(np.uint8)
+        buffer = io.BytesIO()
+        Image.fromarray(tinted).save(buffer, "JPEG", quality=90)
+        images.append({"bytes": buffer.getvalue(), "path": None})
+    labels = [i % len(faces) // 10 for i in range(num_images)]
+    Dataset.from_dict({"image": images, "label": labels}).cast_column("image", ImageFeature()).to_parquet(path)
+
+
+class PerSample(torch.utils.data.Dataset):
+    """Encoded bytes to a float tensor, one sample at a time, as other projects do."""
+
+    def __init__(self, images: list[bytes], labels: list[int], transform: Callable[[bytes], torch.Tensor]):
+        self.images, self.labels, self.transform = images, labels, transform
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return self.transform(self.images[index]), self.labels[index]
+
+
+def pillow_transform() -> Callable[[bytes], torch.Tensor]:
+    """As face-embeddings loads: Pillow, ToTensor, Normalize."""
+    transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize([0.5] * 3, [0.5] * 3)])
+    return lambda data: transform(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+def torchvision_transform() -> Callable[[bytes], torch.Tensor]:
+    """As timm-face loads: torchvision's decoder, flip, scaling and normalisation by transforms.v2."""
+    transform = v2.Compose(
+        [
+            v2.ToImage(),
+            v2.RandomHorizontalFlip(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize([0.5] * 3, [0.5] * 3),
+        ]
+    )
+    return lambda data: transform(vision_io.decode_image(torch.frombuffer(data, dtype=torch.uint8)))
+
+
+def methods(dataset: Dataset, batch_size: int) -> dict[str, Callable[[], Iterable]]:
+    """Each method as a function that starts one pass over the data set."""
+    images = [image["bytes"] for image in dataset.cast_column("image", ImageFeature(decode=False))["image"]]
+    labels = list(dataset["label"])
+    buffer = np.empty((IMAGE_SIZE, IMAGE_SIZE, 4), dtype=np.uint8)
+    tensors = [torch.frombuffer(bytearray(data), dtype=torch.uint8) for data in images]
+    rgb = vision_io.ImageReadMode.RGB
+
+    def loader(data, num_workers: int = 0, collate_fn: Callable | None = None) -> DataLoader:
+        return DataLoader(data, batch_size, shuffle=True, num_workers=num_workers, collate_fn=collate_fn)
+
+    def ours(num_workers: int = 0) -> DataLoader:
+        return loader(FaceDataset(dataset), num_workers, FaceCollator(IMAGE_SIZE))
+
+    return {
+        "bare decoder, torchvision": lambda: (vision_io.decode_jpeg(data, mode=rgb) for data in tensors),
+        "bare decoder, simplejpeg": lambda: (simplejpeg.decode_jpeg(data) for data in images),
+        "bare decoder, simplejpeg, RGBA, one buffer": lambda: (
+            simplejpeg.decode_jpeg(data, "RGBA", buffer=buffer) for data in images
+        ),
+        "hf_face": ours,
+        "Pillow + ToTensor + Normalize per sample": lambda: loader(PerSample(images, labels, pillow_transform())),
+        "torchvision + v2 per sample": lambda: loader(PerSample(images, labels, torchvision_transform())),
+        "hf_face, one worker": lambda: ours(num_workers=1),
+        "hf_face, two workers": lambda: ours(num_workers=2),
+    }
+
+
+def images_per_second(start: Callable[[], Iterable], num_images: int, one_core: bool) -> float:
+    cores = os.sched_getaffinity(0)
+    if one_core:
+        os.sched_setaffinity(0, {min(cores)})
+    passes = iter(start())  # workers start here
+    begin = time.perf_counter()
+    for _ in passes:
+        pass
+    seconds = time.perf_counter() - begin
+    os.sched_setaffinity(0, cores)
+    return num_images / seconds
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parquet", type=Path, help="aligned 112 x 112 JPEG crops with columns image and label")
+    parser.add_argument("--num_images", type=int, default=6000, help="how many to make, without --parquet")
+    parser.add_argument("--batch_size", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    warnings.filterwarnings("ignore", message="The given buffer is not writable")
+    torch.set_num_threads(1)
+
+    with tempfile.TemporaryDirectory() as folder:
+        if args.parquet is None:
+            args.parquet = Path(folder, "crops.parquet")
+            make_crops(args.parquet, args.num_images)
+        dataset = load_dataset("parquet", data_files=str(args.parquet), split="train", cache_dir=folder)
+        compared = methods(dataset, args.batch_size)
+        rates = dict.fromkeys(compared, 0.0)
+        for _ in range(args.rounds):
+            for name, start in compared.items():
+                rate = images_per_second(start, len(dataset), one_core="worker" not in name)
+                rates[name] = max(rates[name], rate)
+        del dataset, compared
+
+    print("| method | images/s | hf_face is |\n|---|---|---|")
+    for name, rate in rates.items():
+        print(f"| {name} | {rate:,.0f} | {rates['hf_face'] / rate:.2f}x |")
+    print(f"two workers / one worker: {rates['hf_face, two workers'] / rates['hf_face, one worker']:.2f}x")
+
+
+if __name__ == "__main__":
+    main()
