@@ -1,7 +1,7 @@
 """Images to embeddings: once per image, batched, sharded over the ranks of a distributed run."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 from transformers.utils import logging
 
-from ..data.decode import ImageDecoder, UndecodableImageError
+from ..data.alignment import align_faces
+from ..data.decode import ImageDecoder, UndecodableImageError, decode_with_pillow, read_bytes
 from ..data.normalize import BatchNormalize
 
 Flip = Literal["sum", "concat"] | None
@@ -105,6 +106,7 @@ class Embedder:
         progress: bool = True,
     ):
         self.model = model
+        self.image_processor = image_processor
         self.batch_size = batch_size
         self.mirror = mirror
         self.dtype = dtype
@@ -121,11 +123,11 @@ class Embedder:
         """Embeds the column `image` of `images`, in its order."""
         key = images._fingerprint
         if key not in self._known:
-            self._known[key] = Embeddings(*self._embed(images))
+            self._known[key] = self.embed(images)
         return self._known[key].with_flip(flip)
 
-    def _embed(self, images: Dataset) -> list[np.ndarray]:
-        """Raw embeddings of the originals and, with `mirror`, of the mirror images, each (N, D)."""
+    def embed(self, images: Dataset) -> Embeddings:
+        """Embeds without remembering: for parts of a set too large to hold twice."""
         batches = _DecodedBatches(images, _batches_of_this_rank(len(images), self.batch_size), self._image_size)
         loader = DataLoader(
             batches, batch_size=None, num_workers=self.num_workers, pin_memory=self.device.type == "cuda"
@@ -137,7 +139,7 @@ class Embedder:
                 for pixels in logging.tqdm(loader, desc="Embedding", unit="batch", disable=hidden)
             ]
         features = _gather(torch.stack(features))[: len(images)]  # (N, views, D)
-        return [view.cpu().numpy() for view in features.unbind(1)]
+        return Embeddings(*(view.cpu().numpy() for view in features.unbind(1)))
 
     def _forward(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) uint8 to raw embeddings (B, views, D), float32."""
@@ -153,10 +155,15 @@ class Embedder:
 
 
 class _DecodedBatches(TorchDataset):
-    """Batches of consecutive images, decoded to uint8 (B, 3, S, S) RGB when a `DataLoader` asks for them."""
+    """Batches of consecutive images, decoded to uint8 (B, 3, S, S) RGB when a `DataLoader` asks for them.
+
+    Where the data set has a column `landmarks` (ten numbers, x and y in turn), the images are photographs of any size
+    and are aligned by them."""
 
     def __init__(self, images: Dataset, batches: list[range], image_size: int):
-        self._images = images.select_columns("image").cast_column("image", Image(decode=False)).with_format("arrow")
+        self._has_landmarks = "landmarks" in images.column_names
+        images = images.select_columns(["image", "landmarks"] if self._has_landmarks else ["image"])
+        self._images = images.cast_column("image", Image(decode=False)).with_format("arrow")
         self._batches = batches
         self._decoder = ImageDecoder(image_size)
 
@@ -164,14 +171,29 @@ class _DecodedBatches(TorchDataset):
         return len(self._batches)
 
     def __getitem__(self, index: int) -> Tensor:
-        rows = self._batches[index]
-        pixels = torch.empty(len(rows), 3, self._decoder.image_size, self._decoder.image_size, dtype=torch.uint8)
-        for row, planes, image in zip(rows, pixels.numpy(), self._images[rows]["image"].to_pylist(), strict=True):
-            try:
-                self._decoder.decode_into(planes, image)
-            except UndecodableImageError as error:
-                raise UndecodableImageError(f"image in row {row}: {error}") from None
+        rows, size = self._batches[index], self._decoder.image_size
+        batch = self._images[rows]
+        images = batch["image"].to_pylist()
+        if self._has_landmarks:
+            photographs = [_naming_row(row, _decode_photograph, image) for row, image in zip(rows, images, strict=True)]
+            landmarks = np.array(batch["landmarks"].to_pylist()).reshape(-1, 5, 2)
+            return align_faces(photographs, landmarks, size)
+        pixels = torch.empty(len(rows), 3, size, size, dtype=torch.uint8)
+        for row, planes, image in zip(rows, pixels.numpy(), images, strict=True):
+            _naming_row(row, self._decoder.decode_into, planes, image)
         return pixels
+
+
+def _decode_photograph(image: dict) -> np.ndarray:
+    return decode_with_pillow(read_bytes(image))
+
+
+def _naming_row(row: int, decode: Callable, *args):
+    """`decode(*args)`; an image that cannot be decoded is an error that names its row."""
+    try:
+        return decode(*args)
+    except UndecodableImageError as error:
+        raise UndecodableImageError(f"image in row {row}: {error}") from None
 
 
 def embed_images(
