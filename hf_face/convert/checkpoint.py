@@ -78,14 +78,13 @@ def _read_file(path: Path) -> dict[str, Any]:
         return load_file(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError) as error:
-        lines = str(error).splitlines()
-        reason = next((line.strip() for line in lines if "WeightsUnpickler error" in line), lines[0])
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        reason = str(error.__context__ or error).split("\n")[0]  # torch wraps what it found in general advice
         raise ValueError(
             f"{path}: refused, because reading it would run code that the file names, or because `torch.save` did not "
-            "write it. If you trust its author, open it once in a throwaway environment that has the author's packages, "
-            "keep the tensors alone (`safetensors.torch.save_file(state_dict, 'model.safetensors')`), and convert that "
-            f"file. What torch said: {reason}"
+            "write it. If you trust its author, open it once in a throwaway environment that has the author's "
+            "packages, keep the tensors alone (`safetensors.torch.save_file(state_dict, 'model.safetensors')`), and "
+            f"convert that file. What torch said: {reason}"
         ) from error
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected a mapping of names to tensors, found {type(content).__name__}.")
