@@ -37,12 +37,18 @@ def main():
     if checkpoint == "auto":
         checkpoint = last_complete_checkpoint(args.output_dir)
     trained = trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_metrics("train", trained.metrics)
+    if trained.global_step > steps_of(checkpoint):  # not a finished run once more
+        trainer.save_metrics("train", trained.metrics)
     trainer.save_model()
     if eval_pairs:
         metrics = trainer.evaluate(figures_dir=Path(args.output_dir, "figures"))
         trainer.log_metrics("eval", metrics)
         trainer.save_metrics("eval", metrics)
+
+
+def steps_of(checkpoint: str | None) -> int:
+    """Steps that a checkpoint folder, checkpoint-N, was trained for."""
+    return int(checkpoint.rpartition("-")[2]) if checkpoint else 0
 
 
 if __name__ == "__main__":

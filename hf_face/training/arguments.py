@@ -40,7 +40,7 @@ class FaceTrainingArguments(TrainingArguments):
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Not used: batches hold the image and the label only."}
     )
-    report_to: str | list[str] | None = field(
+    report_to: None | str | list[str] = field(  # noqa: RUF036  HfArgumentParser asks for this order
         default="tensorboard", metadata={"help": "Where to log to: tensorboard, trackio, wandb, none ..."}
     )
 

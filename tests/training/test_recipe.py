@@ -1,0 +1,75 @@
+"""Recipes: one YAML, overridable, and wrong keys named."""
+
+import pytest
+
+from hf_face.training.recipe import DataArguments, ModelArguments, build_model, load_data, parse_recipe
+
+RECIPE = """
+backbone: {model_type: timm_face, architecture: resnet10t, embedding_size: 16, image_size: 32}
+margin: cosface
+margin_kwargs: {m: 0.2}
+output_dir: unused
+learning_rate: 1.0e-2
+num_train_epochs: 3
+use_cpu: true
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+def test_fields_come_from_the_recipe_and_the_command_line_overrides_them(recipe):
+    model, data, args = parse_recipe([str(recipe), "--learning_rate", "0.5", "--margin_kwargs", '{"m": 0.3}'])
+    assert model.backbone["architecture"] == "resnet10t"
+    assert (model.margin, model.margin_kwargs) == ("cosface", {"m": 0.3})
+    assert (args.learning_rate, args.num_train_epochs) == (0.5, 3)
+    assert data.train_data == ["orl"]
+
+
+def test_an_unknown_key_is_named_with_what_was_meant(recipe):
+    recipe.write_text(RECIPE.replace("learning_rate", "lerning_rate"))
+    with pytest.raises(ValueError, match=r"'lerning_rate', which is no field. Did you mean 'learning_rate'"):
+        parse_recipe([str(recipe)])
+
+
+def test_a_recipe_that_is_no_mapping_is_refused(recipe):
+    recipe.write_text("- a list")
+    with pytest.raises(ValueError, match="one field a line"):
+        parse_recipe([str(recipe)])
+
+
+def test_a_fresh_and_a_trained_backbone_exclude_each_other():
+    with pytest.raises(ValueError, match="either backbone"):
+        ModelArguments()
+    with pytest.raises(ValueError, match="either backbone"):
+        ModelArguments(backbone={"model_type": "timm_face"}, model_name_or_path="somewhere")
+
+
+def test_held_out_people_are_the_pairs_and_nobody_is_on_both_sides():
+    train, (pairs,) = load_data(DataArguments(held_out_identities=10))
+    assert pairs.name == "orl"
+    assert train.features["label"].num_classes == 30
+    assert not set(train.features["label"].names) & set(pairs.images.features["label"].names)
+    assert len(pairs.pairs) == 2 * 10 * 45  # every genuine pair of ten people with ten images, and as many impostors
+
+
+def test_a_choice_of_people_and_images():
+    train, _ = load_data(DataArguments(num_identities=5, images_per_identity=3))
+    assert (train.features["label"].num_classes, len(train)) == (5, 15)
+
+
+def test_a_model_folder_without_image_processor_is_named(tmp_path):
+    args = ModelArguments(backbone={"model_type": "timm_face", "architecture": "resnet10t", "embedding_size": 16})
+    model, image_processor = build_model(args, num_identities=3)
+    model.backbone.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"has no image processor \(preprocessor_config.json\)"):
+        build_model(ModelArguments(model_name_or_path=str(tmp_path)), num_identities=3)
+    image_processor.save_pretrained(tmp_path)
+    again, _ = build_model(ModelArguments(model_name_or_path=str(tmp_path)), num_identities=7)
+    assert again.head.weight.shape == (7, 16)
+    for name, weight in model.backbone.state_dict().items():
+        assert weight.equal(again.backbone.state_dict()[name])

@@ -1,0 +1,234 @@
+"""The Trainer: batches, optimizer, evaluation, saving and resuming."""
+
+import json
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, Features, Image, Value
+from PIL import Image as PillowImage
+from transformers import AutoImageProcessor, AutoModel
+
+from hf_face import AutoModelForFaceRecognition, FaceTrainingArguments
+from hf_face.training import last_complete_checkpoint
+
+
+def losses(trainer) -> list[float]:
+    """The loss of every step."""
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def people(num_people: int, images_each: int = 20) -> Dataset:
+    """Grey squares, a shade a person."""
+    images, labels = [], []
+    for person in range(num_people):
+        buffer = BytesIO()
+        PillowImage.new("RGB", (32, 32), (10 * person,) * 3).save(buffer, "PNG")
+        images += [{"bytes": buffer.getvalue(), "path": None}] * images_each
+        labels += [person] * images_each
+    features = Features({"image": Image(), "label": ClassLabel(names=[f"person {i}" for i in range(num_people)])})
+    return Dataset.from_dict({"image": images, "label": labels}, features=features)
+
+
+def test_training_learns_and_reports_norms_and_cosines(make_trainer):
+    trainer = make_trainer(max_steps=12)
+    trainer.train()
+    first, last = losses(trainer)[0], losses(trainer)[-1]
+    assert last < first
+    step = trainer.state.log_history[0]
+    assert step["embedding_norm"] > 0
+    assert -1 <= step["target_cosine"] <= 1
+
+
+def test_the_class_centres_have_their_own_learning_rate_and_weight_decay(make_trainer):
+    trainer = make_trainer(head_learning_rate=0.5, head_weight_decay=0.25, weight_decay=0.125)
+    groups = {id(p): group for group in trainer.create_optimizer().param_groups for p in group["params"]}
+    assert len(groups) == sum(1 for _ in trainer.model.parameters())
+    centres = groups[id(trainer.model.head.weight)]
+    assert (centres["lr"], centres["weight_decay"]) == (0.5, 0.25)
+    projection = groups[id(trainer.model.backbone.model.patch_embed.proj.weight)]
+    assert (projection["lr"], projection["weight_decay"]) == (0.01, 0.125)
+
+
+def test_pixels_are_normalised_as_the_image_processor_does_and_augmented_in_training_only(make_trainer, faces):
+    trainer = make_trainer()
+    batch = next(iter(trainer.get_train_dataloader()))
+    assert batch["pixel_values"].dtype == torch.uint8
+    expected = trainer.processing_class(list(batch["pixel_values"]), return_tensors="pt").pixel_values
+    trainer.model.eval()
+    pixels = trainer._prepare_inputs(batch)["pixel_values"]
+    torch.testing.assert_close(pixels, expected)
+    trainer.model.train()
+    flipped = (trainer._prepare_inputs(batch)["pixel_values"] != pixels).flatten(1).any(1)
+    assert 0 < flipped.sum() < len(flipped)
+
+
+@pytest.mark.parametrize("ema_decay", [None, 0.5])
+def test_a_resumed_run_repeats_the_uninterrupted_one_exactly(make_trainer, ema_decay):
+    whole = make_trainer(max_steps=24, save_strategy="steps", save_steps=7, ema_decay=ema_decay)
+    whole.train()
+    resumed = make_trainer(max_steps=24, ema_decay=ema_decay)
+    resumed.train(resume_from_checkpoint=str(Path(whole.args.output_dir, "checkpoint-7")))
+    assert losses(resumed) == losses(whole)
+    for name, weight in whole.backbone.state_dict().items():
+        assert torch.equal(weight, resumed.backbone.state_dict()[name]), name
+
+
+def test_a_checkpoint_that_was_not_written_to_its_end_is_passed_over(make_trainer, tmp_path):
+    trainer = make_trainer(max_steps=4, save_strategy="steps", save_steps=2)
+    trainer.train()
+    run = Path(trainer.args.output_dir)
+    assert last_complete_checkpoint(run) == str(run / "checkpoint-4")
+    state = (run / "checkpoint-4" / "trainer_state.json").read_text()
+    (run / "checkpoint-4" / "trainer_state.json").write_text(state[: len(state) // 2])
+    assert last_complete_checkpoint(run) == str(run / "checkpoint-2")
+    (run / "checkpoint-2" / "trainer_state.json").unlink()
+    assert last_complete_checkpoint(run) is None
+
+
+def test_the_average_of_the_weights_is_what_is_evaluated_and_saved(make_trainer, tmp_path):
+    trainer = make_trainer(ema_decay=0.5, max_steps=3, save_strategy="steps", save_steps=3)
+    start = {name: weight.clone() for name, weight in trainer.model.backbone.state_dict().items()}
+    seen = []
+    step = trainer.ema.update_parameters
+    trainer.ema.update_parameters = lambda backbone: (
+        seen.append({name: weight.clone() for name, weight in backbone.state_dict().items()}),
+        step(backbone),
+    )
+    trainer.train()
+    name = "model.patch_embed.proj.weight"
+    assert not torch.equal(start[name], seen[0][name])
+    expected = 0.25 * seen[0][name] + 0.25 * seen[1][name] + 0.5 * seen[2][name]
+    assert trainer.evaluated_model is trainer.ema.module
+    trainer.save_model(str(tmp_path / "saved"))
+    checkpoint = Path(trainer.args.output_dir, "checkpoint-3")
+    for model in (
+        AutoModel.from_pretrained(tmp_path / "saved"),
+        AutoModelForFaceRecognition.from_pretrained(checkpoint).backbone,
+    ):
+        torch.testing.assert_close(model.state_dict()[name], expected)
+
+
+def test_evaluation_gives_verification_metrics_to_choose_the_best_model_by(make_trainer, tmp_path):
+    trainer = make_trainer(
+        max_steps=6,
+        eval_strategy="steps",
+        eval_steps=2,
+        save_strategy="steps",
+        save_steps=2,
+        metric_for_best_model="orl_accuracy",
+        load_best_model_at_end=True,
+    )
+    trainer.train()
+    evaluations = {e["step"]: e["eval_orl_accuracy"] for e in trainer.state.log_history if "eval_orl_accuracy" in e}
+    assert sorted(evaluations) == [2, 4, 6]
+    assert trainer.state.best_metric == max(evaluations.values())
+    metrics = trainer.evaluate(figures_dir=tmp_path / "figures")
+    assert metrics["eval_orl_accuracy"] == trainer.state.best_metric
+    assert (tmp_path / "figures" / "orl_roc.png").stat().st_size > 0
+
+
+def test_the_saved_folder_gives_the_backbone_with_its_margin_on_record(make_trainer, tmp_path):
+    trainer = make_trainer(margin="cosface")
+    trainer.train()
+    trainer.save_model()
+    folder = trainer.args.output_dir
+    model = AutoModel.from_pretrained(folder).eval()
+    assert model.config.margin == {"name": "cosface", "scale": 64.0, "sub_centers": 1}
+    assert AutoImageProcessor.from_pretrained(folder).size == {"height": 32, "width": 32}
+    pixels = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = trainer.model.backbone.eval()(pixels).pooler_output
+        assert torch.equal(model(pixels).pooler_output, expected)
+
+
+def test_accumulated_batches_step_like_one_large_batch(make_trainer):
+    large = make_trainer(per_device_train_batch_size=16, max_steps=5, augmentation=None)
+    small = make_trainer(per_device_train_batch_size=4, gradient_accumulation_steps=4, max_steps=5, augmentation=None)
+    large.train()
+    small.train()
+    np.testing.assert_allclose(losses(small), losses(large), rtol=1e-4)
+
+
+@pytest.mark.parametrize("settings", [{"bf16": True}, {"channels_last": True}, {"gradient_checkpointing": True}])
+def test_ways_to_run_that_change_speed_and_memory_only(make_trainer, settings):
+    plain, other = make_trainer(augmentation=None), make_trainer(augmentation=None, **settings)
+    plain.train()
+    other.train()
+    np.testing.assert_allclose(losses(other), losses(plain), rtol=0.02 if "bf16" in settings else 1e-4)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "polynomial"])
+def test_schedules_warm_up_and_come_down(make_trainer, schedule):
+    trainer = make_trainer(max_steps=6, lr_scheduler_type=schedule, warmup_steps=2)
+    trainer.train()
+    rates = [entry["learning_rate"] for entry in trainer.state.log_history if "loss" in entry]
+    assert rates[0] < rates[1] < rates[2] == 0.01
+    assert rates[-1] < rates[-2] < 0.01
+
+
+def test_people_than_the_head_knows_are_refused(make_trainer):
+    with pytest.raises(ValueError, match="31 identities, the model's head 30"):
+        make_trainer(train_dataset=people(31))
+
+
+def test_a_data_set_with_one_identity_is_refused(make_trainer):
+    with pytest.raises(ValueError, match="only 1 identity, at least 2"):
+        make_trainer(train_dataset=people(1))
+
+
+def test_a_label_out_of_range_is_refused(make_trainer):
+    wrong = people(3).cast_column("label", Value("int64")).map(lambda row: {"label": row["label"] + 1})
+    names = ClassLabel(names=["a", "b", "c"])
+    features = wrong.features.copy()
+    features["label"] = names
+    wrong = Dataset(wrong.data.cast(features.arrow_schema), info=wrong.info.copy())
+    wrong.info.features = features
+    with pytest.raises(ValueError, match="label 3 in row 40 is out of range"):
+        make_trainer(train_dataset=wrong)
+
+
+def test_an_empty_identity_is_named(make_trainer):
+    with pytest.raises(ValueError, match="identity 'person 1'"):
+        make_trainer(train_dataset=people(3).filter(lambda row: row["label"] != 1))
+
+
+def test_an_undecodable_image_is_named(make_trainer):
+    broken = people(2).to_dict()
+    broken["image"][7] = {"bytes": b"no image", "path": "seven.jpg"}
+    trainer = make_trainer(train_dataset=Dataset.from_dict(broken, features=people(2).features))
+    with pytest.raises(ValueError, match=r"row 7, path 'seven.jpg'"):
+        trainer.train()
+
+
+def test_a_data_set_smaller_than_a_batch_is_refused(make_trainer):
+    with pytest.raises(ValueError, match="40 images, fewer than one batch of 64"):
+        make_trainer(train_dataset=people(2), per_device_train_batch_size=64)
+
+
+def test_evaluation_without_pairs_is_refused(make_trainer):
+    with pytest.raises(ValueError, match="pass verification pairs as eval_dataset"):
+        make_trainer(eval_dataset=None).evaluate()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"ema_decay": 1.5}, "ema_decay must lie between 0 and 1"),
+        ({"partial_fc_sample_rate": 0.0}, "partial_fc_sample_rate must be above 0"),
+        ({"shard_head": True, "fsdp": "full_shard"}, "shard_head does not work with FSDP"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(tmp_path, settings, message):
+    with pytest.raises(ValueError, match=message):
+        FaceTrainingArguments(str(tmp_path), use_cpu=True, **settings)
+
+
+def test_metrics_are_json(make_trainer, tmp_path):
+    trainer = make_trainer(max_steps=1)
+    trainer.train()
+    trainer.save_metrics("eval", trainer.evaluate())
+    saved = json.loads(Path(trainer.args.output_dir, "eval_results.json").read_text())
+    assert 0 <= saved["eval_orl_accuracy"] <= 1
