@@ -62,6 +62,8 @@ class IdentityBuilder(datasets.ArrowBasedBuilder):
 def open_source(path: str | Path) -> RecordIO | ImageFolder:
     """RecordIO where there is a `.rec` file, else a folder of people."""
     path = Path(path)
+    if path.is_file() and path.suffix != ".rec":
+        raise ValueError(f"{path} is neither a folder nor a .rec, .parquet or tar file")
     return RecordIO(path) if path.suffix == ".rec" or any(path.glob("*.rec")) else ImageFolder(path)
 
 

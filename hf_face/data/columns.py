@@ -30,3 +30,13 @@ def embed_images(dataset: Dataset) -> Dataset:
         return dataset
     embedded = dataset.with_format("arrow").map(embed_table_storage, batched=True, desc="reading images")
     return embedded.with_format(None)
+
+
+def check_labels(labels: np.ndarray, num_identities: int, source: str, first_row: int = 0):
+    """Raise ValueError at the first label that is not one of `num_identities`."""
+    bad = np.flatnonzero((labels < 0) | (labels >= num_identities))
+    if len(bad):
+        raise ValueError(
+            f"{source}: label {labels[bad[0]]} in row {first_row + bad[0]} is out of range: "
+            f"there are {num_identities} identities, 0 to {num_identities - 1}"
+        )

@@ -9,12 +9,12 @@ import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, Image, IterableDataset, load_dataset
 
 from .builder import IdentityBuilder
-from .columns import has_paths_only, identity_labels
+from .columns import check_labels, has_paths_only, identity_labels
 from .orl import load_orl
 from .recordio import download_recordio
 from .subsets import compact_labels, replace_labels
 
-SHARDS = {"parquet": (".parquet",), "webdataset": (".tar", ".tar.gz", ".tgz")}
+SHARD_SUFFIXES = (".parquet", ".tar", ".tar.gz", ".tgz")
 SPLITS = {"train", "training", "validation", "valid", "val", "dev", "test", "testing", "eval"}
 
 
@@ -91,23 +91,15 @@ def as_identities(
 
 
 def _open(source: str | Path, split: str, streaming: bool, revision: str | None) -> Dataset | IterableDataset:
-    path = Path(source)
     if str(source) == "orl":
         dataset = load_orl()
         return dataset.to_iterable_dataset() if streaming else dataset
-    if not path.exists():
-        if path.is_absolute() or path.suffix or str(source).startswith("."):
-            raise FileNotFoundError(f"{source} does not exist")
-        path = download_recordio(str(source), revision)
-        if not any(path.glob("*.rec")):
-            return load_dataset(str(source), split=split, revision=revision, streaming=streaming)
-    for kind, suffixes in SHARDS.items():
-        if files := _shards(path, suffixes, split):
-            return load_dataset(kind, data_files=[str(file) for file in files], split="train", streaming=streaming)
-    if path.is_file() and path.suffix != ".rec":
-        raise ValueError(
-            f"{path}: expected a folder, or a file of {[*SHARDS['parquet'], *SHARDS['webdataset'], '.rec']}"
-        )
+    path = find_source(source, revision)
+    if path is None:
+        return load_dataset(str(source), split=split, revision=revision, streaming=streaming)
+    if shards := find_shards(path, split):
+        kind = "parquet" if shards[0].name.endswith(".parquet") else "webdataset"
+        return load_dataset(kind, data_files=[str(shard) for shard in shards], split="train", streaming=streaming)
     builder = IdentityBuilder.from_path(path)
     if streaming:
         return builder.as_streaming_dataset("train")
@@ -115,12 +107,26 @@ def _open(source: str | Path, split: str, streaming: bool, revision: str | None)
     return builder.as_dataset("train")
 
 
-def _shards(path: Path, suffixes: tuple[str, ...], split: str) -> list[Path]:
-    """The shards of a split: those whose name, or whose folder's, begins with it; all of them if none names a split."""
+def find_source(source: str | Path, revision: str | None = None) -> Path | None:
+    """A path on this machine: `source` itself, or of a Hub data set's RecordIO files; None for other Hub names."""
+    path = Path(source)
+    if path.exists():
+        return path
+    if path.is_absolute() or path.suffix or str(source).startswith("."):
+        raise FileNotFoundError(f"{source} does not exist")
+    path = download_recordio(str(source), revision)
+    return path if any(path.glob("*.rec")) else None
+
+
+def find_shards(path: Path, split: str) -> list[Path]:
+    """The Parquet or tar shards of a split, if that is what lies there.
+
+    Those whose name, or whose folder's, begins with the split; all of them where no name begins with any split.
+    """
     if path.is_file():
-        return [path] if path.name.endswith(suffixes) else []
+        return [path] if path.name.endswith(SHARD_SUFFIXES) else []
     folders = [path, path / "data", path / split]
-    files = sorted(file for folder in folders for file in folder.glob("*") if file.name.endswith(suffixes))
+    files = sorted(file for folder in folders for file in folder.glob("*") if file.name.endswith(SHARD_SUFFIXES))
     splits = {file: SPLITS & {re.split(r"[-_.]", name)[0] for name in (file.name, file.parent.name)} for file in files}
     if not any(splits.values()):
         return files
@@ -135,9 +141,7 @@ def check_identities(dataset: Dataset, source: str = "data set", min_identities:
     """Raise ValueError unless every label is in range, every identity has an image, and there are enough of both."""
     names = dataset.features["label"].names
     labels = identity_labels(dataset)
-    bad = np.flatnonzero((labels < 0) | (labels >= len(names)))
-    if len(bad):
-        raise ValueError(f"{source}: label {labels[bad[0]]} in row {bad[0]} is out of range: 0 to {len(names) - 1}")
+    check_labels(labels, len(names), source)
     empty = np.flatnonzero(np.bincount(labels, minlength=len(names)) == 0)
     if len(empty):
         raise ValueError(

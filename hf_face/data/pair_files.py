@@ -25,9 +25,9 @@ def load_verification_pairs(
         path: One of: an InsightFace `.bin`; LFW's `pairs.txt` (XQLFW's is alike); a CSV with the columns `file_a`,
             `file_b`, `same` and perhaps `fold` and `group`; a folder that [`VerificationPairs.to_parquet`] wrote, or
             the Hub data set it was pushed to.
-        images: Where the images of a `pairs.txt` or a CSV are: a folder, or a Parquet file or `Dataset` with the
-            columns `image` and `file_name`; the folder of the list itself if not given. File names are compared without
-            their suffix, since aligned copies are often PNG where the list says JPEG.
+        images: Where the images of a `pairs.txt` or a CSV are: a folder of images, or a Parquet file, a folder of them
+            or a `Dataset` with the columns `image` and `file_name`; the list's own folder if not given. File names are
+            compared without their suffix, since aligned copies are often PNG where the list says JPEG.
         name: What the metrics are called after; the file's own name if not given.
 
     Raises:
@@ -111,15 +111,22 @@ def _read_csv(path: Path) -> _Listing:
 def _select_images(wanted: list[str], images: str | Path | Dataset, listing: Path) -> Dataset:
     """The images of these names, in this order, with the columns `image` and `name`."""
     features = Features({"image": Image(), "name": Value("string")})
-    if isinstance(images, Dataset) or Path(images).suffix == ".parquet":
-        dataset = images if isinstance(images, Dataset) else load_dataset("parquet", data_files=str(images))["train"]
-        if "file_name" not in dataset.column_names:
-            raise ValueError(f"{images} has no column 'file_name', only {dataset.column_names}")
-        rows = _locate(wanted, dataset["file_name"][:], listing, "the data set's column file_name")
-        return dataset.select_columns(["image", "file_name"]).rename_column("file_name", "name").select(rows)
-    files = list_images(Path(images))
-    files = [files[row] for row in _locate(wanted, files, listing, str(images))]
-    return Dataset.from_dict({"image": read_images(Path(images), files), "name": files}, features=features)
+    files = [] if isinstance(images, Dataset) else list_images(Path(images))
+    if files:
+        files = [files[row] for row in _locate(wanted, files, listing, str(images))]
+        return Dataset.from_dict({"image": read_images(Path(images), files), "name": files}, features=features)
+    dataset = images if isinstance(images, Dataset) else _load_parquet(Path(images))
+    if "file_name" not in dataset.column_names:
+        raise ValueError(f"{images} has no column 'file_name', only {dataset.column_names}")
+    rows = _locate(wanted, dataset["file_name"][:], listing, "the data set's column file_name")
+    return dataset.select_columns(["image", "file_name"]).rename_column("file_name", "name").select(rows)
+
+
+def _load_parquet(path: Path) -> Dataset:
+    files = [path] if path.is_file() else sorted(path.glob("*.parquet"))
+    if not files:
+        raise FileNotFoundError(f"{path} has neither images nor Parquet files of them")
+    return load_dataset("parquet", data_files=[str(file) for file in files], split="train")
 
 
 def _locate(wanted: list[str], files: list[str], listing: Path, where: str) -> list[int]:

@@ -137,9 +137,15 @@ class RecordIO:
         """Rows `start` to `stop` in order, in tables of `batch_size` rows; memory holds one of them at a time."""
         stop = len(self) if stop is None else stop
         for begin in range(start, stop, batch_size):
-            yield self.read_batch(begin, min(begin + batch_size, stop))
-            if hasattr(mmap, "MADV_DONTNEED"):  # else the pages read count as ours until memory is short
-                self._map.madvise(mmap.MADV_DONTNEED)
+            end = min(begin + batch_size, stop)
+            yield self.read_batch(begin, end)
+            self._forget(self._images[begin:end])
+
+    def _forget(self, offsets: np.ndarray):
+        """Give the pages of records back; else they count as this process's until memory is short."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            start = int(offsets.min()) // mmap.PAGESIZE * mmap.PAGESIZE
+            self._map.madvise(mmap.MADV_DONTNEED, start, int(offsets.max()) - start)
 
     # Opening: which records are there, and which of them are images?
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from hf_face.data import RecordIO, as_identities, load_identities, select_identities, write_recordio
 from hf_face.data.columns import encoded_images
+from hf_face.data.recordio_writer import _split_at_magic
 
 MAGIC = struct.pack("<I", 0xCED7230A)
 
@@ -122,13 +123,21 @@ def test_record_of_several_parts(tmp_path):
     assert [i["bytes"] for i in recordio.read_batch(0, 3)["image"].to_pylist()] == [b"x", data[24:], b"y"]
 
 
-@given(st.lists(st.sampled_from([MAGIC, b"\x0a", b"abcd", b"\xff\xd8\xff"]), min_size=1, max_size=8).map(b"".join))
-def test_images_that_hold_the_magic_round_trip(tmp_path_factory, png, image):
-    folder = tmp_path_factory.mktemp("rec")
+@pytest.mark.parametrize("image", [MAGIC, MAGIC * 3, b"abcd" + MAGIC + b"e", b"a" + MAGIC, b"abcdefg" + MAGIC[:2]])
+def test_images_that_hold_the_magic_round_trip(tmp_path, png, image):
     rows = {"image": [{"bytes": png, "path": None}, {"bytes": image, "path": None}], "label": [0, 1]}
-    write_recordio(as_identities(Dataset.from_dict(rows)), folder)
-    (folder / "train.idx").unlink()
-    assert [record.image for record in RecordIO(folder)] == [png, image]
+    write_recordio(as_identities(Dataset.from_dict(rows)), tmp_path)
+    (tmp_path / "train.idx").unlink()
+    assert [record.image for record in RecordIO(tmp_path)] == [png, image]
+
+
+@given(st.lists(st.sampled_from([MAGIC, b"\x0a", b"\x0a\x23", b"abcd", b"\xff\xd8\xff"]), max_size=12).map(b"".join))
+def test_no_part_holds_the_magic_where_readers_search_for_it(data):
+    parts = _split_at_magic(data)
+    assert MAGIC.join(parts) == data
+    for part in parts:
+        assert MAGIC not in [part[at : at + 4] for at in range(0, len(part), 4)]
+    assert all(len(part) % 4 == 0 for part in parts[:-1])
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,181 @@
+"""Identity data to Parquet shards for `datasets` and the Hub: the images' bytes untouched, no memory but a batch."""
+
+import logging
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Dataset
+from huggingface_hub import DatasetCard, DatasetCardData, HfApi
+from tqdm.auto import tqdm
+
+from .builder import identity_features, open_source
+from .columns import check_labels, embed_images
+from .identities import find_shards, find_source, load_identities
+from .image_folder import ImageFolder
+from .recordio import RecordIO
+
+logger = logging.getLogger(__name__)
+
+CARD = """
+# {name}
+
+{images} images of {people} people for training face recognition; {fewest} to {most} images a person, median {median}.
+The images are those of the source, byte for byte.
+
+```python
+from hf_face.data import load_identities
+
+dataset = load_identities("<this repository, or its folder>")
+```
+
+Faces are personal data. Before using or passing on these, see to it that their source's licence and the law allow it.
+"""
+
+
+def open_for_conversion(source: str | Path, **load_arguments) -> RecordIO | ImageFolder | Dataset:
+    """Open identity data for [`convert_to_parquet`]: files are read in place where they can be, without the cache.
+
+    Takes the arguments of [`load_identities`].
+    """
+    path = find_source(source, load_arguments.get("revision"))
+    if path is None or find_shards(path, load_arguments.get("split", "train")):
+        return load_identities(source, **load_arguments)
+    return open_source(path)
+
+
+def convert_to_parquet(
+    source: RecordIO | ImageFolder | Dataset,
+    output_dir: str | Path,
+    name: str | None = None,
+    images_per_shard: int = 50_000,
+    num_threads: int | None = None,
+) -> Path:
+    """Write identity data as Parquet shards with a data set card.
+
+    Shards are written side by side, each first under another name, so that every `.parquet` file is whole. Started
+    again after an interruption, it keeps the shards that are there.
+
+    Args:
+        source: What to convert; [`open_for_conversion`] opens a path or a Hub name.
+        output_dir: Gets `data/train-*.parquet` and `README.md`.
+        name: What the card calls the data set; the output folder's name if not given.
+        images_per_shard: 50,000 crops of 112 x 112 are about 300 MB.
+        num_threads: How many shards to write at once; as many as there are cores if not given.
+
+    Returns:
+        `output_dir`, which [`load_identities`] and `datasets.load_dataset` read.
+
+    Raises:
+        ValueError: a label is out of range; the folder has shards of another source, or of another size; or the source
+            is damaged.
+    """
+    source = DatasetSource(source) if isinstance(source, Dataset) else source
+    output_dir = Path(output_dir)
+    schema = identity_features(source).arrow_schema
+    schema = schema.with_metadata({**schema.metadata, "hf_face_source": source.fingerprint})
+    shards = _plan(len(source), images_per_shard, output_dir / "data")
+    _check_existing(shards, schema)
+    with (
+        tqdm(total=len(source), unit="image", desc=f"writing {output_dir.name}") as progress,
+        ThreadPoolExecutor(num_threads or os.cpu_count()) as threads,  # pyarrow works without Python's lock
+    ):
+        for _ in threads.map(lambda shard: _write_shard(source, *shard, schema, progress), shards.items()):
+            pass
+    counts = _count_images(shards, len(source.names))
+    _card(name or output_dir.name, counts).save(output_dir / "README.md")
+    return output_dir
+
+
+def push_folder_to_hub(folder: str | Path, repo_id: str, private: bool | None = None) -> str:
+    """Publish a converted folder as a Hub data set, or go on with an upload that was interrupted; gives its address."""
+    api = HfApi()
+    url = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
+    api.upload_folder(repo_id=url.repo_id, repo_type="dataset", folder_path=folder)
+    return str(url)
+
+
+class DatasetSource:
+    """A `Dataset` read in batches, as [`RecordIO`] and [`ImageFolder`] are."""
+
+    def __init__(self, dataset: Dataset):
+        self.rows = embed_images(dataset.select_columns(["image", "label"])).with_format("arrow")
+        self.names = dataset.features["label"].names
+        self.fingerprint = dataset._fingerprint
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batches(self, start: int, stop: int, batch_size: int = 1000) -> Iterator[pa.Table]:
+        """Rows `start` to `stop` as tables of `batch_size` rows."""
+        for begin in range(start, stop, batch_size):
+            yield self.rows[begin : min(begin + batch_size, stop)]
+
+
+def _plan(length: int, images_per_shard: int, folder: Path) -> dict[Path, range]:
+    """Which rows go into which shard."""
+    count = -(-length // images_per_shard)
+    bounds = np.linspace(0, length, count + 1, dtype=np.int64).tolist()
+    return {folder / f"train-{i:05d}-of-{count:05d}.parquet": range(bounds[i], bounds[i + 1]) for i in range(count)}
+
+
+def _check_existing(shards: dict[Path, range], schema: pa.Schema):
+    """Shards from an interrupted run are kept if they are ours, and nothing else may be in their way."""
+    folder = next(iter(shards)).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in sorted(folder.glob("*.parquet")):
+        metadata = pq.read_metadata(path) if path in shards else None
+        ours = metadata is not None and metadata.num_rows == len(shards[path])
+        if not (ours and metadata.schema.to_arrow_schema().equals(schema, check_metadata=True)):
+            raise ValueError(
+                f"{path} was written from another source, or with another number of images per shard: "
+                "remove it, or write to another folder"
+            )
+
+
+def _write_shard(source, path: Path, rows: range, schema: pa.Schema, progress: tqdm):
+    if path.exists():
+        progress.update(len(rows))
+        return
+    unfinished = path.with_suffix(".unfinished")
+    row = rows.start
+    with pq.ParquetWriter(unfinished, schema, compression="none", use_dictionary=["label"]) as writer:
+        for table in source.batches(rows.start, rows.stop):  # each batch is a row group
+            check_labels(table["label"].to_numpy(), len(source.names), "the source", first_row=row)
+            writer.write_table(table.cast(schema))
+            row += len(table)
+            progress.update(len(table))
+    unfinished.rename(path)
+
+
+def _count_images(shards: dict[Path, range], num_identities: int) -> np.ndarray:
+    """Images of each identity, (C,)."""
+    counts = np.zeros(num_identities, dtype=np.int64)
+    for path in shards:
+        counts += np.bincount(pq.read_table(path, columns=["label"])["label"].to_numpy(), minlength=num_identities)
+    if empty := np.count_nonzero(counts == 0):
+        logger.warning(f"{empty} of {num_identities} identities have no image; load_identities(..., compact=True)")
+    return counts
+
+
+def _card(name: str, counts: np.ndarray) -> DatasetCard:
+    data = DatasetCardData(
+        pretty_name=name,
+        tags=["face-recognition"],
+        task_categories=["image-feature-extraction"],
+        configs=[{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}],
+    )
+    of_a_person = counts[counts > 0]
+    text = CARD.format(
+        name=name,
+        images=f"{counts.sum():,}",
+        people=f"{len(of_a_person):,}",
+        fewest=of_a_person.min(),
+        most=of_a_person.max(),
+        median=f"{np.median(of_a_person):g}",
+    )
+    return DatasetCard(f"---\n{data.to_yaml()}\n---\n{text}")

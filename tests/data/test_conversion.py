@@ -1,0 +1,159 @@
+"""Conversion to Parquet: bytes, labels and counts; interruptions; what is refused."""
+
+import mmap
+import struct
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from datasets import ClassLabel, Image, load_dataset
+from huggingface_hub import DatasetCard
+
+from hf_face.data import (
+    RecordIO,
+    convert_to_parquet,
+    load_identities,
+    open_for_conversion,
+    select_identities,
+    write_recordio,
+)
+from hf_face.data.columns import encoded_images, identity_labels
+
+
+@pytest.fixture
+def small(orl):
+    return select_identities(orl, 6, 5).shuffle(seed=0)
+
+
+@pytest.fixture
+def recordio(small, tmp_path):
+    write_recordio(small, tmp_path / "rec")
+    return RecordIO(tmp_path / "rec")
+
+
+def images(dataset) -> list[bytes]:
+    return encoded_images(dataset, np.arange(len(dataset)))
+
+
+def shards(folder):
+    return sorted(folder.glob("data/*"))
+
+
+def test_recordio_to_parquet(recordio, tmp_path):
+    folder = convert_to_parquet(recordio, tmp_path / "parquet", images_per_shard=12)
+    assert [file.name for file in shards(folder)] == [f"train-0000{i}-of-00003.parquet" for i in range(3)]
+    dataset = load_identities(folder)
+    assert images(dataset) == [record.image for record in recordio]
+    assert dataset["label"][:] == recordio.labels().tolist()
+    assert dataset.features["label"].names == ["0", "1", "2", "3", "4", "5"]
+
+
+def test_features_are_in_the_files(recordio, tmp_path):
+    convert_to_parquet(recordio, tmp_path / "parquet")
+    dataset = load_dataset("parquet", data_files=str(tmp_path / "parquet/data/*.parquet"), split="train")
+    assert dataset.features == {"image": Image(), "label": ClassLabel(num_classes=6)}
+    assert dataset[0]["image"].size == (92, 112)
+
+
+def test_card(recordio, tmp_path):
+    folder = convert_to_parquet(recordio, tmp_path / "parquet", name="Six people")
+    card = DatasetCard.load(folder / "README.md")
+    assert card.data.pretty_name == "Six people"
+    assert "30 images of 6 people" in card.text and "5 to 5 images a person" in card.text
+    assert card.data.configs[0]["data_files"] == [{"split": "train", "path": "data/train-*.parquet"}]
+
+
+@pytest.mark.parametrize("kind", ["scalar_labels", "array_labels"])
+def test_insightface_samples(shared_data, tmp_path, kind):
+    source = open_for_conversion(shared_data / "insightface_sample" / kind)
+    dataset = load_identities(convert_to_parquet(source, tmp_path, images_per_shard=100))
+    assert images(dataset) == [record.image for record in source]
+    assert dataset["label"][:] == [int(record.labels[0]) for record in source]
+    assert dataset.features["label"].num_classes == 80
+    assert np.bincount(identity_labels(dataset)).tolist() == np.diff(source.identity_ranges).ravel().tolist()
+
+
+def test_folder_and_dataset_give_the_same(small, tmp_path):
+    for row, (image, label) in enumerate(zip(images(small), small["label"], strict=True)):
+        path = tmp_path / "people" / small.features["label"].names[label] / f"{row:03d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(image)
+    from_folder = load_identities(convert_to_parquet(open_for_conversion(tmp_path / "people"), tmp_path / "a"))
+    from_dataset = load_identities(convert_to_parquet(load_identities(tmp_path / "people"), tmp_path / "b"))
+    assert from_folder.features["label"].names == ["s1", "s2", "s3", "s4", "s5", "s6"]
+    assert from_folder.with_format("arrow")[:] == from_dataset.with_format("arrow")[:]
+    assert sorted(images(from_folder)) == sorted(images(small))
+
+
+def test_parquet_and_back(recordio, tmp_path):
+    dataset = load_identities(convert_to_parquet(recordio, tmp_path / "parquet"))
+    write_recordio(dataset, tmp_path / "back")
+    for file in ("train.rec", "train.idx", "property"):
+        assert (tmp_path / "back" / file).read_bytes() == recordio.path.with_name(file).read_bytes()
+
+
+def test_goes_on_after_an_interruption(recordio, tmp_path):
+    folder = convert_to_parquet(recordio, tmp_path / "parquet", images_per_shard=10)
+    first, second, third = shards(folder)
+    kept = first.stat().st_mtime_ns
+    second.rename(second.with_suffix(".unfinished"))  # as a killed process leaves it
+    third.unlink()
+    (folder / "README.md").unlink()
+    convert_to_parquet(recordio, folder, images_per_shard=10)
+    assert shards(folder) == [first, second, third]
+    assert first.stat().st_mtime_ns == kept
+    assert images(load_identities(folder)) == [record.image for record in recordio]
+    assert (folder / "README.md").exists()
+
+
+def test_a_shard_that_fails_leaves_nothing_half_written(recordio, tmp_path):
+    data = bytearray(recordio.path.read_bytes())
+    data[recordio._images[25]] ^= 1
+    recordio.path.write_bytes(data)
+    with pytest.raises(ValueError, match="no record at byte"):
+        convert_to_parquet(RecordIO(recordio.path), tmp_path / "parquet", images_per_shard=10, num_threads=1)
+    finished = sorted((tmp_path / "parquet" / "data").glob("*.parquet"))
+    assert [pq.read_metadata(file).num_rows for file in finished] == [10, 10]
+    assert not (tmp_path / "parquet" / "README.md").exists()
+
+
+def test_shards_of_something_else_are_not_mixed_in(small, recordio, tmp_path):
+    folder = convert_to_parquet(recordio, tmp_path / "parquet", images_per_shard=10)
+    with pytest.raises(ValueError, match="another number of images per shard"):
+        convert_to_parquet(recordio, folder, images_per_shard=15)
+    write_recordio(small.select(range(29, -1, -1)), tmp_path / "other")
+    with pytest.raises(ValueError, match="was written from another source"):
+        convert_to_parquet(RecordIO(tmp_path / "other"), folder, images_per_shard=10)
+
+
+def test_label_out_of_range(recordio, tmp_path):
+    recordio.path.with_name("property").write_text("5,112,92")
+    with pytest.raises(ValueError, match=r"label 5 in row 25 is out of range: there are 5 identities, 0 to 4"):
+        convert_to_parquet(RecordIO(recordio.path), tmp_path / "parquet")
+
+
+def test_identities_without_images_are_reported(recordio, tmp_path, caplog):
+    recordio.path.with_name("property").write_text("8,112,92")
+    folder = convert_to_parquet(RecordIO(recordio.path), tmp_path / "parquet")
+    assert "2 of 8 identities have no image" in caplog.text
+    with pytest.raises(ValueError, match=r"identity '6' \(label 6\) has no image"):
+        load_identities(folder)
+    assert load_identities(folder, compact=True).features["label"].num_classes == 6
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="measured by Linux's own count")
+def test_memory_does_not_grow_with_the_file(tmp_path):
+    record = struct.pack("<IfQQ", 0, 0, 0, 0) + bytes(1_000_000)
+    with open(tmp_path / "train.rec", "wb") as file:
+        for _ in range(200):
+            file.write(struct.pack("<II", 0xCED7230A, len(record)) + record)
+    recordio = RecordIO(tmp_path)
+    before = resident_bytes()
+    for _ in recordio.batches(batch_size=10):
+        pass
+    assert resident_bytes() - before < 60e6
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
