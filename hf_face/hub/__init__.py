@@ -1,20 +1,26 @@
 """Publishing models, data sets and metrics on the Hub, and the cards that go with them."""
 
 from .card_data import Evaluation, FaceModelCardData, TrainingData, evaluations_from_metrics, read_emissions
+from .from_trainer import complete_card
 from .measuring import ModelMeasurements, measure_model
 from .model_card import create_model_card
-from .model_folder import write_model_folder
+from .model_folder import write_model_card, write_model_folder
 from .publishing import push_to_hub
+from .sharing import push_dataset, push_metric
 
 __all__ = [
     "Evaluation",
     "FaceModelCardData",
     "ModelMeasurements",
     "TrainingData",
+    "complete_card",
     "create_model_card",
     "evaluations_from_metrics",
     "measure_model",
+    "push_dataset",
+    "push_metric",
     "push_to_hub",
     "read_emissions",
+    "write_model_card",
     "write_model_folder",
 ]

@@ -47,6 +47,7 @@ class Evaluation:
         name (`str`): What was evaluated on, for people ("ORL, 10 people held out").
         metrics (`dict[str, float]`): Metric to value, as the evaluators name them ("accuracy", "tar@far=1e-3").
         dataset_id (`str`, *optional*): The data set's repository on the Hub.
+        note (`str`, *optional*): How it was evaluated, where that matters to who compares.
         source_name, source_url (`str`, *optional*):
             Where the figures come from, when they were not measured here. The card shows them apart.
     """
@@ -54,6 +55,7 @@ class Evaluation:
     name: str
     metrics: dict[str, float]
     dataset_id: str | None = None
+    note: str | None = None
     source_name: str | None = None
     source_url: str | None = None
 

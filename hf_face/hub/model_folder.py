@@ -57,23 +57,54 @@ def write_model_folder(
         raise ValueError("A model is published with a card: card=FaceModelCardData(license=..., training_data=[...]).")
     if image_processor is None:
         raise ValueError("A model is published with its image processor: image_processor=FaceImageProcessor(...).")
-    check_licenses(card)
     backbone = model if model.config.model_type in BACKBONE_TYPES else model.backbone
     if include_head and backbone is model:
         raise ValueError(f"include_head=True asks for a training model; {type(model).__name__} has no head.")
-    if card.calibration:
-        backbone.config.similarity_thresholds = card.calibration.thresholds
-    readme = create_model_card(card, backbone, image_processor, repo_id)
-
-    folder.mkdir(parents=True, exist_ok=True)
+    write_model_card(folder, backbone, image_processor, card, repo_id)
     backbone.save_pretrained(folder)
     image_processor.save_pretrained(folder)
     if include_head:
         save_file(model.head.state_dict(), folder / HEAD_NAME, metadata={"format": "pt"})
-    readme.save(folder / "README.md")
-    write_attachments(card, folder)
     check_model_folder(folder, backbone, image_processor)
     return folder
+
+
+def write_model_card(
+    folder: str | Path,
+    backbone: PreTrainedModel,
+    image_processor: BaseImageProcessor,
+    card: FaceModelCardData,
+    repo_id: str,
+) -> None:
+    """
+    Write a model folder's card with its figures, the training log, and the data the card is rendered from; the
+    calibrated thresholds go into the model's configuration too.
+
+    Arguments and errors as for [`write_model_folder`].
+    """
+    folder = Path(folder)
+    check_licenses(card)
+    if card.calibration:
+        backbone.config.similarity_thresholds = card.calibration.thresholds
+    readme = create_model_card(card, backbone, image_processor, repo_id)
+    folder.mkdir(parents=True, exist_ok=True)
+    backbone.config.save_pretrained(folder)
+    readme.save(folder / "README.md")
+    names = [Path(figure).name for figure in card.figures]
+    if len(set(names)) < len(names):
+        raise ValueError(f"Two figures have one file name: {sorted(names)}.")
+    for figure, name in zip(card.figures, names, strict=True):
+        copy_file(Path(figure), folder / "figures" / name)
+    if card.log_history:
+        (folder / LOG_NAME).write_text(json.dumps(card.log_history, indent=2) + "\n", encoding="utf-8")
+    dataclasses.replace(card, figures=[f"figures/{name}" for name in names]).save(folder)
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file, unless it is where it belongs already."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.resolve() != target.resolve():
+        shutil.copyfile(source, target)
 
 
 def load_model(folder: Path) -> PreTrainedModel:
@@ -139,19 +170,6 @@ def check_licenses(card: FaceModelCardData) -> None:
     for source in card.training_data:
         if not source.license:
             raise ValueError(f"State the licence or terms of the training data {source.name!r}.")
-
-
-def write_attachments(card: FaceModelCardData, folder: Path) -> None:
-    """Figures, the training log, and the data that the card was rendered from."""
-    names = [Path(figure).name for figure in card.figures]
-    if len(set(names)) < len(names):
-        raise ValueError(f"Two figures have one file name: {sorted(names)}.")
-    for figure, name in zip(card.figures, names, strict=True):
-        (folder / "figures").mkdir(exist_ok=True)
-        shutil.copyfile(figure, folder / "figures" / name)
-    if card.log_history:
-        (folder / LOG_NAME).write_text(json.dumps(card.log_history, indent=2) + "\n", encoding="utf-8")
-    dataclasses.replace(card, figures=[f"figures/{name}" for name in names]).save(folder)
 
 
 def check_model_folder(folder: Path, backbone: PreTrainedModel, image_processor: BaseImageProcessor) -> None:

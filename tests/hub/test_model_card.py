@@ -1,0 +1,159 @@
+"""The card says what was measured and stated, and nothing that the Hub refuses."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+
+from hf_face import FoundationFaceConfig, FoundationFaceModel, IResNetConfig, IResNetModel
+from hf_face.hub import (
+    Evaluation,
+    FaceModelCardData,
+    TrainingData,
+    create_model_card,
+    evaluations_from_metrics,
+    measure_model,
+    read_emissions,
+)
+
+DATA = [TrainingData("MS1MV3", "research only", hub_id="org/ms1mv3", images=5_179_510, identities=93_431)]
+
+
+@pytest.fixture
+def render(backbone, image_processor, measurements):
+    def render(data: FaceModelCardData) -> ModelCard:
+        return create_model_card(data, backbone, image_processor, "org/model", measurements)
+
+    return render
+
+
+def test_operations_and_parameters_are_those_of_the_layers():
+    backbone = {"model_type": "dinov2", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    config = FoundationFaceConfig(backbone_config=backbone | {"image_size": 28, "patch_size": 14}, image_size=28)
+    model = FoundationFaceModel(config)
+    tokens, width, patch = 5, 8, 14 * 14 * 3
+    attention = 4 * tokens * width * width + 2 * tokens * tokens * width
+    mlp = 2 * tokens * width * 4 * width
+    measured = measure_model(model, repeats=1)
+    assert measured.flops == 2 * (4 * patch * width + attention + mlp)
+    assert measured.parameters == sum(p.numel() for p in model.parameters())
+    assert 0 < measured.cpu_latency < 10
+
+
+def test_measuring_leaves_the_model_as_it_was():
+    model = IResNetModel(IResNetConfig(depths=(1, 1, 1, 1), hidden_sizes=(8, 8, 16, 16))).to(torch.bfloat16).train()
+    model.stages.eval()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert "bfloat16" in measure_model(model, repeats=1).cpu
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert model.training and model.stem.training and not model.stages.training
+
+
+def test_metrics_are_sorted_by_evaluation():
+    metrics = {"eval_agedb_accuracy": 0.5, "eval_agedb_30_accuracy": 0.9, "eval_runtime": 3.0, "eval_lfw_auc": 1.0}
+    titles = {"agedb": "AgeDB", "agedb_30": "AgeDB-30", "cfp": "CFP", "lfw": "LFW"}
+    assert evaluations_from_metrics(metrics, titles) == [
+        Evaluation("AgeDB", {"accuracy": 0.5}),
+        Evaluation("AgeDB-30", {"accuracy": 0.9}),
+        Evaluation("LFW", {"auc": 1.0}),
+    ]
+
+
+def test_figures_of_others_are_never_shown_as_ours(render):
+    ours = Evaluation("LFW", {"accuracy": 0.99, "threshold@far=1e-3": 0.3})
+    theirs = Evaluation(
+        "LFW", {"accuracy": 0.998, "threshold@far=1e-3": 0.2}, source_name="the paper", source_url="https://example.org"
+    )
+    for evaluations in ([ours, theirs], [theirs, ours]):
+        card = render(FaceModelCardData(license="mit", training_data=DATA, evaluations=evaluations))
+        again = ModelCard(str(card))
+        by_source = {(r.metric_name, r.source_name): r.metric_value for r in again.data.eval_results}
+        assert by_source["accuracy", None] == 0.99 and by_source["accuracy", "the paper"] == 0.998
+        measured, reported = card.text.split("## Figures reported by others")
+        assert "| LFW | accuracy | 0.99 |" in measured and "0.998" not in measured
+        assert "| LFW | accuracy | 0.998 | [the paper](https://example.org) |" in reported
+        assert "| 1e-3 | 0.3000 |" in measured, "thresholds are those measured with these weights"
+
+
+def test_licences_are_shown_apart(render):
+    data = FaceModelCardData(
+        license="other",
+        license_name="insightface-non-commercial",
+        license_link="https://example.org/terms",
+        training_data=DATA,
+    )
+    card = render(data)
+    licences = card.text.split("## Licences")[1].split("##")[0]
+    assert "- **Weights**: [insightface-non-commercial](https://example.org/terms)" in licences
+    assert "- **Training data**, MS1MV3: research only" in licences
+    assert "- **Code** in this repository (hf_face): Apache-2.0" in licences
+    assert card.data.license == "other" and card.data.license_name == "insightface-non-commercial"
+    assert card.data.datasets == ["org/ms1mv3"]
+    assert "| [MS1MV3](https://huggingface.co/datasets/org/ms1mv3) | 5,179,510 | 93,431 | research only |" in card.text
+
+
+def test_backbone_margin_and_data_are_cited_once(render):
+    own = "@misc{own,\n  title = {Our data}\n}"
+    data = FaceModelCardData(
+        license="mit",
+        training_data=[TrainingData("ORL", "x", citation="orl"), TrainingData("Own", "x", citation=own)],
+        citations=["arcface", "partial_fc"],
+    )
+    entries = render(data).text.split("```bibtex\n")[1].split("```")[0]
+    assert [line.split("{")[1] for line in entries.splitlines() if line.startswith("@")] == [
+        "resnet,", "arcface,", "orl,", "own,", "partial_fc,",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"license": "apache2"}, r"license='apache2' is not one of the Hub's identifiers"),
+        ({"license": "other", "license_link": "https://x.org"}, r"license_name=None must be given in lowercase"),
+        ({"license": "other", "license_name": "Its Own", "license_link": "https://x.org"}, r"license_name='Its Own'"),
+        ({"license": "other", "license_name": "its-own"}, r"license_link must say where the terms"),
+        ({"base_model": "not a name"}, r"base_model 'not a name' is not a Hub name"),
+        ({"training_data": [TrainingData("X", "y", hub_id="a/b/c")]}, r"hub_id of training data 'a/b/c'"),
+        ({"evaluations": [Evaluation("LFW", {"accuracy": math.nan})]}, r"metric accuracy of 'LFW' is nan"),
+        ({"thresholds_from": "IJB-C"}, r"thresholds_from='IJB-C' names no evaluation .* \['ORL'\]"),
+    ],
+)
+def test_metadata_that_the_hub_refuses(render, card, changes, message):
+    render(card)
+    with pytest.raises(ValueError, match=message):
+        render(dataclasses.replace(card, **changes))
+
+
+def test_the_hub_agrees(hub, render, card):
+    """Our own check is no stricter and no laxer than the Hub's on what a card of ours can get wrong."""
+    render(card).validate()
+    with pytest.raises(ValueError, match=r"license.* with value .*apache2.* is not valid"):
+        good = render(card)
+        good.data.license = "apache2"
+        good.validate()
+
+
+def test_a_source_has_a_name_and_an_address():
+    with pytest.raises(ValueError, match="source_name and source_url belong together"):
+        Evaluation("LFW", {"accuracy": 0.9}, source_name="the paper")
+
+
+def test_card_data_comes_back_from_its_file(card, tmp_path):
+    card.figures = ["figures/roc.png"]
+    card.save(tmp_path)
+    again = FaceModelCardData.load(tmp_path)
+    assert again == dataclasses.replace(card, figures=[str(tmp_path / "figures" / "roc.png")])
+    (tmp_path / "model_card.json").write_text('{"licence": "mit", "license": "mit", "training_data": []}')
+    with pytest.raises(ValueError, match=r"model_card\.json holds unknown fields \['licence'\]"):
+        FaceModelCardData.load(tmp_path)
+
+
+def test_emissions_are_those_of_the_last_run(render, card, tmp_path):
+    assert read_emissions(tmp_path) is None
+    (tmp_path / "emissions.csv").write_text("timestamp,emissions\n2026-01-01,0.5\n2026-01-02,0.0125\n")
+    card.emissions_kg = read_emissions(tmp_path)
+    rendered = render(card)
+    assert rendered.data.co2_eq_emissions["emissions"] == 12.5  # grams
+    assert "0.0125 kg CO2 equivalent" in rendered.text
