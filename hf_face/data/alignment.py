@@ -60,7 +60,7 @@ def align_faces(images: Sequence[np.ndarray], landmarks: np.ndarray | Tensor, im
     )
     crops = torch.empty(len(images), 3, image_size, image_size, dtype=torch.uint8)
     for crop, image, grid in zip(crops, images, grids, strict=True):
-        planes = torch.from_numpy(image).permute(2, 0, 1).float()
+        planes = torch.from_numpy(image.astype(np.float32)).permute(2, 0, 1)
         crop.copy_(grid_sample(planes[None], grid[None], align_corners=False)[0].round_())
     return crops
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .metrics import OperatingPoint
+from .metrics import ROC, OperatingPoint
 
 
 def allowed_errors(rate: float, count: int) -> int:
@@ -86,3 +86,15 @@ class ComparisonScores:
         below = np.searchsorted(self.impostors, self.genuine, side="left")
         not_above = np.searchsorted(self.impostors, self.genuine, side="right")
         return float((below + not_above).mean() / 2 / self.num_impostors)
+
+    def curve(self) -> ROC:
+        """The corners of the curve, one at each genuine score, as far down as the kept impostors reach: for figures."""
+        complete = len(self.impostors) == self.num_impostors
+        lowest = min(self.genuine[0], self.impostors[0]) if complete else self.impostors[0]
+        thresholds = np.unique(np.append(self.genuine[self.genuine > lowest], lowest))[::-1]
+        accepted = len(self.impostors) - np.searchsorted(self.impostors, thresholds, side="left")
+        found = len(self.genuine) - np.searchsorted(self.genuine, thresholds, side="left")
+        far = np.append(0, accepted) / self.num_impostors
+        tar = np.append(0, found) / len(self.genuine)
+        top = np.nextafter(max(self.genuine[-1], self.impostors[-1]), np.inf)
+        return ROC(far, tar, np.append(top, thresholds), len(self.genuine), self.num_impostors)

@@ -65,6 +65,16 @@ def plot_error_discard(curves: dict[str, ErrorDiscard], ylabel: str = "False non
     return figure
 
 
+def plot_cmc(curves: dict[str, np.ndarray]) -> Figure:
+    """Cumulative match characteristics, each (max_rank,): the share of probes found at a rank or before it."""
+    figure, axes = _new_figure("Rank", "Share of mated probes found")
+    for name, shares in curves.items():
+        axes.plot(np.arange(1, len(shares) + 1), shares, marker=".", label=f"{name} (rank 1: {shares[0]:.4f})")
+    axes.set(xscale="log", ylim=(None, 1.005))
+    axes.legend(loc="lower right")
+    return figure
+
+
 def _new_figure(xlabel: str, ylabel: str):
     figure = Figure(figsize=(6.4, 4.8), layout="constrained")
     axes = figure.subplots()

@@ -29,6 +29,14 @@ def test_template_without_images_is_named():
         pooled.rows([99], "probes.csv")
 
 
+@pytest.mark.parametrize("missing", [2, 5, 9])
+def test_long_lists_are_looked_up_in_a_table(missing):
+    pooled = pool_templates(torch.eye(3), [3, 8, 4], [0, 0, 0])
+    assert pooled.rows([8, 3, 4, 3, 8, 8], "pairs").tolist() == [2, 0, 1, 0, 2, 2]
+    with pytest.raises(ValueError, match=f"pairs: entry 4 asks for template {missing}, .*1 of 6 entries"):
+        pooled.rows([8, 3, 4, missing, 8, 8], "pairs")
+
+
 def test_feature_that_is_not_finite_is_named():
     features = torch.tensor([[1.0], [float("nan")], [2.0]])
     with pytest.raises(ValueError, match="template 40: the features of its images are not finite"):

@@ -1,0 +1,154 @@
+"""IJB-B and IJB-C: verification (1:1) and identification (1:N) of templates."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers.utils import logging
+
+from .comparison_scores import ComparisonScores, allowed_errors
+from .embedding import Embedder, Embeddings, is_main_process
+from .embedding_cache import EmbeddingCache
+from .evaluator import Evaluator
+from .identification import DEFAULT_FPIRS, DEFAULT_RANKS, SearchResult, search
+from .ijb_files import IJBProtocol, SubjectTemplates
+from .metrics import DEFAULT_FARS, format_far
+from .plots import plot_cmc, plot_roc, save_figure
+from .reference_ijb import insightface_identification, insightface_open_set_tpir, insightface_tar_at_far
+from .templates import TemplateFeatures, image_weights, pair_scores, pool_templates
+
+logger = logging.get_logger(__name__)
+
+SWITCHES = tuple(f"N{norm}D{detector}F{flip}" for norm in (1, 0) for detector in (1, 0) for flip in (1, 0))
+
+
+class IJBEvaluator(Evaluator):
+    """TAR@FAR of template pairs, and rank-k and TPIR@FPIR of template searches.
+
+    Galleries are searched apart: the probes of whoever is enrolled in another gallery are this one's non-mated probes.
+    A rank-k figure is the share of all mated searches, a TPIR the mean over the galleries. InsightFace's own figures
+    stand beside ours, prefixed `insightface_`; docs/ijb.md says how they differ.
+
+    Args:
+        protocol: from `load_ijb`.
+        switches: which scores weigh the images of a template, as the reference names them: N1 the embedding's norm, D1
+            the detector's score, F1 adds the embedding of the mirror image; 0 for without.
+        fars, ranks, fpirs: what to report; rates finer than one impostor or probe are not measurable and left out.
+        cache: where embeddings are kept and an interrupted run resumes; only in memory if left out.
+
+    Example:
+    ```python
+    >>> evaluator = IJBEvaluator(load_ijb("IJBC"), cache=EmbeddingCache("cache"))
+    >>> evaluator(model, image_processor)["ijbc_tar@far=1e-4"]
+    0.96
+    ```
+    """
+
+    def __init__(
+        self,
+        protocol: IJBProtocol,
+        switches: str = "N1D1F1",
+        fars: Sequence[float] = DEFAULT_FARS,
+        ranks: Sequence[int] = DEFAULT_RANKS,
+        fpirs: Sequence[float] = DEFAULT_FPIRS,
+        cache: EmbeddingCache | None = None,
+    ):
+        if switches not in SWITCHES:
+            raise ValueError(f"switches are {switches!r}, expected one of {', '.join(SWITCHES)}")
+        self.protocol = protocol
+        self.switches = switches
+        self.fars = fars
+        self.ranks = ranks
+        self.fpirs = fpirs
+        self.cache = cache
+        self.name = protocol.name if switches == "N1D1F1" else f"{protocol.name}_{switches}"
+        self.primary_metric = f"{self.name}_tar@far=1e-4"
+        num_impostors = int((~protocol.same).sum())
+        self.measurable_fars = [far for far in fars if allowed_errors(far, num_impostors)]
+        self.not_measurable = [
+            f"{self.name}_tar@far={format_far(far)}" for far in fars if far not in self.measurable_fars
+        ]
+        if not protocol.galleries:
+            logger.warning(f"{protocol.name} has no 1:N lists in its meta folder: identification is left out")
+
+    def evaluate(self, embedder: Embedder, output_dir: str | Path | None = None) -> dict[str, float]:
+        images = self.protocol.images
+        embeddings = embedder(images) if self.cache is None else self.cache(embedder, images)
+        templates = self.pool(embeddings, embedder.device)
+        scores = self.compare(templates)
+        metrics = self._verification_metrics(scores)
+        figures = {"roc": plot_roc({self.name: scores.curve()})}
+        if self.protocol.galleries:
+            results = self.search(templates)
+            metrics |= self._identification_metrics(results, templates)
+            figures["cmc"] = plot_cmc({f"{self.name} {name}": result.cmc(50) for name, result in results.items()})
+        if output_dir is not None and is_main_process():
+            for kind, figure in figures.items():
+                save_figure(figure, Path(output_dir) / f"{self.name}_{kind}.png")
+        return {f"{self.name}_{key}": value for key, value in metrics.items()}
+
+    def pool(self, embeddings: Embeddings, device: torch.device | str = "cpu") -> TemplateFeatures:
+        """All templates of the protocol from the embeddings of its images."""
+        norm_score, detector_score, flip = (switch == "1" for switch in self.switches[1::2])
+        if flip and embeddings.mirrored is None:
+            raise ValueError(f"the switches {self.switches} add mirror images: embed with mirror=True, or switch F off")
+        features = embeddings.original + embeddings.mirrored if flip else embeddings.original
+        features = torch.from_numpy(features).to(device)
+        weights = image_weights(features, self.protocol.detector_scores if detector_score else None, norm_score)
+        return pool_templates(features, self.protocol.templates, self.protocol.medias, weights)
+
+    def compare(self, templates: TemplateFeatures) -> ComparisonScores:
+        """Scores of the 1:1 pairs."""
+        rows = (templates.rows(side, self.protocol.pairs_source) for side in self.protocol.pairs.T)
+        return ComparisonScores.from_pairs(self.protocol.same, pair_scores(templates.features, *rows))
+
+    def search(self, templates: TemplateFeatures) -> dict[str, SearchResult]:
+        """Every probe searched in each gallery."""
+        probes, probe_subjects = _enrol(templates, self.protocol.probes)
+        return {
+            name: search(probes, probe_subjects, *_enrol(templates, gallery))
+            for name, gallery in self.protocol.galleries.items()
+        }
+
+    def _verification_metrics(self, scores: ComparisonScores) -> dict[str, float]:
+        metrics = {"auc": scores.auc}
+        for far in self.measurable_fars:
+            point = scores.at_far(far)
+            metrics |= {f"tar@far={format_far(far)}": point.tar, f"threshold@far={format_far(far)}": point.threshold}
+        for far, point in zip(self.fars, insightface_tar_at_far(scores, self.fars), strict=True):
+            metrics[f"insightface_tar@far={format_far(far)}"] = point.tar
+        return metrics
+
+    def _identification_metrics(
+        self, results: dict[str, SearchResult], templates: TemplateFeatures
+    ) -> dict[str, float]:
+        found = np.concatenate([result.ranks for result in results.values()])
+        metrics = {f"rank{rank}": float((found <= rank).mean()) for rank in self.ranks}
+        each = {name: result.metrics(self.ranks, self.fpirs) for name, result in results.items()}
+        for fpir in self.fpirs:
+            key = f"tpir@fpir={format_far(fpir)}"
+            if all(key in gallery for gallery in each.values()):
+                metrics[key] = float(np.mean([gallery[key] for gallery in each.values()]))
+                reference = [insightface_open_set_tpir(result, fpir).tar for result in results.values()]
+                metrics[f"insightface_open_set_{key}"] = float(np.mean(reference))
+        metrics |= {f"{name}_{key}": value for name, gallery in each.items() for key, value in gallery.items()}
+        return metrics | self._closed_set_metrics(templates)
+
+    def _closed_set_metrics(self, templates: TemplateFeatures) -> dict[str, float]:
+        """InsightFace's figures, where every probe's subject is in exactly one gallery, once, as they require."""
+        galleries = [_enrol(templates, gallery) for gallery in self.protocol.galleries.values()]
+        gallery = torch.cat([features for features, _ in galleries])
+        gallery_subjects = np.concatenate([subjects for _, subjects in galleries])
+        probes, probe_subjects = _enrol(templates, self.protocol.probes)
+        unique, counts = np.unique(gallery_subjects, return_counts=True)
+        if not np.isin(probe_subjects, unique[counts == 1]).all():
+            logger.warning(f"{self.name}: not every probe's subject is once in the galleries: no closed-set figures")
+            return {}
+        metrics = insightface_identification(probes, probe_subjects, gallery, gallery_subjects, self.ranks, self.fpirs)
+        return {f"insightface_{key}": value for key, value in metrics.items()}
+
+
+def _enrol(templates: TemplateFeatures, listed: SubjectTemplates) -> tuple[torch.Tensor, np.ndarray]:
+    """Features and subjects of the templates on a list."""
+    return templates.features[templates.rows(listed.templates, listed.source)], listed.subjects

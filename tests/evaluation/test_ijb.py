@@ -1,0 +1,212 @@
+import csv
+import shutil
+from itertools import combinations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hf_face.data import load_orl
+from hf_face.data.alignment import ARCFACE_LANDMARKS
+from hf_face.evaluation import Embedder
+from hf_face.evaluation.comparison_scores import ComparisonScores
+from hf_face.evaluation.embedding_cache import EmbeddingCache
+from hf_face.evaluation.ijb import IJBEvaluator
+from hf_face.evaluation.ijb_files import load_ijb
+
+PEOPLE, PHOTOGRAPHS = 8, 6
+SHIFT = (20, 30)  # of the face in its loose crop, which alignment has to undo
+
+
+@pytest.fixture(scope="module")
+def faces() -> np.ndarray:
+    """Aligned faces (people, photographs, 112, 112, 3)."""
+    orl = load_orl()
+    rows = [np.flatnonzero(np.asarray(orl["label"]) == person)[:PHOTOGRAPHS] for person in range(PEOPLE)]
+    images = [orl[int(row)]["image"].convert("RGB").resize((112, 112)) for row in np.concatenate(rows)]
+    return np.stack(images).reshape(PEOPLE, PHOTOGRAPHS, 112, 112, 3)
+
+
+@pytest.fixture(scope="module")
+def ijb_folder(faces, tmp_path_factory):
+    """IJB-C in miniature: of each person a gallery template of three photographs, two of them one media, and a probe
+    template of two and one of one. Half of the people are in each gallery."""
+    folder = tmp_path_factory.mktemp("ijb") / "IJBC"
+    (folder / "meta").mkdir(parents=True)
+    (folder / "loose_crop").mkdir()
+    members, landmarks, templates = [], [], {}
+    for person in range(PEOPLE):
+        for photograph, (template, media) in enumerate([(0, 5), (0, 5), (0, 6), (1, 1), (1, 2), (2, 1)]):
+            name = f"{person}_{photograph}.png"
+            loose = np.zeros((190, 160, 3), np.uint8)
+            loose[SHIFT[1] : SHIFT[1] + 112, SHIFT[0] : SHIFT[0] + 112] = faces[person, photograph]
+            Image.fromarray(loose).save(folder / "loose_crop" / name)
+            points = " ".join(f"{value:.4f}" for value in (ARCFACE_LANDMARKS + SHIFT).ravel())
+            landmarks.append(f"{name} {points} {0.5 + 0.05 * photograph + 0.01 * person:.3f}")
+            members.append(f"{name} {100 * person + 7 * template} {media}")
+            templates[100 * person + 7 * template] = person
+    pairs = [f"{a} {b} {int(templates[a] == templates[b])}" for a, b in combinations(templates, 2)]
+    for name, lines in (("face_tid_mid", members), ("name_5pts_score", landmarks), ("template_pair_label", pairs)):
+        (folder / "meta" / f"ijbc_{name}.txt").write_text("\n".join(lines) + "\n")
+    for name, chosen in {
+        "gallery_G1": [t for t, p in templates.items() if t % 100 == 0 and p % 2 == 0],
+        "gallery_G2": [t for t, p in templates.items() if t % 100 == 0 and p % 2 == 1],
+        "probe_mixed": [t for t in templates if t % 100 for _ in range(2)],  # one row an image: templates recur
+    }.items():
+        with open(folder / "meta" / f"ijbc_1N_{name}.csv", "w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["TEMPLATE_ID", "SUBJECT_ID", "FILENAME"])
+            writer.writerows([template, templates[template] + 1000, "x.png"] for template in chosen)
+    return folder
+
+
+@pytest.fixture
+def broken(ijb_folder, tmp_path):
+    """A copy with one line of one file changed."""
+
+    def build(name: str, line: int, text: str):
+        folder = shutil.copytree(ijb_folder, tmp_path / "IJBC")
+        path = folder / "meta" / name
+        lines = path.read_text().splitlines()
+        lines[line - 1] = text
+        path.write_text("\n".join(lines) + "\n")
+        return folder
+
+    return build
+
+
+def expected_template(faces, embed, person: int, template: int, switches: str) -> np.ndarray:
+    """The protocol once more, template by template, from faces that never were anything but aligned."""
+    medias = {0: [[0, 1], [2]], 1: [[3], [4]], 2: [[5]]}[template]
+    total = 0
+    for media in medias:
+        views = []
+        for photograph in media:
+            original, mirrored = embed(faces[person, photograph])
+            feature = original + mirrored if switches[5] == "1" else original
+            if switches[1] == "0":
+                feature = feature / np.linalg.norm(feature)
+            if switches[3] == "1":
+                feature = feature * (0.5 + 0.05 * photograph + 0.01 * person)
+            views.append(feature)
+        total = total + np.mean(views, axis=0)
+    return total / np.linalg.norm(total)
+
+
+@pytest.mark.parametrize("switches", ["N1D1F1", "N0D1F0", "N0D0F1"])
+def test_whole_protocol(ijb_folder, faces, model, image_processor, switches, tmp_path):
+    def embed(face):
+        pixels = image_processor([face, np.fliplr(face).copy()], return_tensors="pt").pixel_values
+        output = model(pixels)
+        return (output.pooler_output * output.norm).detach().numpy()
+
+    ids = [(person, template) for person in range(PEOPLE) for template in range(3)]
+    features = np.stack([expected_template(faces, embed, *each, switches) for each in ids])
+    first, second = np.array(list(combinations(range(len(ids)), 2))).T
+    person, template = np.array(ids).T
+    scores = ComparisonScores.from_pairs(person[first] == person[second], (features[first] * features[second]).sum(1))
+
+    evaluator = IJBEvaluator(load_ijb(ijb_folder), switches)
+    metrics = evaluator(model, image_processor, output_dir=tmp_path)
+    prefix = evaluator.name
+    assert prefix == ("ijbc" if switches == "N1D1F1" else f"ijbc_{switches}")
+    for far in ("1e-1", "1e-2"):
+        point = scores.at_far(float(far))
+        assert metrics[f"{prefix}_tar@far={far}"] == pytest.approx(point.tar)
+        assert metrics[f"{prefix}_threshold@far={far}"] == pytest.approx(point.threshold, abs=1e-5)
+    assert metrics[f"{prefix}_auc"] == pytest.approx(scores.auc)
+    assert f"{prefix}_tar@far=1e-3" in evaluator.not_measurable
+    assert f"{prefix}_tar@far=1e-3" not in metrics
+
+    probes = template > 0
+    hits, tpirs = [], []
+    for parity in (0, 1):
+        enrolled = (template == 0) & (person % 2 == parity)
+        similarity = features[probes] @ features[enrolled].T
+        own = person[probes][:, None] == person[enrolled]
+        mated = own.any(1)
+        mate, impostor = np.where(own, similarity, -9).max(1), np.where(own, -9, similarity).max(1)
+        hits.append(mate[mated] > impostor[mated])
+        alarm = np.sort(impostor[~mated])[-2]  # of eight non-mated probes, FPIR 0.2 lets one through
+        tpirs.append(np.mean((mate > impostor)[mated] & (mate > alarm)[mated]))
+    metrics = IJBEvaluator(load_ijb(ijb_folder), switches, fpirs=(0.01, 0.2))(model, image_processor)
+    assert metrics[f"{prefix}_rank1"] == pytest.approx(np.mean(hits))
+    assert metrics[f"{prefix}_tpir@fpir=2e-1"] == pytest.approx(np.mean(tpirs))
+    assert f"{prefix}_tpir@fpir=1e-2" not in metrics
+    assert 0 < metrics[f"{prefix}_insightface_rank1"] <= metrics[f"{prefix}_rank1"]  # one gallery of all people
+    assert {path.name for path in tmp_path.iterdir()} == {f"{prefix}_roc.png", f"{prefix}_cmc.png"}
+
+
+def test_cache_resumes_and_never_mixes_models(ijb_folder, model, image_processor, tmp_path):
+    protocol, cache = load_ijb(ijb_folder), EmbeddingCache(tmp_path, shard_size=20)
+    without = IJBEvaluator(protocol)(model, image_processor)
+    assert IJBEvaluator(protocol, cache=cache)(model, image_processor) == without
+    shards = sorted(tmp_path.rglob("*.safetensors"))
+    assert [path.name for path in shards] == [f"{i:05d}-of-00003.safetensors" for i in range(3)]
+
+    shards[1].unlink()
+    model.num_calls = 0
+    assert IJBEvaluator(protocol, cache=cache)(model, image_processor) == without
+    assert model.num_calls == 2  # one batch and its mirror images
+    model.projection.weight.data.mul_(-1)
+    cache(Embedder(model, image_processor, mirror=False), protocol.images)
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 6
+
+
+def test_folder_without_identification_lists(ijb_folder, model, image_processor, tmp_path):
+    folder = shutil.copytree(ijb_folder, tmp_path / "IJBC")
+    for path in (folder / "meta").glob("*_1N_*"):
+        path.unlink()
+    metrics = IJBEvaluator(load_ijb(folder))(model, image_processor)
+    assert "ijbc_auc" in metrics and not [key for key in metrics if "rank" in key]
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "text", "message"),
+    [
+        ("ijbc_face_tid_mid.txt", 3, "0_2.png 0", r"tid_mid\.txt, line 3: expected 3 fields, found 2"),
+        ("ijbc_face_tid_mid.txt", 3, "0_2.png zero 1", r"tid_mid\.txt, line 3: template is 'zero', expected int"),
+        (
+            "ijbc_face_tid_mid.txt",
+            4,
+            "other.png 7 1",
+            r"tid_mid\.txt, line 4: the image is not the one in the same line",
+        ),
+        ("ijbc_template_pair_label.txt", 2, "0 14 2", r"label\.txt, line 2: the label is neither 0 nor 1"),
+        ("ijbc_1N_gallery_G1.csv", 2, "0", r"G1\.csv, line 2: expected a template and a subject, found 1 fields"),
+        (
+            "ijbc_1N_probe_mixed.csv",
+            3,
+            "7,1001,x.png",
+            r"mixed\.csv, line 3: template 7 is of subject 1001, before 1000",
+        ),
+    ],
+)
+def test_bad_line_is_named(broken, name, line, text, message):
+    with pytest.raises(ValueError, match=message):
+        load_ijb(broken(name, line, text))
+
+
+def test_template_without_images_is_named(broken, model, image_processor):
+    folder = broken("ijbc_template_pair_label.txt", 5, "0 55 0")
+    with pytest.raises(ValueError, match=r"ijbc_template_pair_label\.txt: entry 5 asks for template 55, which has no"):
+        IJBEvaluator(load_ijb(folder))(model, image_processor)
+
+
+def test_any_white_space_separates(broken):
+    folder = broken("ijbc_template_pair_label.txt", 2, "0\t  14 \t1")
+    assert load_ijb(folder).pairs[1].tolist() == [0, 14]
+
+
+def test_missing_files_are_named(tmp_path, ijb_folder):
+    with pytest.raises(FileNotFoundError, match=r"holds 0 files \*_face_tid_mid\.txt"):
+        load_ijb(tmp_path)
+    folder = shutil.copytree(ijb_folder, tmp_path / "IJBC")
+    (folder / "meta" / "ijbc_1N_gallery_G2.csv").unlink()
+    with pytest.raises(FileNotFoundError, match=r"gallery_G2\.csv is missing"):
+        load_ijb(folder)
+
+
+def test_unknown_switches_are_named(ijb_folder):
+    with pytest.raises(ValueError, match="switches are 'N2D1F1', expected one of N1D1F1"):
+        IJBEvaluator(load_ijb(ijb_folder), "N2D1F1")
