@@ -19,9 +19,9 @@ class FairnessEvaluator(Evaluator):
     """Runs one protocol per group and adds the spread of every rate that all groups have.
 
     Each group's metrics come as `<name>_<group>_<metric>`. For each rate, `<name>_<metric>_mean`, `_std` (sample
-    standard deviation, as the RFW papers state it) and `_gap` (largest minus smallest) follow, and for the groups'
-    primary metric `_min` and the skewed error ratio `_ser`, largest over smallest error (Wang and Deng 2020; left out
-    when a group makes no error).
+    standard deviation over the groups) and `_gap` (largest minus smallest) follow, and for the groups' primary metric
+    `_min` and the skewed error ratio `_ser`, largest over smallest error (Wang and Deng 2020, "Mitigating Bias in Face
+    Recognition Using Skewness-Aware Reinforcement Learning"; left out when a group makes no error).
 
     Args:
         groups (`dict[str, Evaluator]`): the protocol of each group, two or more.

@@ -1,0 +1,88 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from hf_face.evaluation import Embedder, Evaluator, FairnessEvaluator, VerificationFairnessEvaluator, split_by_group
+
+
+class Fixed(Evaluator):
+    """A protocol whose figures are known."""
+
+    def __init__(self, name: str, **metrics):
+        self.name = name
+        self.primary_metric = f"{name}_accuracy"
+        self.metrics = {f"{name}_{key}": value for key, value in metrics.items()}
+
+    def evaluate(self, embedder, output_dir=None):
+        return self.metrics
+
+
+@pytest.fixture
+def grouped(orl_pairs):
+    return replace(orl_pairs, group=np.array(["b", "a"])[np.arange(len(orl_pairs)) % 3 // 2])
+
+
+def test_spread_over_four_groups():
+    accuracies = {"african": 0.90, "asian": 0.92, "caucasian": 0.98, "indian": 0.96}
+    groups = {group: Fixed(f"rfw_{group}", accuracy=value, threshold=0.3) for group, value in accuracies.items()}
+    metrics = FairnessEvaluator(groups, name="rfw").evaluate(None)
+    assert metrics["rfw_asian_accuracy"] == 0.92
+    assert metrics["rfw_accuracy_mean"] == pytest.approx(0.94)
+    assert metrics["rfw_accuracy_std"] == pytest.approx((0.004 / 3) ** 0.5)  # the sample's: over three, not four
+    assert metrics["rfw_accuracy_gap"] == pytest.approx(0.08)
+    assert metrics["rfw_accuracy_min"] == 0.90
+    assert metrics["rfw_accuracy_ser"] == pytest.approx(0.10 / 0.02)
+    assert not any("threshold_" in key for key in metrics)
+
+
+def test_only_rates_that_all_groups_have_are_compared():
+    groups = {"a": Fixed("a", accuracy=1.0, eer=0.1), "b": Fixed("b", accuracy=0.9)}
+    evaluator = FairnessEvaluator(groups)
+    metrics = evaluator.evaluate(None)
+    assert metrics["fairness_a_eer"] == 0.1
+    assert "fairness_eer_mean" not in metrics
+    assert "fairness_accuracy_ser" not in metrics  # group a makes no error
+    assert metrics[evaluator.primary_metric] == 0.9
+
+
+def test_groups_are_embedded_once_and_drawn_together(model, image_processor, grouped, tmp_path):
+    evaluator = VerificationFairnessEvaluator(split_by_group(grouped), "orl", far=0.05)
+    metrics = evaluator(model, image_processor, tmp_path)
+    assert model.num_calls == 2  # both groups' images are the same forty
+    assert metrics[evaluator.primary_metric] == min(metrics["orl_a_accuracy"], metrics["orl_b_accuracy"])
+    assert (tmp_path / "orl_roc_by_group.png").is_file()
+
+
+def test_common_threshold_gives_the_far_over_all_groups(model, image_processor, grouped):
+    embedder = Embedder(model, image_processor)
+    metrics = VerificationFairnessEvaluator(split_by_group(grouped), "orl", far=0.05).evaluate(embedder)
+    embeddings = embedder(grouped.images).embeddings.astype(float)
+    scores = (embeddings[grouped.pairs[:, 0]] * embeddings[grouped.pairs[:, 1]]).sum(1)
+    accepted = scores >= metrics["orl_threshold@far=5e-2"] - 1e-12
+    assert accepted[~grouped.same].mean() == 9 / 180
+    for group in "ab":
+        rows = grouped.group == group
+        assert metrics[f"orl_{group}_fmr@far=5e-2"] == accepted[rows & ~grouped.same].mean()
+        assert metrics[f"orl_{group}_fnmr@far=5e-2"] == 1 - accepted[rows & grouped.same].mean()
+    gap = metrics["orl_a_fmr@far=5e-2"] - metrics["orl_b_fmr@far=5e-2"]
+    assert metrics["orl_fmr@far=5e-2_gap"] == pytest.approx(abs(gap))
+
+
+def test_split_keeps_every_pair_with_its_fold(grouped):
+    groups = split_by_group(grouped)
+    assert sorted(groups) == ["a", "b"]
+    assert sum(len(pairs) for pairs in groups.values()) == len(grouped)
+    rows = grouped.group == "a"
+    assert groups["a"].pairs.tolist() == grouped.pairs[rows].tolist()
+    assert groups["a"].same.tolist() == grouped.same[rows].tolist()
+    assert groups["a"].fold.tolist() == grouped.fold[rows].tolist()
+
+
+def test_unusable_groups_are_named(orl_pairs, grouped):
+    with pytest.raises(ValueError, match="orl: the pairs have no column 'group'"):
+        split_by_group(orl_pairs)
+    with pytest.raises(ValueError, match=r"rfw: fairness compares two groups or more, found \['a'\]"):
+        FairnessEvaluator({"a": Fixed("a", accuracy=1.0)}, name="rfw")
+    with pytest.raises(ValueError, match=r"fairness: FAR 0\.001 is not measurable with 180 impostor pairs"):
+        VerificationFairnessEvaluator(split_by_group(grouped))

@@ -1,0 +1,176 @@
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hf_face.evaluation import ROC, VerificationEvaluator, cross_validated_accuracy, embed_images, verification_metrics
+from hf_face.evaluation.metrics import cosine_similarities, format_far, squared_distances
+from hf_face.evaluation.reference import insightface_accuracy, insightface_val, timm_face_accuracy
+
+
+@pytest.fixture(scope="module", params=[np.float32, np.float64])
+def reference(request, fixtures) -> dict:
+    """Embeddings of 600 pairs and the figures that the references' own scripts print for them."""
+    figures = dict(np.load(fixtures / "evaluation" / "verification.npz"))
+    embeddings = figures["embeddings"].astype(request.param)
+    return figures | {
+        "distances": squared_distances(embeddings[0::2], embeddings[1::2]),
+        "scores": cosine_similarities(embeddings[0::2], embeddings[1::2]),
+        "same": figures["actual_issame"],
+    }
+
+
+def test_insightface_accuracy_is_the_references(reference):
+    folds = insightface_accuracy(reference["distances"], reference["same"])
+    assert folds.accuracies.tolist() == reference["accuracy_folds"].tolist()
+    assert folds.thresholds.tolist() == reference["threshold_folds"].tolist()
+    assert (folds.accuracies.mean(), folds.accuracies.std()) == (reference["accuracy_mean"], reference["accuracy_std"])
+
+
+def test_insightface_val_is_the_references(reference):
+    val = insightface_val(reference["distances"], reference["same"])
+    assert (val.val, val.val_std, val.far) == (reference["val"], reference["val_std"], reference["far"])
+    np.testing.assert_allclose(val.thresholds, reference["val_threshold_folds"], atol=1e-9, rtol=0)
+
+
+def test_timm_face_accuracy_is_the_references(reference):
+    folds = timm_face_accuracy(reference["scores"], reference["same"])
+    assert folds.accuracies.tolist() == reference["kfold_accuracy_folds"].tolist()
+    assert folds.accuracies.mean() == reference["kfold_accuracy"]
+
+
+def test_insightface_val_refuses_folds_of_one_kind():
+    same = np.arange(40) < 20
+    with pytest.raises(ValueError, match="every fold needs genuine and impostor pairs"):
+        insightface_val(np.linspace(0, 4, 40), same)
+
+
+# Few distinct scores, so that ties between genuine and impostor pairs are common.
+pairs_with_ties = st.lists(st.tuples(st.booleans(), st.integers(-5, 5)), min_size=2, max_size=40).filter(
+    lambda rows: 0 < sum(same for same, _ in rows) < len(rows)
+)
+
+
+@given(pairs_with_ties, st.sampled_from([0.05, 0.1, 0.25, 1 / 3, 0.5, 1.0]))
+def test_tar_is_the_best_that_any_threshold_gives_within_the_far(rows, target):
+    same, scores = np.array([same for same, _ in rows]), np.array([score / 10 for _, score in rows])
+    roc = ROC.from_scores(same, scores)
+    if target < 1 / (~same).sum():
+        with pytest.raises(ValueError, match="not measurable"):
+            roc.at_far(target)
+        return
+    point = roc.at_far(target)
+    accepted = scores[:, None] >= np.append(scores, np.inf)  # (pairs, thresholds)
+    allowed = accepted[~same].mean(0) <= target
+    assert point.far <= target
+    assert point.tar == accepted[same].mean(0)[allowed].max()
+    assert np.isfinite(point.threshold)
+    assert (scores[same] >= point.threshold).mean() == point.tar
+    assert (scores[~same] >= point.threshold).mean() == point.far
+
+
+@given(pairs_with_ties)
+def test_auc_is_the_chance_that_genuine_scores_above_impostor(rows):
+    same, scores = np.array([same for same, _ in rows]), np.array([score for _, score in rows])
+    difference = scores[same][:, None] - scores[~same]
+    assert ROC.from_scores(same, scores).auc == pytest.approx(((difference > 0) + 0.5 * (difference == 0)).mean())
+
+
+def test_eer_is_where_the_two_errors_cross():
+    # One of four genuine pairs below one of four impostors: at 0.5, both errors are a quarter.
+    same = np.array([1, 1, 1, 1, 0, 0, 0, 0], dtype=bool)
+    assert ROC.from_scores(same, np.array([0.9, 0.8, 0.7, 0.3, 0.5, 0.2, 0.1, 0.0])).eer == 0.25
+    assert ROC.from_scores(same, np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.2, 0.1, 0.0])).eer == 0.0
+    assert ROC.from_scores(same, np.arange(8)).eer == 1.0
+    # The crossing lies between two points: FAR and FRR go from (0, 1) straight to (1, 0).
+    assert ROC.from_scores(same, np.zeros(8)).eer == 0.5
+
+
+def test_each_fold_is_judged_at_the_others_threshold():
+    same = np.array([1, 0, 1, 0, 1, 0], dtype=bool)
+    scores = np.array([0.9, 0.2, 0.8, 0.1, 0.3, 0.85])
+    fold = np.array([7, 7, 7, 7, 9, 9])
+    folds = cross_validated_accuracy(same, scores, fold)
+    # Fold 7 is judged just above 0.85, where fold 9 accepts nothing; fold 9 at 0.8, which gets both its pairs wrong.
+    assert folds.accuracies.tolist() == [0.75, 0.0]
+    assert folds.thresholds.tolist() == [np.nextafter(0.85, 1), 0.8]
+    consecutive = cross_validated_accuracy(same, scores, num_folds=3)
+    assert consecutive.thresholds.tolist() == [0.3, 0.9, 0.8]
+    assert consecutive.accuracies.tolist() == [1.0, 0.5, 0.0]
+
+
+def test_far_finer_than_one_impostor_is_left_out_not_zero():
+    rng = np.random.default_rng(0)
+    same = np.arange(2000) % 2 == 0
+    metrics = verification_metrics(same, rng.normal(same * 3.0))
+    fars = {key.removeprefix("tar@far=") for key in metrics if key.startswith("tar@far=")}
+    assert fars == {"1e-1", "1e-2", "1e-3"}
+    assert metrics["finest_far"] == 1e-3
+    assert (metrics["num_genuine"], metrics["num_impostors"]) == (1000, 1000)
+    json.dumps(metrics, allow_nan=False)
+
+
+def test_threshold_of_a_far_that_no_pair_reaches_is_a_number():
+    same = np.array([False] * 10 + [True] * 10)
+    point = ROC.from_scores(same, np.where(same, 0.1, 0.9)).at_far(0.5)
+    assert (point.tar, point.far) == (0, 0)
+    assert 0.9 < point.threshold < 0.9 + 1e-9
+
+
+@pytest.mark.parametrize(
+    ("same", "scores", "message"),
+    [
+        ([1, 0], [0.1, 0.2, 0.3], r"one score per pair, got \(3,\) scores for \(2,\) pairs"),
+        ([1, 1], [0.1, 0.2], "found 2 genuine and 0 impostors"),
+        ([1, 0, 1], [0.1, 0.2, np.nan], "the score of pair 2 is nan"),
+    ],
+)
+def test_bad_scores_are_named(same, scores, message):
+    with pytest.raises(ValueError, match=message):
+        ROC.from_scores(np.array(same), np.array(scores))
+
+
+def test_format_far():
+    assert [format_far(far) for far in (0.1, 1e-3, 2.5e-5, 1.0)] == ["1e-1", "1e-3", "2.5e-5", "1e0"]
+
+
+def test_evaluator_gives_one_flat_dict_and_draws(model, image_processor, orl_pairs, tmp_path):
+    evaluator = VerificationEvaluator(orl_pairs)
+    metrics = evaluator(model, image_processor, output_dir=tmp_path / "figures")
+    assert evaluator.primary_metric == "orl_accuracy"
+    assert 0.5 < metrics["orl_accuracy"] <= 1
+    assert all(key.startswith("orl_") and type(value) is float for key, value in metrics.items())
+    assert evaluator.not_measurable == [f"orl_tar@far=1e-{digit}" for digit in (3, 4, 5, 6)]
+    assert not metrics.keys() & set(evaluator.not_measurable)
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"orl_roc.png", "orl_det.png", "orl_scores.png"}
+
+
+def test_references_keep_their_own_test_time_augmentation(model, image_processor, orl_pairs):
+    by_flip = {
+        flip: VerificationEvaluator(orl_pairs, flip=flip)(model, image_processor) for flip in ("sum", "concat", None)
+    }
+    # All three evaluators embed the mirror images, so InsightFace's figure is there, and is the same, in each.
+    assert len({metrics["orl_insightface_accuracy"] for metrics in by_flip.values()}) == 1
+    assert len({metrics["orl_timm_face_accuracy"] for metrics in by_flip.values()}) == 1
+    assert by_flip["sum"]["orl_auc"] != by_flip[None]["orl_auc"]
+
+
+def test_distances_give_the_same_figures_as_similarities(model, image_processor, orl_pairs):
+    cosine = VerificationEvaluator(orl_pairs)(model, image_processor)
+    distance = VerificationEvaluator(orl_pairs, similarity="squared_euclidean")(model, image_processor)
+    for key, value in cosine.items():
+        expected = 2 - 2 * value if key.startswith("orl_threshold") else value
+        assert distance[key] == pytest.approx(expected, abs=1e-6)
+    with pytest.raises(ValueError, match="similarity is 'l2', expected 'cosine' or 'squared_euclidean'"):
+        VerificationEvaluator(orl_pairs, similarity="l2")
+
+
+def test_stated_threshold_gives_the_stated_rates(model, image_processor, orl_pairs):
+    metrics = VerificationEvaluator(orl_pairs)(model, image_processor)
+    embeddings = embed_images(model, orl_pairs.images, image_processor).embeddings.astype(np.float64)
+    first, second = embeddings[orl_pairs.pairs.T]
+    accepted = (first * second).sum(1) >= metrics["orl_threshold@far=1e-2"] - 1e-12
+    assert accepted[orl_pairs.same].mean() == metrics["orl_tar@far=1e-2"]
+    assert accepted[~orl_pairs.same].mean() <= 1e-2
