@@ -1,0 +1,40 @@
+"""Random draws for augmentation, and operations on the images that were drawn.
+
+Everything is drawn on the CPU, a few numbers an image: which images an operation touches is then known without waiting
+for the device, and a seed gives the same augmentation on every device.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Generator, Tensor
+
+
+def uniform(
+    *shape: int, low: Tensor | float = 0.0, high: Tensor | float = 1.0, generator: Generator | None = None
+) -> Tensor:
+    """Uniform draws between `low` and `high`."""
+    device = generator.device if generator is not None else "cpu"
+    return low + (high - low) * torch.rand(shape, generator=generator, device=device).cpu()
+
+
+def integers(*shape: int, low: int = 0, high: int, generator: Generator | None = None) -> Tensor:
+    """Uniform integers from `low` to `high`, `high` excluded."""
+    device = generator.device if generator is not None else "cpu"
+    return torch.randint(low, high, shape, generator=generator, device=device).cpu()
+
+
+def apply_where(chosen: Tensor, images: Tensor, operation: Callable[..., Tensor], *parameters: Tensor):
+    """Apply an operation, in place, to some images of a batch.
+
+    Args:
+        chosen: bool (B,), on the CPU.
+        images: (B, 3, H, W), on any device; changed in place.
+        operation: Gets the chosen images and their parameters.
+        parameters: Each (B, ...), on the CPU.
+    """
+    rows = chosen.nonzero().squeeze(1)
+    if len(rows):
+        images[rows.to(images.device)] = operation(
+            images[rows.to(images.device)], *(parameter[rows] for parameter in parameters)
+        )

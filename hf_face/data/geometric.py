@@ -1,0 +1,99 @@
+"""Geometric operations on a batch, every image with a strength of its own.
+
+All take uint8 (B, 3, H, W) and strengths (B,) on the CPU, and give uint8. Lengths are in pixels; x runs right, y down.
+The nearest pixel is taken, and black where there is none, as torchvision does by default.
+"""
+
+import torch
+from torch import Generator, Tensor
+from torch.nn.functional import affine_grid, grid_sample
+
+from .draws import uniform
+
+
+def move(images: Tensor, degrees: Tensor | float = 0.0, x: Tensor | float = 0.0, y: Tensor | float = 0.0) -> Tensor:
+    """Turn counter-clockwise about the centre, then move by `x` and `y`."""
+    degrees, x, y = torch.broadcast_tensors(*(torch.as_tensor(value) for value in (degrees, x, y)))
+    cos, sin = degrees.deg2rad().cos(), degrees.deg2rad().sin()
+    return _warp(images, cos, -sin, sin * y - cos * x, sin, cos, -sin * x - cos * y)
+
+
+def shear_x(images: Tensor, slope: Tensor) -> Tensor:
+    """Move each row to the left by `slope` times its distance from the top."""
+    return _warp(images, 1.0, slope, slope * images.shape[-2] / 2, 0.0, 1.0, 0.0)
+
+
+def shear_y(images: Tensor, slope: Tensor) -> Tensor:
+    """Move each column up by `slope` times its distance from the left."""
+    return _warp(images, 1.0, 0.0, 0.0, slope, 1.0, slope * images.shape[-1] / 2)
+
+
+def resized_crop(images: Tensor, boxes: Tensor) -> Tensor:
+    """Enlarge what lies in `boxes` (B, 4), given as top, left, height and width, to the whole image."""
+    height, width = images.shape[-2:]
+    top, left, box_height, box_width = boxes.float().unbind(1)
+    x, y = left + (box_width - width) / 2, top + (box_height - height) / 2
+    return _warp(images, box_width / width, 0.0, x, 0.0, box_height / height, y)
+
+
+def inside(boxes: Tensor, images: Tensor) -> Tensor:
+    """Mask (B, 1, H, W) of the pixels in `boxes` (B, 4), given as top, left, height and width."""
+    top, left, height, width = boxes.to(images.device).view(-1, 4, 1, 1, 1).unbind(1)
+    rows = torch.arange(images.shape[-2], device=images.device).view(-1, 1)
+    columns = torch.arange(images.shape[-1], device=images.device)
+    return (rows >= top) & (rows < top + height) & (columns >= left) & (columns < left + width)
+
+
+def random_boxes(
+    images: Tensor,
+    min_area: Tensor | float,
+    max_area: float,
+    ratio: tuple[float, float],
+    generator: Generator | None = None,
+    attempts: int = 10,
+) -> Tensor:
+    """Draw boxes of random area and aspect ratio at random places, as torchvision's `RandomResizedCrop` does.
+
+    Args:
+        images: (B, 3, H, W).
+        min_area, max_area: Range of the area, as a fraction of the image's.
+        ratio: Range of width / height, drawn on a logarithmic scale.
+        generator: Source of the draws.
+        attempts: How many boxes are drawn for each image; the first one that fits into it is taken.
+
+    Returns:
+        int64 (B, 4): top, left, height and width, all zero where no box fitted.
+    """
+    (batch_size, _, height, width), shape = images.shape, (attempts, len(images))
+    area = height * width * uniform(*shape, low=min_area, high=max_area, generator=generator)
+    aspect = uniform(*shape, low=_log(ratio[0]), high=_log(ratio[1]), generator=generator).exp()
+    box_width, box_height = (area * aspect).sqrt().round(), (area / aspect).sqrt().round()
+    fits = (box_width >= 1) & (box_width <= width) & (box_height >= 1) & (box_height <= height)
+    top = (uniform(*shape, generator=generator) * (height - box_height + 1)).floor()
+    left = (uniform(*shape, generator=generator) * (width - box_width + 1)).floor()
+    boxes = torch.stack([top, left, box_height, box_width], dim=-1) * fits[..., None]  # (attempts, B, 4)
+    first = fits.int().argmax(0)  # the first that fits, or the zeros of one that does not
+    return boxes[first, torch.arange(batch_size)].long()
+
+
+def random_crops(
+    images: Tensor, min_area: Tensor | float, max_area: float, generator: Generator | None = None
+) -> Tensor:
+    """[`random_boxes`] of aspect ratio 3/4 to 4/3; the whole image where none fitted."""
+    boxes = random_boxes(images, min_area, max_area, (3 / 4, 4 / 3), generator)
+    whole = torch.tensor([0, 0, *images.shape[-2:]])
+    return torch.where(boxes.any(1, keepdim=True), boxes, whole)
+
+
+def _log(value: float) -> Tensor:
+    return torch.tensor(value).log()
+
+
+def _warp(images: Tensor, *inverse: Tensor | float) -> Tensor:
+    """Take each output pixel from where `inverse`, the rows of a 2 x 3 matrix in pixels from the centre, points."""
+    batch_size, _, height, width = images.shape
+    a, b, x, c, d, y = (torch.as_tensor(number).expand(batch_size) for number in inverse)
+    # affine_grid's coordinates run from -1 to 1 across the image
+    theta = torch.stack([a, b * height / width, x * 2 / width, c * width / height, d, y * 2 / height], dim=1)
+    grid = affine_grid(theta.view(-1, 2, 3).to(images.device), images.shape, align_corners=False)
+    return grid_sample(images.float(), grid, mode="nearest", align_corners=False).to(torch.uint8)

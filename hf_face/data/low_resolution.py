@@ -1,0 +1,100 @@
+"""Low resolution, as AdaFace simulates it: images made small and large again, each with its own sizes and filters.
+
+Resizing is linear and separable, so an image of any smaller size is `W X W^T` with a matrix `W` of filter weights. The
+matrices of a whole batch, with their different sizes and filters, are made at once and zero-padded to one shape.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+TAPS = torch.arange(-3, 8)  # from 3 pixels before the sampled place to 7 after it: enough to shrink sevenfold
+
+
+def resample(images: Tensor, sides: Tensor, shrink_filter: Tensor, enlarge_filter: Tensor) -> Tensor:
+    """Resize to `sides` and back.
+
+    Args:
+        images: uint8 (B, 3, N, N).
+        sides: (B,) small side of each image, in pixels, at least N / 7.
+        shrink_filter, enlarge_filter: (B,) indices into `FILTERS`.
+
+    Returns:
+        uint8 (B, 3, N, N).
+    """
+    size = images.shape[-1]
+    full = torch.full_like(sides, size)
+    shrink = resize_weights(full, sides, shrink_filter, size).to(images.device)[:, None]
+    enlarge = resize_weights(sides, full, enlarge_filter, size).to(images.device)[:, None]  # (B, 1, N, N)
+    small = _to_pixels(shrink @ images.float() @ shrink.mT)
+    return _to_pixels(enlarge @ small @ enlarge.mT).to(torch.uint8)
+
+
+def resize_weights(source: Tensor, target: Tensor, filters: Tensor, size: int) -> Tensor:
+    """Matrices that resize vectors, as OpenCV's `resize` does (no antialiasing, except for the area filter).
+
+    Args:
+        source, target: (B,) lengths before and after, at most `size`.
+        filters: (B,) indices into `FILTERS`.
+        size: Height and width of the matrices.
+
+    Returns:
+        float32 (B, size, size), zero in the rows from `target` on and in the columns from `source` on.
+    """
+    scale = (source.double() / target).view(-1, 1, 1)  # the nearest pixel depends on the last digit
+    output = torch.arange(size).view(1, -1, 1)
+    weights = torch.zeros(len(source), size, size)
+    for index, taps_of in enumerate(FILTERS.values()):
+        chosen = filters == index
+        positions, values = taps_of(output, scale[chosen])  # (b, size, len(TAPS)) each
+        positions = torch.minimum(positions.clamp(min=0), source[chosen].view(-1, 1, 1) - 1)  # the border repeats
+        weights[chosen] = weights[chosen].scatter_add(2, positions.long(), values.float())
+    return weights * (output < target.view(-1, 1, 1))
+
+
+def _nearest(output: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    return _taps(torch.floor(output * scale), lambda x: (x == 0).float())
+
+
+def _linear(output: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    return _taps((output + 0.5) * scale - 0.5, lambda x: (1 - x.abs()).clamp(min=0))
+
+
+def _cubic(output: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    return _taps((output + 0.5) * scale - 0.5, _cubic_kernel)
+
+
+def _lanczos4(output: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    return _taps((output + 0.5) * scale - 0.5, lambda x: torch.where(x.abs() < 4, x.sinc() * (x / 4).sinc(), 0))
+
+
+def _area(output: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Shrinking, the mean over the pixels that an output pixel covers; enlarging, a blend where it covers two."""
+    start = output * scale
+    positions = torch.floor(start) + TAPS
+    covered = torch.minimum(positions + 1, start + scale) - torch.maximum(positions, start)
+    blend = (output + 1 - (torch.floor(start) + 1) / scale).clamp(min=0)
+    blend = torch.where(TAPS == 0, 1 - blend % 1, torch.where(TAPS == 1, blend % 1, 0))
+    return positions, torch.where(scale >= 1, covered.clamp(min=0) / scale, blend)
+
+
+def _taps(center: Tensor, kernel: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """Positions around `center` and the kernel's values there, normalised to sum to one."""
+    positions = torch.floor(center) + TAPS
+    values = kernel(center - positions)
+    return positions, values / values.sum(-1, keepdim=True)
+
+
+def _cubic_kernel(x: Tensor, a: float = -0.75) -> Tensor:
+    x = x.abs()
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
+    return torch.where(x <= 1, near, torch.where(x < 2, far, 0))
+
+
+def _to_pixels(values: Tensor) -> Tensor:
+    return values.round().clamp(0, 255)
+
+
+FILTERS = {"nearest": _nearest, "linear": _linear, "area": _area, "cubic": _cubic, "lanczos4": _lanczos4}

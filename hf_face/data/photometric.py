@@ -1,0 +1,74 @@
+"""Colour operations on a batch, every image with a strength of its own.
+
+All take uint8 (B, 3, H, W) and a strength (B,) on the CPU, and give uint8, rounded as torchvision does, whose functions
+of the same names take one strength for the whole batch.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import conv2d
+
+GREY_WEIGHTS = (0.2989, 0.587, 0.114)  # of R, G and B, ITU-R BT.601
+
+
+def adjust_brightness(images: Tensor, factor: Tensor) -> Tensor:
+    """Blend with black; factor 1 leaves an image as it is, here and below."""
+    return _blend(images.float(), 0.0, factor)
+
+
+def adjust_contrast(images: Tensor, factor: Tensor) -> Tensor:
+    """Blend with the image's mean grey."""
+    return _blend(images.float(), _grey(images).mean((1, 2, 3), keepdim=True), factor)
+
+
+def adjust_saturation(images: Tensor, factor: Tensor) -> Tensor:
+    """Blend with the grey image."""
+    return _blend(images.float(), _grey(images), factor)
+
+
+def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
+    """Turn the hue by a fraction `shift` of the colour circle, -0.5 to 0.5, keeping HSV saturation and value."""
+    pixels = images.float()
+    red, green, blue = pixels.unbind(1)  # (B, H, W)
+    value, chroma = pixels.amax(1), pixels.amax(1) - pixels.amin(1)
+    divisor = chroma.clamp(min=1)  # grey has no hue, any will do
+    hue = torch.where(value == green, (blue - red) / divisor + 2, (red - green) / divisor + 4)
+    hue = torch.where(value == red, (green - blue) / divisor, hue)  # 0 to 6, or a little below 0
+    corners = torch.tensor([5.0, 3.0, 1.0], device=images.device).view(1, 3, 1, 1)  # where R, G and B are lowest
+    position = (corners + hue[:, None] + 6 * _per_image(shift, images)) % 6
+    turned = value[:, None] - chroma[:, None] * torch.minimum(position, 4 - position).clamp(0, 1)
+    return turned.round().to(torch.uint8)
+
+
+def adjust_sharpness(images: Tensor, factor: Tensor) -> Tensor:
+    """Blend with the smoothed image, of which the border pixels are as they were."""
+    pixels = images.float()
+    kernel = torch.full((3, 1, 3, 3), 1 / 13, device=images.device)
+    kernel[:, :, 1, 1] = 5 / 13
+    smoothed = pixels.clone()
+    smoothed[..., 1:-1, 1:-1] = conv2d(pixels, kernel, groups=3).round()
+    return _blend(pixels, smoothed, factor)
+
+
+def posterize(images: Tensor, bits: Tensor) -> Tensor:
+    """Keep the highest `bits` bits of each value."""
+    return images & _per_image(256 - 2 ** (8 - bits), images).to(torch.uint8)
+
+
+def solarize(images: Tensor, threshold: Tensor) -> Tensor:
+    """Invert values at or above `threshold`."""
+    return torch.where(images >= _per_image(threshold, images), 255 - images, images)
+
+
+def _blend(pixels: Tensor, other: Tensor | float, factor: Tensor) -> Tensor:
+    factor = _per_image(factor, pixels)
+    return (pixels * factor + other * (1 - factor)).clamp(0, 255).to(torch.uint8)
+
+
+def _grey(images: Tensor) -> Tensor:
+    weights = torch.tensor(GREY_WEIGHTS, device=images.device).view(1, 3, 1, 1)
+    return (images * weights).sum(1, keepdim=True).floor()
+
+
+def _per_image(values: Tensor, images: Tensor) -> Tensor:
+    return values.to(images.device).view(-1, 1, 1, 1)

@@ -1,0 +1,254 @@
+"""Every batched operation is held to torchvision's (or OpenCV's) on each image alone."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import RandomResizedCrop
+from torchvision.transforms.v2 import functional as F
+
+from hf_face.data import FaceCollator, FaceDataset, build_augmentation, geometric, photometric
+from hf_face.data.augmentation import RECIPES, LowResolution, ZeroPaddedCrop
+from hf_face.data.draws import uniform
+from hf_face.data.low_resolution import FILTERS, resample, resize_weights
+from hf_face.data.rand_augment import OPERATIONS, RandAugment
+
+
+@pytest.fixture(scope="module")
+def faces(orl) -> Tensor:
+    """Eight coloured faces, uint8 (8, 3, 112, 112)."""
+    grey = FaceCollator(112)([orl[i] for i in range(0, 400, 50)])["pixel_values"]
+    tints = uniform(8, 3, 1, 1, low=0.4, generator=torch.Generator().manual_seed(0))
+    return (grey * tints).to(torch.uint8)
+
+
+def each(function, faces: Tensor, strengths: Tensor) -> Tensor:
+    return torch.stack([function(face, value.item()) for face, value in zip(faces, strengths, strict=True)])
+
+
+def largest_difference(images: Tensor, expected: Tensor) -> int:
+    return (images.int() - expected.int()).abs().max().item()
+
+
+FACTORS = torch.linspace(0.1, 1.9, 8)
+
+
+@pytest.mark.parametrize("name", ["adjust_brightness", "adjust_contrast", "adjust_saturation", "adjust_sharpness"])
+def test_blends_agree_with_torchvision(faces, name):
+    expected = each(getattr(F, name), faces, FACTORS)
+    assert largest_difference(getattr(photometric, name)(faces, FACTORS), expected) <= 1  # a rounding either way
+
+
+def test_hue_agrees_with_torchvision(faces):
+    shifts = torch.linspace(-0.5, 0.5, 8)
+    assert largest_difference(photometric.adjust_hue(faces, shifts), each(F.adjust_hue, faces, shifts)) <= 1
+
+
+def test_posterize_and_solarize_agree_with_torchvision(faces):
+    bits = torch.arange(1, 9)
+    assert torch.equal(photometric.posterize(faces, bits.float()), each(F.posterize, faces, bits))
+    thresholds = torch.linspace(0, 255, 8)
+    assert torch.equal(photometric.solarize(faces, thresholds), each(F.solarize, faces, thresholds))
+
+
+def affine(face: Tensor, angle: float = 0.0, translate=(0, 0), shear=(0.0, 0.0), center=None) -> Tensor:
+    return F.affine(face, angle, list(translate), 1.0, list(shear), InterpolationMode.NEAREST, center=center)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "strengths"),
+    [
+        (
+            lambda faces, x: geometric.move(faces, x=x),
+            lambda face, x: affine(face, translate=(x, 0)),
+            range(-40, 40, 10),
+        ),
+        (
+            lambda faces, y: geometric.move(faces, y=y),
+            lambda face, y: affine(face, translate=(0, y)),
+            range(-40, 40, 10),
+        ),
+        (geometric.move, F.rotate, [-30, -17, -5, 0, 1, 8, 20, 30]),
+        (
+            geometric.shear_x,
+            lambda face, slope: affine(face, shear=(torch.tensor(slope).atan().rad2deg().item(), 0.0), center=[0, 0]),
+            [-0.297, -0.211, -0.053, 0, 0.0117, 0.103, 0.197, 0.289],
+        ),
+        (
+            geometric.shear_y,
+            lambda face, slope: affine(face, shear=(0.0, torch.tensor(slope).atan().rad2deg().item()), center=[0, 0]),
+            [-0.297, -0.211, -0.053, 0, 0.0117, 0.103, 0.197, 0.289],
+        ),
+    ],
+    ids=["translate x", "translate y", "rotate", "shear x", "shear y"],
+)
+def test_geometry_agrees_with_torchvision(faces, ours, theirs, strengths):
+    strengths = torch.tensor(list(strengths), dtype=torch.float32)
+    same = ours(faces, strengths) == each(theirs, faces, strengths)
+    assert same.float().mean() > 0.998  # where two pixels are equally near, rounding may choose either
+
+
+def test_resized_crop_enlarges_the_box(faces):
+    boxes = torch.tensor([[0, 0, 112, 112], [0, 0, 56, 56], [56, 28, 56, 56]])
+    whole, corner, other = geometric.resized_crop(faces[:3], boxes)
+    assert torch.equal(whole, faces[0])
+    assert torch.equal(corner, faces[1, :, :56, :56].repeat_interleave(2, 1).repeat_interleave(2, 2))
+    assert torch.equal(other, faces[2, :, 56:, 28:84].repeat_interleave(2, 1).repeat_interleave(2, 2))
+
+
+def test_random_boxes_are_distributed_as_torchvision_draws_them(faces):
+    images = faces[:1].expand(4000, -1, -1, -1)
+    boxes = geometric.random_crops(images, 0.2, 1.0, torch.Generator().manual_seed(0)).float()
+    torch.manual_seed(0)
+    crop = RandomResizedCrop(112, scale=(0.2, 1.0))
+    drawn = [crop.make_params([faces[0]]) for _ in range(4000)]
+    expected = torch.tensor([[p["top"], p["left"], p["height"], p["width"]] for p in drawn], dtype=torch.float32)
+    assert boxes[:, 0].add(boxes[:, 2]).max() <= 112
+    assert boxes[:, 1].add(boxes[:, 3]).max() <= 112
+    torch.testing.assert_close(boxes.mean(0), expected.mean(0), rtol=0.03, atol=0.5)
+    torch.testing.assert_close(boxes.std(0), expected.std(0), rtol=0.05, atol=0.5)
+
+
+def test_boxes_that_cannot_fit_are_empty_and_crops_fall_back_to_the_whole_image(faces):
+    assert not geometric.random_boxes(faces, 0.9, 1.0, (20.0, 30.0)).any()
+    wide = faces[:, :, :20]
+    assert (geometric.random_crops(wide, 1.0, 1.0) == torch.tensor([0, 0, 20, 112])).all()
+
+
+@pytest.fixture(scope="module")
+def opencv():
+    cv2 = pytest.importorskip("cv2")
+    names = {"nearest": "NEAREST", "linear": "LINEAR", "area": "AREA", "cubic": "CUBIC", "lanczos4": "LANCZOS4"}
+    flags = [getattr(cv2, f"INTER_{names[name]}") for name in FILTERS]
+    return lambda pixels, size, index: cv2.resize(pixels, size, interpolation=flags[index])
+
+
+@pytest.mark.parametrize("index", range(len(FILTERS)), ids=FILTERS)
+def test_filters_are_those_of_opencv(opencv, index):
+    sides = torch.tensor([22, 23, 37, 56, 64, 80, 111, 112])
+    full, filters = torch.full_like(sides, 112), torch.full_like(sides, index)
+    shrink = resize_weights(full, sides, filters, size=112)
+    enlarge = resize_weights(sides, full, filters, size=112)
+    for i, side in enumerate(sides.tolist()):
+        # resizing the rows of the identity matrix gives the matrix of the filter's weights
+        expected = torch.zeros(2, 112, 112)
+        expected[0, :side] = torch.from_numpy(opencv(np.eye(112, dtype=np.float32), (112, side), index))
+        expected[1, :, :side] = torch.from_numpy(opencv(np.eye(side, dtype=np.float32), (side, 112), index))
+        torch.testing.assert_close(torch.stack([shrink[i], enlarge[i]]), expected, rtol=0, atol=5e-5)
+
+
+def test_low_resolution_is_shrinking_and_enlarging(opencv, faces):
+    sides, filters = torch.tensor([22, 37, 50, 56, 64, 80, 111, 112]), torch.arange(8) % len(FILTERS)
+    images = resample(faces, sides, filters, filters.flip(0))
+    for i, (face, side) in enumerate(zip(faces, sides.tolist(), strict=True)):
+        small = opencv(face.permute(1, 2, 0).numpy(), (side, side), filters[i])
+        expected = torch.from_numpy(opencv(small, (112, 112), filters.flip(0)[i])).permute(2, 0, 1)
+        assert largest_difference(images[i], expected) <= 2  # OpenCV rounds weights of uint8 images to 11 bits
+
+
+def test_zero_padded_crop_keeps_the_box_in_its_place(faces):
+    for before, after in zip(
+        faces, ZeroPaddedCrop(p=1.0)(faces.clone(), torch.Generator().manual_seed(1)), strict=True
+    ):
+        kept = (after > 0).any(0)
+        rows, columns = kept.any(1).nonzero(), kept.any(0).nonzero()
+        box = (slice(None), slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1))
+        assert torch.equal(after[box], before[box])
+        assert after.sum() == after[box].sum()
+        assert 0.15 < kept.float().mean() <= 1
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_each_rand_augment_operation_changes_images(faces, name):
+    out = RandAugment(112, num_ops=1, operations=[name])(faces.repeat(8, 1, 1, 1), torch.Generator().manual_seed(0))
+    changed = (out != faces.repeat(8, 1, 1, 1)).flatten(1).any(1).float().mean()
+    assert changed == 0 if name == "Identity" else changed > 0.25  # dark faces have little to solarize
+
+
+def test_rand_augment_draws_every_strength_up_to_the_magnitude(faces):
+    images = torch.full((2000, 3, 4, 4), 200, dtype=torch.uint8)
+    out = RandAugment(112, num_ops=1, magnitude=16, operations=["Brightness"])(images)
+    # bins 1 ... 16 of 0 ... 0.9 in 30 steps, darker or brighter
+    expected = {int(min(200 * (1 + sign * 0.03 * level), 255)) for level in range(1, 17) for sign in (-1, 1)}
+    assert len(set(out[:, 0, 0, 0].tolist()) - {value + d for value in expected for d in (-1, 0, 1)}) == 0
+    assert out.min() == int(200 * (1 - 0.48))
+    assert len(set(out[:, 0, 0, 0].tolist())) == len(expected)
+
+
+@pytest.mark.parametrize("spec", [*RECIPES, ["random_erasing"], ["flip", {"random_affine": {"degrees": 10}}]])
+def test_recipes_repeat_with_the_seed_and_leave_the_input_alone(faces, spec):
+    augment = build_augmentation(spec, image_size=112)
+    images = faces.repeat(8, 1, 1, 1)
+    untouched = images.clone()
+    first, again, other = (augment(images, torch.Generator().manual_seed(seed)) for seed in (3, 3, 4))
+    assert torch.equal(images, untouched)
+    assert first.shape == images.shape
+    assert first.dtype == torch.uint8
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_without_a_generator_the_draws_are_the_global_ones(faces):
+    augment = build_augmentation("froundation", image_size=112)
+    state = torch.get_rng_state()
+    first = augment(faces)
+    torch.set_rng_state(state)
+    assert torch.equal(first, augment(faces))
+
+
+def test_images_of_one_batch_get_different_draws(faces):
+    images = faces[:1].repeat(64, 1, 1, 1)
+    out = build_augmentation("timm_face", image_size=112)(images, torch.Generator().manual_seed(0))
+    assert len({image.numpy().tobytes() for image in out}) > 60
+
+
+def test_probability_is_per_image(faces):
+    images = faces[:1, :, 32:64, 32:64].repeat(1000, 1, 1, 1)
+    out = build_augmentation([{"flip": {"p": 0.3}}], image_size=32)(images, torch.Generator().manual_seed(0))
+    flipped = (out == images.flip(-1)).flatten(1).all(1)
+    assert 250 < flipped.sum() < 350
+    assert torch.equal(out[~flipped], images[~flipped])
+
+
+def test_random_choice_gives_each_image_one_of_the_choices(faces):
+    spec = [{"random_choice": [{"flip": {"p": 1.0}}, {"low_resolution": {"p": 1.0}}]}]
+    out = build_augmentation(spec, image_size=112)(faces[:1].repeat(200, 1, 1, 1), torch.Generator().manual_seed(0))
+    flipped = (out == faces[:1].flip(-1)).flatten(1).all(1)
+    assert 70 < flipped.sum() < 130
+    assert LowResolution(p=1.0)(faces[:1].clone()).flip(-1).ne(faces[:1]).any()
+
+
+def test_the_adaface_recipe_leaves_about_half_of_the_images_unaugmented(faces):
+    eyes = faces[:1, :, 32:64, 32:64]
+    out = build_augmentation("adaface", image_size=32)(eyes.repeat(1000, 1, 1, 1), torch.Generator().manual_seed(0))
+    plain = (out == eyes).flatten(1).all(1) | (out == eyes.flip(-1)).flatten(1).all(1)
+    assert 0.46 < plain.float().mean() < 0.57  # 0.8 ** 3 = 0.512
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("flap", "unknown augmentation 'flap'.*'flip'"),
+        (["flip", "flap"], "unknown augmentation 'flap'.*color_jitter"),
+        ([{"flip": {"probability": 0.3}}], "'flip' has wrong arguments.*probability"),
+        ([{"flip": {}, "rand_augment": {}}], "expected one augmentation"),
+        ([{"rand_augment": {"operations": ["Shear"]}}], "unknown RandAugment operations.*Shear"),
+        ([{"rand_augment": {"magnitude": 31}}], "magnitude must be 1 to 30"),
+    ],
+)
+def test_a_wrong_recipe_is_named(spec, message):
+    with pytest.raises(ValueError, match=message):
+        build_augmentation(spec, image_size=112)
+
+
+def test_workers_draw_nothing_so_their_number_changes_nothing(orl):
+    augment = build_augmentation("froundation", image_size=112)
+
+    def augmented(num_workers: int) -> Tensor:
+        data, generator = FaceDataset(orl.select(range(16))), torch.Generator().manual_seed(0)
+        loader = DataLoader(data, batch_size=8, num_workers=num_workers, collate_fn=FaceCollator(112))
+        return torch.cat([augment(batch["pixel_values"], generator) for batch in loader])
+
+    assert torch.equal(augmented(num_workers=0), augmented(num_workers=2))
