@@ -20,9 +20,10 @@ def save_figure(figure: Figure, path: str | Path):
 def plot_roc(curves: dict[str, ROC]) -> Figure:
     """TAR over FAR on a logarithmic axis, one line per named curve, each from one impostor upwards."""
     figure, axes = _new_figure("False accept rate (FAR)", "True accept rate (TAR)")
+    left = _left(curves)
     for name, roc in curves.items():
-        axes.step(_visible_far(roc), roc.tar, where="post", label=f"{name} (AUC {roc.auc:.4f})")
-    axes.set(xscale="log", xlim=(_left(curves), 1), ylim=(0, 1.01))
+        axes.step(np.maximum(roc.far, left), roc.tar, where="post", label=f"{name} (AUC {roc.auc:.4f})")
+    axes.set(xscale="log", xlim=(left, 1), ylim=(0, 1.01))
     axes.legend(loc="lower right")
     return figure
 
@@ -30,12 +31,12 @@ def plot_roc(curves: dict[str, ROC]) -> Figure:
 def plot_det(curves: dict[str, ROC]) -> Figure:
     """Detection error trade-off: false reject over false accept rate, both logarithmic, with the EER marked."""
     figure, axes = _new_figure("False accept rate (FAR)", "False reject rate (FRR)")
+    left = _left(curves)
     for name, roc in curves.items():
         frr = np.where(roc.tar < 1, 1 - roc.tar, np.nan)
-        line = axes.step(_visible_far(roc), frr, where="post", label=f"{name} (EER {roc.eer:.4f})")[0]
+        line = axes.step(np.maximum(roc.far, left), frr, where="post", label=f"{name} (EER {roc.eer:.4f})")[0]
         axes.plot(roc.eer, roc.eer, "o", color=line.get_color())
     bottom = min(0.5 / roc.num_genuine for roc in curves.values())
-    left = _left(curves)
     axes.plot([left, 1], [left, 1], linestyle=":", color="grey", label="FAR = FRR")
     axes.set(xscale="log", yscale="log", xlim=(left, 1), ylim=(bottom, 1))
     axes.legend(loc="lower left")
@@ -83,10 +84,6 @@ def _new_figure(xlabel: str, ylabel: str):
     return figure, axes
 
 
-def _visible_far(roc: ROC) -> np.ndarray:
-    """FAR for a logarithmic axis: where no impostor is accepted, half of one, the axis' left end."""
-    return np.maximum(roc.far, roc.finest_far / 2)
-
-
 def _left(curves: dict[str, ROC]) -> float:
+    """Where a logarithmic axis of FAR begins: at half an impostor, which stands for none."""
     return min(roc.finest_far for roc in curves.values()) / 2
