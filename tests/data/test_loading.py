@@ -1,0 +1,105 @@
+"""Data loading with the samplers of torch and accelerate, from disk and streamed."""
+
+import pytest
+import torch
+from accelerate.data_loader import prepare_data_loader, skip_first_batches
+from datasets import Image
+from torch.utils.data import DataLoader
+
+from hf_face.data import BatchNormalize, FaceCollator, FaceDataset, undecoded
+from hf_face.models import FaceImageProcessor
+
+
+def loaded_labels(data, **kwargs) -> list[int]:
+    loader = DataLoader(data, batch_size=32, collate_fn=FaceCollator(28), **kwargs)
+    return torch.cat([batch["labels"] for batch in loader]).tolist()
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_every_row_comes_once_and_in_order(orl, num_workers):
+    labels = loaded_labels(FaceDataset(orl), num_workers=num_workers)
+    assert labels == [label for label in range(40) for _ in range(10)]
+
+
+def test_shuffling_repeats_with_the_seed(orl):
+    first, again, other = (
+        loaded_labels(FaceDataset(orl), shuffle=True, generator=torch.Generator().manual_seed(seed))
+        for seed in (0, 0, 1)
+    )
+    assert first == again
+    assert first != other
+    assert sorted(first) == sorted(other) == list(orl["label"])
+
+
+def test_selected_and_shuffled_data_sets_keep_image_and_label_together(orl):
+    chosen = orl.shuffle(seed=0).select(range(50, 90))
+    batch = FaceCollator(28)(FaceDataset(chosen).__getitems__(list(range(40))))
+    original = FaceCollator(28)(FaceDataset(orl).__getitems__(list(range(400))))
+    for image, label in zip(batch["pixel_values"], batch["labels"], strict=True):
+        (found,) = torch.nonzero((original["pixel_values"] == image).flatten(1).all(1)).T
+        assert label in original["labels"][found]
+
+
+def test_a_row_is_not_decoded(orl):
+    row = FaceDataset(orl)[0]
+    assert row["label"] == 0
+    assert row["image"]["bytes"].startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_two_ranks_share_the_rows_without_overlap_or_loss(orl, streamed):
+    data = undecoded(orl.to_iterable_dataset(num_shards=4) if streamed else orl)
+    loader = DataLoader(data, batch_size=20, collate_fn=FaceCollator(28))
+    seen = []
+    for rank in range(2):
+        shard = prepare_data_loader(
+            loader, num_processes=2, process_index=rank, put_on_device=False, dispatch_batches=False
+        )
+        seen += [label for batch in shard for label in batch["labels"].tolist()]
+    assert sorted(seen) == [label for label in range(40) for _ in range(10)]
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_resuming_in_an_epoch_skips_the_batches_that_were_seen(orl, streamed):
+    data = undecoded(orl.to_iterable_dataset() if streamed else orl)
+    loader = prepare_data_loader(
+        DataLoader(data, batch_size=32, collate_fn=FaceCollator(28)), put_on_device=False, dispatch_batches=False
+    )
+    whole = [batch["labels"].tolist() for batch in loader]
+    rest = [batch["labels"].tolist() for batch in skip_first_batches(loader, num_batches=5)]
+    assert rest == whole[5:]
+
+
+def test_streaming_gives_the_same_batches(orl):
+    on_disk = next(iter(DataLoader(undecoded(orl), 32, collate_fn=FaceCollator(112))))
+    streamed = next(iter(DataLoader(undecoded(orl.to_iterable_dataset()), 32, collate_fn=FaceCollator(112))))
+    assert torch.equal(on_disk["pixel_values"], streamed["pixel_values"])
+    assert torch.equal(on_disk["labels"], streamed["labels"])
+
+
+def test_images_in_files_of_their_own_are_read(orl, tmp_path):
+    path = tmp_path / "face.png"
+    orl[3]["image"].save(path)
+    in_files = (
+        orl.select([3, 3])
+        .cast_column("image", Image(decode=False))
+        .map(lambda row, i: {"image": {"bytes": None, "path": str(path)} if i else row["image"]}, with_indices=True)
+    )
+    images = FaceCollator(112)(FaceDataset(in_files.cast_column("image", Image())).__getitems__([0, 1]))["pixel_values"]
+    assert torch.equal(images[0], images[1])
+
+
+@pytest.mark.parametrize("channel_order", ["rgb", "bgr"])
+def test_normalisation_is_that_of_the_image_processor(channel_order):
+    images = torch.randint(0, 256, (4, 3, 112, 112), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    processor = FaceImageProcessor(image_mean=mean, image_std=std, channel_order=channel_order)
+    expected = processor(list(images), return_tensors="pt")["pixel_values"]
+    normalized = BatchNormalize(mean, std, channel_order)(images)
+    assert normalized.dtype == torch.float32
+    torch.testing.assert_close(normalized, expected, rtol=0, atol=1e-6)
+
+
+def test_an_unknown_channel_order_is_refused():
+    with pytest.raises(ValueError, match="'rgb' or 'bgr', not 'hsv'"):
+        BatchNormalize([0.5] * 3, [0.5] * 3, "hsv")
