@@ -10,7 +10,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from datasets import Dataset
 from sklearn.decomposition import PCA
+from torch.utils.data import DataLoader
 from transformers import pipeline
 
 import hf_face  # noqa: F401  registers the model
@@ -19,13 +21,13 @@ from hf_face.evaluation.metrics import cosine_similarities, cross_validated_accu
 from hf_face.training.recipe import load_data, parse_recipe
 
 
-def eigenfaces_accuracy(train: FaceDataset, pairs: VerificationPairs, num_components: int = 100) -> float:
+def eigenfaces_accuracy(train: Dataset, pairs: VerificationPairs, num_components: int = 100) -> float:
     """Ten-fold accuracy of the cosine between eigenface coefficients (Turk and Pentland 1991), whitened."""
-    decode = FaceCollator(image_size=64)
-    known, unseen = (
-        decode(faces[range(len(faces))])["pixel_values"].float().mean(1).flatten(1).numpy()
-        for faces in (train, FaceDataset(pairs.images))
+    loaders = (
+        DataLoader(FaceDataset(faces), batch_size=len(faces), collate_fn=FaceCollator(image_size=64))
+        for faces in (train, pairs.images)
     )
+    known, unseen = (next(iter(loader))["pixel_values"].float().mean(1).flatten(1).numpy() for loader in loaders)
     coefficients = PCA(num_components, whiten=True, random_state=0).fit(known).transform(unseen)
     first, second = (coefficients[rows] for rows in pairs.pairs.T)
     return cross_validated_accuracy(pairs.same, cosine_similarities(first, second), pairs.fold).accuracies.mean()
@@ -33,7 +35,7 @@ def eigenfaces_accuracy(train: FaceDataset, pairs: VerificationPairs, num_compon
 
 def main():
     output_dir = Path(sys.argv[1])
-    _, data_args, _ = parse_recipe(["recipes/demo/orl.yaml"])
+    _, data_args, *_ = parse_recipe(["recipes/demo/orl.yaml"])
     train, (pairs,) = load_data(data_args)
     extract = pipeline("image-feature-extraction", model=str(output_dir))
     for word, row in (("one person ", np.flatnonzero(pairs.same)[0]), ("two people ", np.flatnonzero(~pairs.same)[0])):
@@ -48,7 +50,7 @@ def main():
         json.dumps(
             {
                 "accuracy": results["eval"]["eval_orl_accuracy"],
-                "eigenfaces_accuracy": eigenfaces_accuracy(FaceDataset(train), pairs),
+                "eigenfaces_accuracy": eigenfaces_accuracy(train, pairs),
                 "train_seconds": results["train"]["train_runtime"],
                 "output_dir": str(output_dir),
             }

@@ -18,7 +18,7 @@ from hf_face.training.recipe import build_model, load_data, parse_recipe
 
 
 def main():
-    model_args, data_args, args = parse_recipe(sys.argv[1:])
+    model_args, data_args, card_args, args = parse_recipe(sys.argv[1:])
     set_seed(args.seed)
     with args.main_process_first(desc="loading the data"):
         train_dataset, eval_pairs = load_data(data_args)
@@ -31,6 +31,7 @@ def main():
         image_processor=image_processor,
         augmentation=data_args.augmentation,
         on_bad_image=data_args.on_bad_image,
+        card=card_args.build(),
     )
 
     checkpoint = args.resume_from_checkpoint
@@ -44,6 +45,10 @@ def main():
         metrics = trainer.evaluate(figures_dir=Path(args.output_dir, "figures"))
         trainer.log_metrics("eval", metrics)
         trainer.save_metrics("eval", metrics)
+    if trainer.card is not None:
+        trainer.create_model_card()
+    if args.push_to_hub:
+        trainer.push_to_hub()
 
 
 def steps_of(checkpoint: str | None) -> int:

@@ -85,11 +85,8 @@ class FaceRecognitionModel(PreTrainedModel):
         """
         return cls(FaceRecognitionConfig(backbone_config=backbone.config, **config), backbone)
 
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict | None = None):
-        self.backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs)
-
-    def gradient_checkpointing_disable(self):
-        self.backbone.gradient_checkpointing_disable()
+    def _set_gradient_checkpointing(self, enable: bool = True, **kwargs):
+        self.backbone._set_gradient_checkpointing(enable=enable, **kwargs)
 
     @can_return_tuple
     def forward(

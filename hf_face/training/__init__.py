@@ -1,6 +1,7 @@
 """Training: its arguments, its Trainer."""
 
 from .arguments import FaceTrainingArguments
-from .trainer import FaceTrainer, last_complete_checkpoint
+from .checkpoints import last_complete_checkpoint
+from .trainer import FaceTrainer
 
 __all__ = ["FaceTrainer", "FaceTrainingArguments", "last_complete_checkpoint"]

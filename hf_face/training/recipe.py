@@ -9,7 +9,8 @@ from typing import Any
 
 import yaml
 from datasets import Dataset, IterableDataset
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, HfArgumentParser, PreTrainedModel
+from peft import LoraConfig, get_peft_model
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, HfArgumentParser
 
 from ..data import (
     VerificationPairs,
@@ -21,6 +22,7 @@ from ..data import (
     select_identities,
     split_identities,
 )
+from ..hub import FaceModelCardData, TrainingData
 from ..models import FaceImageProcessor
 from ..recognition import FaceRecognitionConfig, FaceRecognitionModel
 from .arguments import FaceTrainingArguments
@@ -104,10 +106,33 @@ class DataArguments:
         self.augmentation = _from_json(self.augmentation)
 
 
-RECIPE_TYPES = (ModelArguments, DataArguments, FaceTrainingArguments)
+@dataclass
+class CardArguments:
+    """What the publisher states in the model card."""
+
+    card: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "Fields of FaceModelCardData: license of the weights, training_data (name, license, url, citation "
+            "of each set), description ... No card is written without it."
+        },
+    )
+
+    def __post_init__(self):
+        self.card = _from_json(self.card)
+
+    def build(self) -> FaceModelCardData | None:
+        """The card's data, or None where the recipe states none."""
+        if self.card is None:
+            return None
+        training_data = [TrainingData(**source) for source in self.card.get("training_data", [])]
+        return FaceModelCardData(**{**self.card, "training_data": training_data})
 
 
-def parse_recipe(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments, FaceTrainingArguments]:
+RECIPE_TYPES = (ModelArguments, DataArguments, CardArguments, FaceTrainingArguments)
+
+
+def parse_recipe(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments, CardArguments, FaceTrainingArguments]:
     """
     The arguments of a run from a command line: a recipe first, if any, then fields that override it.
 
@@ -190,8 +215,7 @@ def load_image_processor(name_or_path: str) -> FaceImageProcessor:
         ) from error
 
 
-def add_lora(model: FaceRecognitionModel, lora: dict[str, Any]) -> PreTrainedModel:
-    """`model` with low-rank adapters on its backbone, frozen but for these and the margin head."""
-    from peft import LoraConfig, get_peft_model
-
-    return get_peft_model(model, LoraConfig(modules_to_save=["head"], **lora))
+def add_lora(model: FaceRecognitionModel, lora: dict[str, Any]) -> FaceRecognitionModel:
+    """`model` with low-rank adapters on its backbone, which is frozen but for these; the margin head is trained."""
+    model.backbone = get_peft_model(model.backbone, LoraConfig(**lora))
+    return model

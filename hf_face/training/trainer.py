@@ -1,6 +1,6 @@
 """The Trainer for margin losses over face embeddings."""
 
-import json
+import copy
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,15 +8,20 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import Dataset, IterableDataset
+from huggingface_hub import CommitInfo, HfApi
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import PreTrainedModel, Trainer, TrainerCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, speed_metrics
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, speed_metrics
+from transformers.utils import PushInProgress
 
 from ..data import BatchNormalize, FaceCollator, VerificationPairs, build_augmentation, check_identities, undecoded
 from ..evaluation import Embedder, Evaluator, VerificationEvaluator
-from ..heads import step_sampled_rows_only
+from ..heads import clip_grad_norm_, load_head, save_head, step_sampled_rows_only
+from ..heads.checkpoint import INDEX_NAME as HEAD_INDEX_NAME
+from ..hub import FaceModelCardData, complete_card, push_to_hub, write_model_card
 from ..models import FaceImageProcessor
 from ..recognition import FaceRecognitionModel
 from .arguments import FaceTrainingArguments
@@ -43,6 +48,10 @@ class FaceTrainer(Trainer):
             Size and normalisation of the crops, saved with the model. The default is the backbone's `preprocessing`.
         augmentation (`str` or list, *optional*, defaults to `"flip"`):
             What is done to the crops in training, see [`hf_face.data.build_augmentation`]; None for nothing.
+        on_bad_image (`str`, *optional*, defaults to `"raise"`):
+            `"skip"` to go on, with a warning, when an image cannot be decoded.
+        card ([`FaceModelCardData`], *optional*):
+            What the model's publisher states: licences, data, description. The rest of the card is what was measured.
         kwargs:
             Further arguments of `Trainer`.
 
@@ -65,6 +74,7 @@ class FaceTrainer(Trainer):
         image_processor: FaceImageProcessor | None = None,
         augmentation: str | Sequence | None = "flip",
         on_bad_image: str = "raise",
+        card: FaceModelCardData | None = None,
         **kwargs,
     ):
         image_processor = image_processor or FaceImageProcessor(**model.config.backbone_config.preprocessing)
@@ -83,6 +93,7 @@ class FaceTrainer(Trainer):
         self.normalize = BatchNormalize(
             image_processor.image_mean, image_processor.image_std, image_processor.channel_order
         ).to(args.device)
+        self.card = card
         self._last_draw = (-1, 0)  # step and batch within it
         self._observed: list[Tensor] = []
         if args.channels_last:
@@ -158,6 +169,19 @@ class FaceTrainer(Trainer):
                 group["params"] = [parameter for parameter in group["params"] if id(parameter) not in head]
                 self.optimizer.add_param_group({**group, "params": mine, **own})
 
+    def _clip_grad_norm(self, model: nn.Module, max_norm: float | None = None):
+        head = self.model.head
+        if head.group is None and head.sample_rate == 1:
+            return super()._clip_grad_norm(model)
+        self.accelerator.unscale_gradients()
+        shard = head.weight if head.group is not None else None
+        return clip_grad_norm_(model.parameters(), max_norm or self.args.max_grad_norm, shard, head.group)
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm=None):
+        if grad_norm is None and (self.model.head.group is not None or self.model.head.sample_rate < 1):
+            grad_norm = self._clip_grad_norm(model, float("inf"))
+        return super()._get_grad_norm(model, grad_norm)
+
     # Evaluation
 
     def evaluate(
@@ -211,10 +235,12 @@ class FaceTrainer(Trainer):
 
     @property
     def backbone(self) -> PreTrainedModel:
-        """The backbone as it is to be published (the averaged one when `ema_decay` is set)."""
+        """The backbone as it is to be published: averaged when `ema_decay` is set, with LoRA adapters merged."""
         if self.ema is not None:
-            return self.ema.module
-        return self.accelerator.unwrap_model(self.model, keep_torch_compile=False).backbone
+            backbone = self.ema.module
+        else:
+            backbone = self.accelerator.unwrap_model(self.model, keep_torch_compile=False).backbone
+        return copy.deepcopy(backbone).merge_and_unload() if isinstance(backbone, PeftModel) else backbone
 
     # Saving and resuming
 
@@ -230,9 +256,10 @@ class FaceTrainer(Trainer):
         output_dir = output_dir or self.args.output_dir
         state_dict = None
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            whole = self.accelerator.get_state_dict(self.model_wrapped)
             state_dict = {
-                name.removeprefix("backbone."): w for name, w in whole.items() if name.startswith("backbone.")
+                name.removeprefix("backbone."): weight
+                for name, weight in self.accelerator.get_state_dict(self.model_wrapped).items()
+                if name.startswith("backbone.")
             }
         if self.args.should_save:
             self.backbone.save_pretrained(output_dir, state_dict=state_dict)
@@ -243,6 +270,8 @@ class FaceTrainer(Trainer):
             averaged = {f"backbone.{name}": weight for name, weight in self.ema.module.state_dict().items()}
             state_dict = {**self.model.state_dict(), **averaged}
         super()._save(output_dir, state_dict)
+        if self.args.shard_head:
+            save_head(self.model.head, output_dir, None if self.args.save_only_model else self.optimizer)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
@@ -251,12 +280,21 @@ class FaceTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if Path(resume_from_checkpoint, HEAD_INDEX_NAME).exists():
+            load_head(self.model.head, resume_from_checkpoint)
         if self.ema is not None:
             self.ema.update_parameters(self.model.backbone)  # the first update copies
             self.model.backbone.load_state_dict(load_file(Path(resume_from_checkpoint, RAW_BACKBONE_FILE)))
 
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None and Path(checkpoint, HEAD_INDEX_NAME).exists():
+            load_head(self.model.head, checkpoint, self.optimizer)
+
     def _load_best_model(self) -> None:
         super()._load_best_model()
+        if Path(self.state.best_model_checkpoint, HEAD_INDEX_NAME).exists():
+            load_head(self.model.head, self.state.best_model_checkpoint)
         if self.ema is not None:
             self.ema.module.load_state_dict(self.model.backbone.state_dict())
 
@@ -265,6 +303,78 @@ class FaceTrainer(Trainer):
         # trainer_state.json comes next and says that a checkpoint is complete: no rank may still be writing then.
         self.accelerator.wait_for_everyone()
 
+    # Publishing
+
+    def create_model_card(self, *args, **kwargs) -> None:
+        """Write the card of the saved model, with what training and the last evaluation showed, into `output_dir`."""
+        if self.card is None:
+            raise ValueError("A model card states licences: FaceTrainer(card=FaceModelCardData(license=..., ...)).")
+        if self.is_world_process_zero():
+            repo_id = self.hub_model_id or self.args.hub_model_id or Path(self.args.output_dir).name
+            card = complete_card(self.card, self)
+            write_model_card(self.args.output_dir, self.backbone, self.processing_class, card, repo_id)
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs,
+    ) -> CommitInfo | None:
+        """
+        Publish the backbone, its card and figures as `hub_model_id`, in one commit; see [`hf_face.hub.push_to_hub`],
+        which takes the further arguments. Always blocks: what was not pushed is known when it returns.
+        """
+        if self.card is None:
+            raise ValueError("A model card states licences: FaceTrainer(card=FaceModelCardData(license=..., ...)).")
+        if not self.is_world_process_zero():
+            return None
+        self._finish_current_push()
+        return push_to_hub(
+            self.backbone,
+            self.hub_model_id or self.args.hub_model_id or Path(self.args.output_dir).name,
+            card=complete_card(self.card, self),
+            image_processor=self.processing_class,
+            private=self.args.hub_private_repo if private is None else private,
+            token=token or self.args.hub_token,
+            revision=revision or self.args.hub_revision,
+            commit_message=commit_message,
+            **kwargs,
+        )
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """As `Trainer` does during training, but the model that is pushed is the backbone."""
+        if self.args.hub_strategy == HubStrategy.END:
+            return
+        self.save_model()
+        busy = self.push_in_progress is not None and not self.push_in_progress.is_done()
+        if not self.is_world_process_zero() or (busy and not self.args.hub_always_push):
+            return
+        folders = {".": self.args.output_dir}
+        if self.args.hub_strategy == HubStrategy.CHECKPOINT:
+            folders["last-checkpoint"] = checkpoint_folder
+        elif self.args.hub_strategy == HubStrategy.ALL_CHECKPOINTS:
+            folders[Path(checkpoint_folder).name] = checkpoint_folder
+        api = HfApi(token=self.args.hub_token, library_name="hf_face")
+        jobs = [
+            api.upload_folder(
+                repo_id=self.hub_model_id,
+                folder_path=folder,
+                path_in_repo=path_in_repo,
+                commit_message=f"Training in progress, step {self.state.global_step}",
+                revision=self.args.hub_revision,
+                ignore_patterns=["_*", f"{PREFIX_CHECKPOINT_DIR}-*", "runs/*"],
+                run_as_future=True,
+            )
+            for path_in_repo, folder in folders.items()
+        ]
+        if busy:
+            self.push_in_progress.jobs.extend(jobs)
+        else:
+            self.push_in_progress = PushInProgress(jobs)
+
 
 class _AverageWeights(TrainerCallback):
     def __init__(self, trainer: FaceTrainer):
@@ -272,26 +382,6 @@ class _AverageWeights(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         self.trainer.ema.update_parameters(self.trainer.model.backbone)
-
-
-def last_complete_checkpoint(output_dir: str | Path) -> str | None:
-    """
-    The newest checkpoint that was written to its end, or None. A run that was killed while saving leaves one that was
-    not; `trainer_state.json` is written last.
-    """
-    found = sorted(
-        Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*/trainer_state.json"),
-        key=lambda path: int(path.parent.name.rpartition("-")[2]),
-    )
-    return next((str(path.parent) for path in reversed(found) if _is_json(path)), None)
-
-
-def _is_json(path: Path) -> bool:
-    try:
-        json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError:
-        return False
-    return True
 
 
 def _as_evaluators(protocols) -> list[Evaluator] | None:

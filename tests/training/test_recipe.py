@@ -23,7 +23,7 @@ def recipe(tmp_path):
 
 
 def test_fields_come_from_the_recipe_and_the_command_line_overrides_them(recipe):
-    model, data, args = parse_recipe([str(recipe), "--learning_rate", "0.5", "--margin_kwargs", '{"m": 0.3}'])
+    model, data, _, args = parse_recipe([str(recipe), "--learning_rate", "0.5", "--margin_kwargs", '{"m": 0.3}'])
     assert model.backbone["architecture"] == "resnet10t"
     assert (model.margin, model.margin_kwargs) == ("cosface", {"m": 0.3})
     assert (args.learning_rate, args.num_train_epochs) == (0.5, 3)
