@@ -1,5 +1,7 @@
 """Margin heads: margins, the exact margin softmax, Partial FC."""
 
+from .checkpoint import load_head, save_head
+from .insightface import convert_insightface_checkpoint, export_insightface_checkpoint
 from .margin_head import MarginHead, MarginHeadOutput
 from .margin_softmax import margin_logits, margin_softmax_loss
 from .margins import (
@@ -18,6 +20,7 @@ from .margins import (
     build_margin,
 )
 from .partial_fc import step_sampled_rows_only
+from .sharding import clip_grad_norm_
 
 __all__ = [
     "MARGINS",
@@ -35,7 +38,12 @@ __all__ = [
     "NoMargin",
     "SphereFaceMargin",
     "build_margin",
+    "clip_grad_norm_",
+    "convert_insightface_checkpoint",
+    "export_insightface_checkpoint",
+    "load_head",
     "margin_logits",
     "margin_softmax_loss",
+    "save_head",
     "step_sampled_rows_only",
 ]

@@ -168,6 +168,21 @@ class MarginHead(nn.Module):
             return dist.group.WORLD
         return None
 
+    # A rank's shard is not the model's weight: state dicts leave it out, and save_head takes care of it.
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.group is not None:
+            del destination[prefix + "weight"]
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        key = prefix + "weight"
+        if self.group is not None:
+            whole = state_dict.get(key)
+            rows = slice(self.first_label * self.sub_centers, self.last_label * self.sub_centers)
+            state_dict = {**state_dict, key: self.weight if whole is None else whole[rows]}
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     def extra_repr(self) -> str:
         return (
             f"embedding_size={self.embedding_size}, num_labels={self.num_labels}, scale={self.scale}, "

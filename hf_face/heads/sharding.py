@@ -1,8 +1,10 @@
 """What ranks say to each other when the class centres are split over them."""
 
+from collections.abc import Iterable
+
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def shard_range(num_labels: int, rank: int, world_size: int) -> tuple[int, int]:
@@ -53,3 +55,39 @@ def logsumexp_over_ranks(value: Tensor, group: dist.ProcessGroup) -> Tensor:
     values = list(gather_rows(value.detach(), group).chunk(dist.get_world_size(group)))
     values[dist.get_rank(group)] = value
     return torch.logsumexp(torch.stack(values), dim=0)
+
+
+@torch.no_grad()
+def clip_grad_norm_(
+    parameters: Iterable[nn.Parameter],
+    max_norm: float,
+    shard: nn.Parameter | None = None,
+    group: dist.ProcessGroup | None = None,
+) -> Tensor:
+    """As torch's `clip_grad_norm_`, for a model of which every rank holds a part of one parameter.
+
+    Args:
+        parameters: all parameters of the model; gradients may be sparse.
+        max_norm: bound of the gradients' L2 norm.
+        shard: the parameter among them that is split over `group`. Its norm is taken over all ranks; the others, alike
+            on every rank, count once.
+        group: the ranks; every one of them must call.
+
+    Returns:
+        The norm before clipping, the same on all ranks.
+    """
+    replicated, own = [], []
+    for parameter in parameters:
+        if parameter.grad is None:
+            continue
+        if parameter.grad.is_sparse:
+            parameter.grad = parameter.grad.coalesce()
+        values = parameter.grad._values() if parameter.grad.is_sparse else parameter.grad
+        (own if parameter is shard else replicated).append(values)
+    square = nn.utils.get_total_norm(own).square().to(shard.device if shard is not None else None)
+    if group is not None:
+        dist.all_reduce(square, group=group)
+    norm = torch.sqrt(nn.utils.get_total_norm(replicated).square().to(square) + square)
+    factor = (max_norm / (norm + 1e-6)).clamp(max=1)
+    torch._foreach_mul_(replicated + own, factor)
+    return norm

@@ -1,0 +1,144 @@
+"""One logical head on disk, whatever the number of ranks that trained it or will go on.
+
+Every rank writes the rows of its identities to a file of its own, and an index lists the files in order:
+
+    head.index.json
+    head-00001-of-00002.safetensors     weight, optimizer.momentum_buffer, ... of identities [0, 500)
+    head-00002-of-00002.safetensors     ... of identities [500, 1000)
+
+They are plain safetensors: the whole `weight` is that of the listed files, one below the other.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .margin_head import MarginHead
+from .sharding import shard_range
+
+INDEX_NAME = "head.index.json"
+OPTIMIZER_PREFIX = "optimizer."
+
+
+def save_head(head: MarginHead, folder: str | Path, optimizer: torch.optim.Optimizer | None = None) -> None:
+    """Writes a head, and an optimizer's state of its class centres, to a folder that all its ranks can write to.
+
+    A head that is split over ranks must be saved by all of them; another one by a single process.
+
+    Args:
+        head: the head.
+        folder: made if it is not there.
+        optimizer: whose momentum or moments of the class centres go along.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    rank, world_size = (0, 1) if head.group is None else (dist.get_rank(head.group), dist.get_world_size(head.group))
+    tensors = {"weight": head.weight.detach(), **dict(head.named_buffers())}
+    if optimizer is not None:
+        state = optimizer.state.get(head.weight, {})
+        tensors |= {OPTIMIZER_PREFIX + key: value for key, value in state.items() if isinstance(value, Tensor)}
+    if head.last_label > head.first_label:
+        save_file({k: v.contiguous().cpu() for k, v in tensors.items()}, folder / shard_name(rank, world_size))
+    if head.group is not None:
+        dist.barrier(head.group)
+    if rank == 0:
+        ranges = [shard_range(head.num_labels, r, world_size) for r in range(world_size)]
+        write_index(folder, ranges, head.embedding_size, head.sub_centers)
+    if head.group is not None:
+        dist.barrier(head.group)
+
+
+def load_head(head: MarginHead, folder: str | Path, optimizer: torch.optim.Optimizer | None = None) -> None:
+    """Reads what [`save_head`] wrote, on any number of ranks: each reads the rows of its own identities only.
+
+    Args:
+        head: the head, split over ranks already if it is to be.
+        folder: with the files of one head.
+        optimizer: takes the saved state of the class centres, in place of its own.
+
+    Raises:
+        FileNotFoundError: when there is no index, or a file that it lists is not there.
+        ValueError: when the saved head has other sizes.
+    """
+    folder = Path(folder)
+    index = read_index(folder)
+    for key in ("num_labels", "embedding_size", "sub_centers"):
+        if index[key] != getattr(head, key):
+            raise ValueError(
+                f"{folder / INDEX_NAME} holds a head of {key}={index[key]}, this one's is {getattr(head, key)}"
+            )
+    with safe_open(folder / index["shards"][0]["file"], "pt") as first:
+        row_shape = first.get_slice("weight").get_shape()
+        row_keys = [key for key in first.keys() if first.get_slice(key).get_shape() == row_shape]  # noqa: SIM118
+        tensors = {key: first.get_tensor(key) for key in first.keys() if key not in row_keys}  # noqa: SIM118
+    tensors |= _read_rows(folder, index, row_keys, head.first_label, head.last_label)
+
+    with torch.no_grad():
+        head.weight.copy_(tensors["weight"])
+        for name, buffer in head.named_buffers():
+            if name in tensors:
+                buffer.copy_(tensors[name])
+    if optimizer is not None:
+        state = {k.removeprefix(OPTIMIZER_PREFIX): v for k, v in tensors.items() if k.startswith(OPTIMIZER_PREFIX)}
+        _replace_state(optimizer, head.weight, state)
+
+
+def _read_rows(folder: Path, index: dict, keys: list[str], first_label: int, last_label: int) -> dict[str, Tensor]:
+    """Rows of the identities [first_label, last_label) of each of the tensors `keys`."""
+    parts = {key: [torch.empty(0, index["embedding_size"])] for key in keys}
+    for shard in index["shards"]:
+        start, stop = max(first_label, shard["first_label"]), min(last_label, shard["last_label"])
+        if start >= stop:
+            continue
+        rows = slice(*(index["sub_centers"] * (label - shard["first_label"]) for label in (start, stop)))
+        with safe_open(folder / shard["file"], "pt") as file:
+            for key in keys:
+                parts[key].append(file.get_slice(key)[rows])
+    return {key: torch.cat(rows) for key, rows in parts.items()}
+
+
+def _replace_state(optimizer: torch.optim.Optimizer, parameter: Tensor, state: dict[str, Tensor]) -> None:
+    """Through `load_state_dict`, which knows on which device each kind of state belongs."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    position = next(i for i, p in enumerate(parameters) if p is parameter)
+    whole = optimizer.state_dict()
+    whole["state"][position] = state
+    optimizer.load_state_dict(whole)
+
+
+def shard_name(number: int, count: int) -> str:
+    """File name of shard `number` (from 0) of `count`."""
+    return f"head-{number + 1:05d}-of-{count:05d}.safetensors"
+
+
+def write_index(folder: Path, ranges: list[tuple[int, int]], embedding_size: int, sub_centers: int) -> None:
+    """Lists the shards' files and their identities [first_label, last_label); a rank without any has no file."""
+    shards = [
+        {"file": shard_name(number, len(ranges)), "first_label": first, "last_label": last}
+        for number, (first, last) in enumerate(ranges)
+        if last > first
+    ]
+    sizes = {"num_labels": ranges[-1][1], "embedding_size": embedding_size, "sub_centers": sub_centers}
+    (folder / INDEX_NAME).write_text(json.dumps({**sizes, "shards": shards}, indent=2) + "\n", encoding="utf-8")
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """The index of a saved head.
+
+    Raises:
+        FileNotFoundError: when it, or a file that it lists, is not there.
+    """
+    path = folder / INDEX_NAME
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not there; heads are saved with hf_face.heads.save_head")
+    index = json.loads(path.read_text(encoding="utf-8"))
+    for shard in index["shards"]:
+        if not (folder / shard["file"]).is_file():
+            raise FileNotFoundError(f"{path} lists {shard['file']}, which is not there; all files of a head are needed")
+    return index

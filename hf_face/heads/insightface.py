@@ -1,0 +1,90 @@
+"""InsightFace's training checkpoints, one file a rank, to one head and back.
+
+`checkpoint_gpu_{rank}.pt` holds the backbone (`state_dict_backbone`, the same in all files) and the rank's class
+centres (`state_dict_softmax_fc`, key `weight`), whose identities follow those of the rank before.
+"""
+
+import re
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .checkpoint import read_index, shard_name, write_index
+
+_FILE = re.compile(r"checkpoint_gpu_(\d+)\.pt")
+
+
+def convert_insightface_checkpoint(source: str | Path, folder: str | Path) -> dict[str, Tensor]:
+    """Writes the class centres of InsightFace's per-rank files as one head, for [`load_head`] on any number of ranks.
+
+    Args:
+        source: folder of `checkpoint_gpu_0.pt`, `checkpoint_gpu_1.pt` ...
+        folder: where the head goes; made if it is not there.
+
+    Returns:
+        The backbone's weights, under InsightFace's names.
+
+    Raises:
+        FileNotFoundError: when a rank's file is missing.
+        ValueError: when a file does not hold what such a checkpoint holds.
+    """
+    paths, folder = _rank_files(Path(source)), Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    ranges, backbone = [], {}
+    for rank, path in enumerate(paths):
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        try:
+            weight, backbone = checkpoint["state_dict_softmax_fc"]["weight"], checkpoint["state_dict_backbone"]
+        except KeyError as error:
+            raise ValueError(f"{path} has no {error}; found the keys {', '.join(map(str, checkpoint))}") from error
+        first_label = ranges[-1][1] if ranges else 0
+        ranges.append((first_label, first_label + len(weight)))
+        save_file({"weight": weight.contiguous()}, folder / shard_name(rank, len(paths)))
+    write_index(folder, ranges, embedding_size=weight.shape[1], sub_centers=1)
+    return backbone
+
+
+def export_insightface_checkpoint(
+    folder: str | Path, target: str | Path, backbone: dict[str, Tensor], num_ranks: int = 1
+) -> None:
+    """Writes a head that [`save_head`] saved, and a backbone, as InsightFace's files for `num_ranks` ranks.
+
+    Args:
+        folder: of the head.
+        target: where `checkpoint_gpu_{rank}.pt` go; made if it is not there.
+        backbone: its weights, under InsightFace's names.
+        num_ranks: how many files; InsightFace resumes on as many GPUs.
+
+    Raises:
+        FileNotFoundError: when a file of the head is missing.
+        ValueError: when the head has sub-centres, which InsightFace's does not.
+    """
+    folder, target = Path(folder), Path(target)
+    index = read_index(folder)
+    if index["sub_centers"] != 1:
+        raise ValueError(f"{folder} holds {index['sub_centers']} sub-centres an identity; InsightFace's head has one")
+    target.mkdir(parents=True, exist_ok=True)
+    weight = torch.cat([_read_weight(folder / shard["file"]) for shard in index["shards"]])
+    # InsightFace's own split: the first ranks take one identity more when they do not come out even.
+    for rank, rows in enumerate(torch.tensor_split(weight, num_ranks)):
+        checkpoint = {"state_dict_backbone": backbone, "state_dict_softmax_fc": {"weight": rows.clone()}}
+        torch.save(checkpoint, target / f"checkpoint_gpu_{rank}.pt")
+
+
+def _read_weight(path: Path) -> Tensor:
+    with safe_open(path, "pt") as file:
+        return file.get_tensor("weight")
+
+
+def _rank_files(source: Path) -> list[Path]:
+    found = {int(match[1]): path for path in source.glob("*.pt") if (match := _FILE.fullmatch(path.name))}
+    if not found:
+        raise FileNotFoundError(f"{source} holds no checkpoint_gpu_0.pt, checkpoint_gpu_1.pt ...")
+    missing = set(range(max(found) + 1)) - set(found)
+    if missing:
+        names = ", ".join(f"checkpoint_gpu_{rank}.pt" for rank in sorted(missing))
+        raise FileNotFoundError(f"{source} has checkpoint_gpu_{max(found)}.pt but not {names}; every rank's is needed")
+    return [found[rank] for rank in sorted(found)]

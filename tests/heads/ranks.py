@@ -1,0 +1,117 @@
+"""Training a small model on one or several processes, for tests that compare numbers of ranks."""
+
+import multiprocessing
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from hf_face.heads import MarginHead, clip_grad_norm_, load_head, save_head, step_sampled_rows_only
+
+NUM_IDENTITIES, EMBEDDING_SIZE, BATCH_SIZE = 37, 8, 12
+OPTIMIZERS = {
+    "sgd": lambda groups: torch.optim.SGD(groups, lr=0.01, momentum=0.9, weight_decay=1e-3),
+    "adamw": lambda groups: torch.optim.AdamW(groups, lr=1e-3, weight_decay=0.1),
+}
+
+
+class TinyModel(nn.Module):
+    """A backbone of two layers and a head; the forward pass gives the loss."""
+
+    def __init__(self, **head_kwargs):
+        super().__init__()
+        torch.manual_seed(0)
+        self.backbone = nn.Sequential(nn.Linear(12, 16), nn.Tanh(), nn.Linear(16, EMBEDDING_SIZE))
+        self.head = MarginHead(EMBEDDING_SIZE, **{"num_labels": NUM_IDENTITIES, **head_kwargs})
+
+    def forward(self, pixels, labels):
+        return self.head(10 * self.backbone(pixels), labels).loss
+
+
+def global_batch(step: int, num_labels: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(step)
+    pixels = torch.randn(BATCH_SIZE, 12, generator=generator)
+    labels = torch.randint(num_labels, (BATCH_SIZE,), generator=generator)
+    if step % 2:
+        labels[[0, -1]] = -1
+    labels[2] = labels[1]
+    return pixels, labels
+
+
+def train(
+    head_kwargs: dict,
+    steps: range = range(20),
+    optimizer: str = "sgd",
+    shard: bool = True,
+    max_norm: float = 5.0,
+    folder: Path | None = None,
+    resume: bool = False,
+) -> dict[str, torch.Tensor]:
+    """Losses (steps,), gradient norms (steps,) and final parameters of a run on the ranks that there are."""
+    world_size, rank = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
+    model = TinyModel(**head_kwargs)
+    head, group = model.head, None
+    head.weight.data *= 30  # centres as short as they start make rounding errors grow too fast to compare runs
+    if shard and world_size > 1:
+        group = dist.group.WORLD
+        head.shard(group)
+        model._ddp_params_and_buffers_to_ignore = ["head.weight"]
+    optimizer = OPTIMIZERS[optimizer]([{"params": model.backbone.parameters()}, {"params": [head.weight], "lr": 0.02}])
+    if head.sample_rate < 1:
+        step_sampled_rows_only(optimizer)
+    if resume:
+        saved = torch.load(folder / "backbone.pt", weights_only=True)
+        model.backbone.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        load_head(head, folder, optimizer)
+    wrapped = DistributedDataParallel(model) if world_size > 1 else model
+    losses, norms = [], []
+    for step in steps:
+        pixels, labels = global_batch(step, head.num_labels)
+        own = slice(rank * BATCH_SIZE // world_size, (rank + 1) * BATCH_SIZE // world_size)
+        loss = wrapped(pixels[own], labels[own])
+        optimizer.zero_grad()
+        loss.backward()
+        norms.append(clip_grad_norm_(model.parameters(), max_norm, head.weight, group))
+        optimizer.step()
+        losses.append(loss.detach())
+    if folder is not None and not resume:
+        save_head(head, folder, optimizer)
+        if rank == 0:
+            saved = {"model": model.backbone.state_dict(), "optimizer": optimizer.state_dict()}
+            torch.save(saved, folder / "backbone.pt")
+    weights = {f"backbone.{name}": value for name, value in model.backbone.state_dict().items()}
+    margin = {f"margin.{name}": value for name, value in head.margin.state_dict().items()}
+    centres = [None] * world_size if world_size > 1 else [head.weight.detach()]
+    if group is not None:
+        dist.all_gather_object(centres, head.weight.detach())
+    elif world_size > 1:
+        centres = [head.weight.detach()]
+    return {
+        "losses": torch.stack(losses),
+        "norms": torch.stack(norms),
+        "centres": torch.cat(centres),
+        **{name: value.clone() for name, value in {**weights, **margin}.items()},
+    }
+
+
+def _run(rank: int, world_size: int, folder: Path, function: Callable, calls: list[dict]) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world_size)
+    torch.save([function(**kwargs) for kwargs in calls], folder / f"rank{rank}.pt")
+    dist.destroy_process_group()
+
+
+def on_ranks(world_size: int, folder: Path, function: Callable, calls: list[dict]) -> list[list]:
+    """For every rank the list of what `function(**kwargs)` gives there, for each of `calls`."""
+    folder.mkdir()
+    # Forked from a server that has imported everything once: starting ranks then takes no time, and no threads fork.
+    multiprocessing.set_forkserver_preload(["hf_face.heads", "torch.nn.parallel.distributed"])
+    torch.multiprocessing.start_processes(
+        _run, (world_size, folder, function, calls), nprocs=world_size, start_method="forkserver"
+    )
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(world_size)]

@@ -1,0 +1,86 @@
+"""The same training on 1, 2 and 4 ranks: same losses, same backbone, same class centres."""
+
+import pytest
+import torch
+from ranks import NUM_IDENTITIES, on_ranks, train
+
+from hf_face.heads import MARGINS
+from hf_face.heads.sharding import shard_range
+
+CALLS = {
+    **{name: {"head_kwargs": {"margin": name}} for name in MARGINS if name != "linear"},
+    "linear": {"head_kwargs": {"margin": "linear", "scale": 1.0}},  # products are not bounded as cosines are
+    "sub-centres, chunks and filter": {
+        "head_kwargs": {"sub_centers": 2, "chunk_size": 5, "filter_threshold": 0.3},
+    },
+    "fewer identities than ranks": {"head_kwargs": {"num_labels": 3}},
+    "sampled": {"head_kwargs": {"margin": "adaface", "sample_rate": 0.3}},
+    "sampled, Adam, chunks": {"head_kwargs": {"sample_rate": 0.3, "chunk_size": 4}, "optimizer": "adamw"},
+}
+CASE_OF = {f"replicated {name}": name for name in ("adaface", "curricularface", "arcface")}
+REPLICATED = {case: {**CALLS[name], "shard": False} for case, name in CASE_OF.items()}
+
+
+RESUMED = ("adaface", "elastic_arcface", "sampled, Adam, chunks")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Results by number of ranks, rank and case; runs of `RESUMED` stop on four ranks and go on with others."""
+    folder = tmp_path_factory.mktemp("ranks")
+    checkpoints = {case: folder / str(number) for number, case in enumerate(RESUMED)}
+    cases = {1: dict(CALLS), 2: {**CALLS, **REPLICATED}, 3: {}, 4: dict(CALLS)}
+    for case, checkpoint in checkpoints.items():
+        cases[4]["stop " + case] = {**CALLS[case], "steps": range(10), "folder": checkpoint}
+        for world_size in (1, 2, 3):
+            resumed = {**CALLS[case], "steps": range(10, 20), "folder": checkpoint, "resume": True}
+            cases[world_size]["resume " + case] = resumed
+    results = {}
+    for world_size in (4, 3, 2):
+        ranks = on_ranks(world_size, folder / f"ranks{world_size}", train, list(cases[world_size].values()))
+        results[world_size] = [dict(zip(cases[world_size], each, strict=True)) for each in ranks]
+    results[1] = [{case: train(**call) for case, call in cases[1].items()}]
+    return results
+
+
+def assert_same(got, want, keys=None):
+    for key in keys or want:
+        error = (got[key] - want[key]).abs().max() / want[key].abs().max()
+        assert error <= 1e-5, f"{key}: {error:.1e} relative"
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+@pytest.mark.parametrize("case", CALLS)
+def test_any_number_of_ranks_trains_the_same(case, world_size, runs):
+    want = runs[1][0][case]
+    assert want["losses"][0] != want["losses"][-2], "the run must do something"
+    for rank in range(world_size):
+        assert runs[world_size][rank][case].keys() == want.keys()
+        assert_same(runs[world_size][rank][case], want)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("case", RESUMED)
+def test_training_stopped_on_four_ranks_goes_on_with_others(case, world_size, runs):
+    want = runs[1][0][case]
+    for rank in range(world_size):
+        got = runs[world_size][rank]["resume " + case]
+        assert_same(got, {**want, "losses": want["losses"][10:], "norms": want["norms"][10:]})
+
+
+@pytest.mark.parametrize("case", REPLICATED)
+def test_margin_statistics_cover_all_ranks_without_sharding_too(case, runs):
+    want = runs[1][0][CASE_OF[case]]
+    for rank in (0, 1):
+        assert_same(runs[2][rank][case], want, [key for key in want if key != "losses"])
+        half = runs[2][1 - rank][case]["losses"]
+        assert torch.allclose((runs[2][rank][case]["losses"] + half) / 2, want["losses"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("num_labels, world_size", [(37, 4), (3, 4), (8, 2), (1, 3)])
+def test_shards_are_consecutive_even_and_complete(num_labels, world_size):
+    ranges = [shard_range(num_labels, rank, world_size) for rank in range(world_size)]
+    assert [label for first, last in ranges for label in range(first, last)] == list(range(num_labels))
+    sizes = [last - first for first, last in ranges]
+    assert max(sizes) - min(sizes) <= 1
+    assert NUM_IDENTITIES % 4, "the runs above must not come out even"
