@@ -58,6 +58,16 @@ class IResNetUnit(GradientCheckpointingLayer):
         return self.residual(hidden_states) + self.shortcut(hidden_states)
 
 
+class BiasBatchNorm1d(nn.BatchNorm1d):
+    """A batch norm that learns its bias alone. Its weight is a buffer: a frozen parameter would thaw on loading."""
+
+    def __init__(self, num_features: int, **kwargs):
+        super().__init__(num_features, **kwargs)
+        weight = self.weight.data
+        del self.weight
+        self.register_buffer("weight", weight)
+
+
 class IResNetNeck(nn.Module):
     """From the last feature map `(batch, channels, height, width)` to the raw embedding `(batch, embedding_size)`."""
 
@@ -69,14 +79,13 @@ class IResNetNeck(nn.Module):
         self.pooling, self.sigma = config.neck, config.gwp_sigma
         self.norm = nn.BatchNorm2d(channels, eps=eps)
         self.dropout = nn.Dropout(config.dropout)
+        last_norm = BiasBatchNorm1d if config.embedding_norm == "bias" else nn.BatchNorm1d
         self.projection = nn.Sequential(
             OrderedDict(
                 linear=nn.Linear(in_features, config.embedding_size),
-                norm=nn.BatchNorm1d(config.embedding_size, eps=eps, affine=config.embedding_norm != "plain"),
+                norm=last_norm(config.embedding_size, eps=eps, affine=config.embedding_norm != "plain"),
             )
         )
-        if config.embedding_norm == "bias":
-            self.projection.norm.weight.requires_grad_(False)
 
     def forward(self, feature_map: Tensor) -> Tensor:
         feature_map = self.norm(feature_map)

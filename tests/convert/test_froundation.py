@@ -1,11 +1,16 @@
 """FRoundation's CLIP and DINOv2 checkpoints against the reference's own numbers."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
-from transformers import Dinov2Config, Dinov2Model
+from transformers import AutoModel, Dinov2Config, Dinov2Model
 
 from hf_face import FoundationFaceConfig, FoundationFaceModel, convert_checkpoint, export_checkpoint
 
+SCRIPT = Path(__file__).parents[2] / "scripts" / "convert_checkpoint.py"
 # What a file of the reference does not say. Heads are of 64 channels unless told otherwise.
 TOLD = {
     "froundation_clip_tiny": {"lora_alpha": 8},
@@ -55,6 +60,16 @@ def test_adapter_travels_alone(case, told, tmp_path):
     assert largest_difference(base, case) > 1e-2
     base.load_adapter(str(tmp_path))
     assert largest_difference(base, case) <= 1e-4
+
+
+def test_base_and_adapter_share_a_folder(case, told, tmp_path):
+    torch.save(case.state_dict, tmp_path / "30_backbone.pth")
+    options = {"merge_lora": "false", **told}
+    command = [sys.executable, SCRIPT, *(f"--set={key}={value}" for key, value in options.items())]
+    subprocess.run([*command, tmp_path / "30_backbone.pth", tmp_path / "out"], check=True, capture_output=True)
+    model = AutoModel.from_pretrained(tmp_path / "out")
+    assert any("lora_A" in key for key in model.state_dict())
+    assert largest_difference(model, case) <= 1e-4
 
 
 def test_scale_of_plain_lora_is_alpha_over_rank(case, told):

@@ -1,0 +1,112 @@
+"""What is the face transformer's own; what every family does is in test_common.py."""
+
+import pytest
+import torch
+from huggingface_hub.errors import StrictDataclassClassValidationError
+from torch import nn
+
+from hf_face import ViTFaceConfig, ViTFaceModel
+
+TINY = {
+    "hidden_size": 16,
+    "intermediate_size": 40,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "patch_size": 8,
+    "image_size": 34,
+    "embedding_size": 24,
+}
+FACES = torch.randn(3, 3, 34, 34, generator=torch.Generator().manual_seed(0))
+
+
+def tiny(**settings) -> ViTFaceModel:
+    torch.manual_seed(0)
+    return ViTFaceModel(ViTFaceConfig(**{**TINY, **settings})).eval()
+
+
+@pytest.mark.parametrize(
+    "settings, parameters",
+    [  # counted in the projects' own code
+        ({"hidden_size": 256, "intermediate_size": 1024}, 19_137_792),
+        ({}, 76_023_296),
+        ({"num_hidden_layers": 24}, 113_833_472),
+        ({"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 24}, 255_684_352),
+        ({"patch_weighting": True}, 86_660_864),
+    ],
+)
+def test_published_networks_have_their_number_of_parameters(settings, parameters):
+    with torch.device("meta"):
+        assert ViTFaceModel(ViTFaceConfig(**settings)).num_parameters() == parameters
+
+
+def test_epsilons_activation_and_attention():
+    model = tiny()
+    assert {m.eps for m in model.modules() if isinstance(m, nn.LayerNorm)} == {1e-5}
+    assert {m.eps for m in model.modules() if isinstance(m, nn.BatchNorm1d)} == {2e-5}
+    layer = model.layers[0]
+    assert layer.mlp.act(torch.tensor([-1.0, 3.0, 9.0])).tolist() == [0.0, 3.0, 6.0]
+    assert layer.attn.fused_attn
+    assert layer.attn.qkv.bias is None and layer.attn.proj.bias is not None
+    assert layer.mlp.fc1.out_features == 40
+
+
+def test_stochastic_depth_grows_linearly():
+    model = tiny(drop_path_rate=0.2)
+    assert [getattr(layer.drop_path1, "drop_prob", 0.0) for layer in model.layers] == pytest.approx([0.0, 0.1, 0.2])
+
+
+@torch.no_grad()
+def test_masking_leaves_patches_out_in_training_only():
+    model = tiny(mask_ratio=0.3, drop_path_rate=0.0)
+    model.mask_token.fill_(7.0)
+    assert torch.equal(model(FACES).pooler_output, model(FACES).pooler_output)
+    assert model(FACES, output_hidden_states=True).hidden_states[0].shape == (3, 16, 16)
+    output = model.train()(FACES, output_hidden_states=True)
+    assert output.hidden_states[0].shape == (3, 11, 16)  # int(16 * 0.7) patches
+    masked = (output.last_hidden_state == 7.0).all(-1)
+    assert masked.sum(1).tolist() == [5, 5, 5]
+    assert len({tuple(row) for row in masked.tolist()}) > 1  # drawn for each face
+
+    # What is not masked stays in its place: without layers in between, tokens are the unmasked ones, normalised.
+    model.layers = nn.ModuleList()
+    output = model(FACES)
+    kept = ~(output.last_hidden_state == 7.0).all(-1)
+    expected = model.norm(model.embeddings(FACES))
+    torch.testing.assert_close(output.last_hidden_state[kept], expected[kept])
+
+
+@torch.no_grad()
+def test_patch_weights_and_entropy():
+    model = tiny(patch_weighting=True)
+    assert model(FACES).patch_weights is None
+    output = model(FACES, output_patch_weights=True)
+    tokens = output.last_hidden_state
+    hidden = torch.relu(tokens.flatten(1) @ model.patch_weighting.squeeze.weight.T)
+    gates = 1 / (1 + torch.exp(-hidden @ model.patch_weighting.excite.weight.T))
+    torch.testing.assert_close(output.patch_weights, gates.exp() / gates.exp().sum(1, keepdim=True))
+    weighted = tokens * gates[..., None]
+    torch.testing.assert_close(output.patch_entropy, weighted.var(-1, correction=1).sqrt())
+    torch.testing.assert_close(model.neck(weighted.flatten(1)), output.pooler_output * output.norm)
+
+
+def test_patch_weights_need_patch_weighting():
+    with pytest.raises(ValueError, match="patch_weighting=True in its config"):
+        tiny()(FACES, output_patch_weights=True)
+
+
+def test_crops_of_another_size_are_refused():
+    with pytest.raises(ValueError, match="takes crops of 34 x 34 pixels, found 32 x 32"):
+        tiny()(FACES[..., :32, :32])
+
+
+@pytest.mark.parametrize(
+    "wrong, reason",
+    [
+        ({"num_attention_heads": 3}, "hidden_size 16 is not a multiple of num_attention_heads 3"),
+        ({"patch_size": 35}, "patch_size 35 is larger than image_size 34"),
+        ({"use_mask_token": False}, "mask_ratio 0.1 needs use_mask_token=True"),
+    ],
+)
+def test_sizes_are_checked(wrong, reason):
+    with pytest.raises(StrictDataclassClassValidationError, match=reason):
+        ViTFaceConfig(**{**TINY, **wrong})
