@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from transformers import AutoModel
 
 from hf_face.convert import SOURCES, convert_checkpoint, export_checkpoint
+from hf_face.convert.froundation import without_adapter
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -50,6 +51,8 @@ def main(arguments: argparse.Namespace) -> None:
         **dict(arguments.set),
     )
     model.save_pretrained(arguments.output)
+    if getattr(model, "peft_config", None):  # of an adapted model that was the adapter alone
+        without_adapter(model).save_pretrained(arguments.output)
     image_processor.save_pretrained(arguments.output)
     if arguments.keep_class_centers:
         save_file({"weight": model.class_centers}, arguments.output / "class_centers.safetensors")

@@ -147,6 +147,16 @@ class FRoundation(CheckpointSource):
         return FaceImageProcessor(**{**config.preprocessing, **options})
 
 
+def without_adapter(model: FacePreTrainedModel) -> FacePreTrainedModel:
+    """The model beneath a LoRA adapter.
+
+    `save_pretrained` of an adapted model writes the adapter alone; with the base saved into the same folder,
+    `from_pretrained` loads both.
+    """
+    tensors = {k.replace(".base_layer.", "."): t for k, t in model.state_dict().items() if ".lora_" not in k}
+    return type(model).from_pretrained(None, config=model.config, state_dict=tensors)
+
+
 def plain_layout(tensors: StateDict) -> StateDict:
     """One layout for all: no wrapper's prefix; separate query, key and value; the projection as of a linear layer."""
     plain = {}

@@ -62,9 +62,10 @@ def test_adapter_travels_alone(case, told, tmp_path):
     assert largest_difference(base, case) <= 1e-4
 
 
-def test_base_and_adapter_share_a_folder(case, told, tmp_path):
+def test_base_and_adapter_share_a_folder(load_reference, tmp_path):
+    case = load_reference("froundation_dinov2_tiny")
     torch.save(case.state_dict, tmp_path / "30_backbone.pth")
-    options = {"merge_lora": "false", **told}
+    options = {"merge_lora": "false", **TOLD["froundation_dinov2_tiny"]}
     command = [sys.executable, SCRIPT, *(f"--set={key}={value}" for key, value in options.items())]
     subprocess.run([*command, tmp_path / "30_backbone.pth", tmp_path / "out"], check=True, capture_output=True)
     model = AutoModel.from_pretrained(tmp_path / "out")
