@@ -115,20 +115,20 @@ class FaceTrainer(Trainer):
         inputs = super()._prepare_inputs(inputs)
         pixels = inputs["pixel_values"]
         if self.augment is not None and self.model.training:
-            pixels = self.augment(pixels, self._generator(pixels.device))
+            pixels = self.augment(pixels, self._generator())
         pixels = self.normalize(pixels)
         if self.args.channels_last:
             pixels = pixels.contiguous(memory_format=torch.channels_last)
         return {**inputs, "pixel_values": pixels}
 
-    def _generator(self, device: torch.device) -> torch.Generator:
+    def _generator(self) -> torch.Generator:
         """Draws that depend on seed, step, batch within the step and rank alone, so that a resumed run repeats them."""
         step, batch = self.state.global_step, 0
         if self._last_draw[0] == step:
             batch = self._last_draw[1] + 1
         self._last_draw = (step, batch)
         numbers = (self.args.seed, step, batch, self.args.process_index)
-        return torch.Generator(device).manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]))
+        return torch.Generator().manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]))
 
     # Loss
 

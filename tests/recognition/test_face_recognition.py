@@ -1,0 +1,99 @@
+"""The training model: backbone and margin head together."""
+
+import json
+
+import pytest
+import torch
+from transformers import AutoModel
+
+from hf_face import (
+    AutoModelForFaceRecognition,
+    FaceRecognitionConfig,
+    FaceRecognitionModel,
+    TimmFaceConfig,
+    TimmFaceModel,
+)
+
+BACKBONE = {
+    "model_type": "timm_face",
+    "architecture": "vit_tiny_patch16_224",
+    "model_args": {"img_size": 32, "patch_size": 8, "depth": 2, "embed_dim": 24, "num_heads": 2},
+    "embedding_size": 16,
+    "image_size": 32,
+}
+PIXELS = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+LABELS = torch.tensor([0, 1, 2, 1])
+
+
+def build(**settings) -> FaceRecognitionModel:
+    torch.manual_seed(0)
+    return FaceRecognitionModel(FaceRecognitionConfig(backbone_config=BACKBONE, num_identities=3, **settings))
+
+
+@pytest.mark.parametrize("margin", ["arcface", "cosface", "adaface", "magface", "curricularface"])
+def test_saving_and_loading_is_bit_exact_buffers_of_the_margin_included(tmp_path, margin):
+    model = build(margin=margin)
+    for _ in range(3):
+        model(PIXELS * 10, labels=LABELS)  # moves running statistics
+    model.save_pretrained(tmp_path)
+    again = AutoModelForFaceRecognition.from_pretrained(tmp_path)
+    state = again.state_dict()
+    assert state.keys() == model.state_dict().keys()
+    for name, weight in model.state_dict().items():
+        assert torch.equal(weight, state[name]), name
+    expected, got = (m.eval()(PIXELS, labels=LABELS).loss for m in (model, again))
+    assert torch.equal(expected, got)
+
+
+def test_the_loss_is_that_of_the_head_on_the_raw_embeddings():
+    model = build(margin="cosface").eval()
+    output = model(PIXELS, labels=LABELS)
+    embedding = model.backbone(PIXELS)
+    expected = model.head(embedding.pooler_output * embedding.norm, LABELS)
+    torch.testing.assert_close(output.loss, expected.loss)
+    cosine = torch.nn.functional.normalize(model.head.weight)[LABELS] * embedding.pooler_output
+    torch.testing.assert_close(output.target_cosine, cosine.sum(1).detach())
+    assert model(PIXELS).loss is None
+    assert torch.equal(model(PIXELS).pooler_output, embedding.pooler_output)
+
+
+def test_a_trained_backbone_gets_a_fresh_head_and_keeps_its_weights():
+    backbone = TimmFaceModel(TimmFaceConfig(**{k: v for k, v in BACKBONE.items() if k != "model_type"}))
+    before = {name: weight.clone() for name, weight in backbone.state_dict().items()}
+    model = FaceRecognitionModel.from_backbone(backbone, num_identities=5, margin="cosface", margin_kwargs={"m": 0.2})
+    assert model.backbone is backbone
+    assert model.head.weight.shape == (5, 16)
+    assert model.head.weight.std() > 0
+    for name, weight in backbone.state_dict().items():
+        assert torch.equal(weight, before[name]), name
+    assert backbone.config.margin == {"name": "cosface", "scale": 64.0, "sub_centers": 1, "m": 0.2}
+
+
+def test_gradient_checkpointing_reaches_the_backbone_and_changes_no_gradient():
+    plain, checkpointed = build().train(), build().train()
+    checkpointed.gradient_checkpointing_enable()
+    assert checkpointed.backbone.model.grad_checkpointing
+    for model in (plain, checkpointed):
+        model(PIXELS, labels=LABELS).loss.backward()
+    for (name, a), b in zip(plain.named_parameters(), checkpointed.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, msg=name)
+
+
+def test_auto_model_gives_embeddings_from_a_training_checkpoint_too(tmp_path):
+    model = build().eval()
+    model.save_pretrained(tmp_path)
+    assert (
+        json.loads((tmp_path / "config.json").read_text())["backbone_config"]["architecture"]
+        == BACKBONE["architecture"]
+    )
+    assert torch.equal(AutoModel.from_pretrained(tmp_path).eval()(PIXELS).pooler_output, model(PIXELS).pooler_output)
+
+
+def test_a_label_out_of_range_is_refused():
+    with pytest.raises(ValueError, match="3"):
+        build()(PIXELS, labels=torch.tensor([0, 1, 2, 3]))
+
+
+def test_an_unknown_margin_is_refused():
+    with pytest.raises(ValueError, match="margin 'arcfase' is not known"):
+        build(margin="arcfase")
