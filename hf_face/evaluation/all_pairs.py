@@ -16,10 +16,12 @@ from datasets import Dataset
 from torch import Tensor
 from transformers.utils.logging import tqdm
 
+from ..data.columns import identity_labels
 from .comparison_scores import ComparisonScores, allowed_errors
 from .embedding import Embedder, Flip, is_main_process
 from .evaluator import Evaluator
 from .metrics import format_far
+from .plots import plot_roc, save_figure
 
 DEFAULT_FARS = (1e-4, 1e-5, 1e-6)
 
@@ -47,24 +49,25 @@ class AllPairsEvaluator(Evaluator):
         self.fars = fars
         self.flip = flip
         self.name = name
-        finest = min(self.measurable_fars, default=min(fars))
-        self.primary_metric = f"{name}_tar@far={format_far(finest)}"
-
-    @property
-    def measurable_fars(self) -> list[float]:
-        _, num_impostors = count_pairs(np.asarray(self.dataset["label"]))
-        return [far for far in self.fars if allowed_errors(far, num_impostors)]
+        num_genuine, num_impostors = count_pairs(identity_labels(dataset))
+        self.measurable_fars = [far for far in fars if allowed_errors(far, num_impostors)]
+        if not num_genuine or not self.measurable_fars:
+            raise ValueError(
+                f"{name}: {num_genuine} genuine and {num_impostors} impostor pairs measure none of the FARs {fars}"
+            )
+        self.not_measurable = [f"{name}_tar@far={format_far(far)}" for far in fars if far not in self.measurable_fars]
+        self.primary_metric = f"{name}_tar@far={format_far(min(self.measurable_fars))}"
 
     def evaluate(self, embedder: Embedder, output_dir: str | Path | None = None) -> dict[str, float]:
         embeddings = torch.from_numpy(embedder(self.dataset, self.flip).embeddings)
-        labels = np.asarray(self.dataset["label"])
-        fars = self.measurable_fars
-        device = next(embedder.model.parameters()).device
-        scores = all_pairs_scores(embeddings.to(device), labels, max(fars))
+        labels = identity_labels(self.dataset)
+        scores = all_pairs_scores(embeddings.to(embedder.device), labels, max(self.measurable_fars))
         metrics = {"num_genuine": float(len(scores.genuine)), "num_impostors": float(scores.num_impostors)}
-        for far in fars:
+        for far in self.measurable_fars:
             point = scores.at_far(far)
             metrics |= {f"tar@far={format_far(far)}": point.tar, f"threshold@far={format_far(far)}": point.threshold}
+        if output_dir is not None and is_main_process():
+            save_figure(plot_roc({self.name: scores.curve()}), Path(output_dir) / f"{self.name}_roc.png")
         return {f"{self.name}_{key}": value for key, value in metrics.items()}
 
 

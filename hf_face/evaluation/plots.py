@@ -22,7 +22,8 @@ def plot_roc(curves: dict[str, ROC]) -> Figure:
     figure, axes = _new_figure("False accept rate (FAR)", "True accept rate (TAR)")
     left = _left(curves)
     for name, roc in curves.items():
-        axes.step(np.maximum(roc.far, left), roc.tar, where="post", label=f"{name} (AUC {roc.auc:.4f})")
+        label = f"{name} (AUC {roc.auc:.4f})" if roc.far[-1] == 1 else name  # of all pairs only the low end is known
+        axes.step(np.maximum(roc.far, left), roc.tar, where="post", label=label)
     axes.set(xscale="log", xlim=(left, 1), ylim=(0, 1.01))
     axes.legend(loc="lower right")
     return figure

@@ -10,11 +10,16 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Literal
 
-from ..data import VerificationPairs, load_verification_pairs
+from ..data import VerificationPairs, load_identities, load_verification_pairs
+from .all_pairs import AllPairsEvaluator
+from .embedding_cache import EmbeddingCache
 from .evaluator import Evaluator
 from .fairness import VerificationFairnessEvaluator, split_by_group
+from .ijb import IJBEvaluator
+from .ijb_files import load_ijb
 from .metrics import DEFAULT_FARS
 from .quality import QualityEvaluator
+from .tinyface import TINYFACE_RANKS, IdentificationEvaluator, enrol_first, load_tinyface
 from .verification import VerificationEvaluator
 
 # Sets that everybody reports. All but XQLFW are shipped by InsightFace as `<name>.bin`.
@@ -29,7 +34,8 @@ class ProtocolArguments:
         metadata={
             "help": "The protocol's data. Verification: a .bin, a pairs.txt, a CSV or Parquet of pairs, a Hub name, or "
             "a folder of the built-in sets (lfw.bin, cfp_fp.bin, ...). Fairness: pairs with a column `group`, a folder "
-            "with one .bin a group, or RFW's own folder."
+            "with one .bin a group, or RFW's own folder. ijb: the folder of IJB-B or IJB-C. tinyface: its folder. "
+            "all_pairs, identification: identity data (a folder of people, RecordIO, Parquet, a Hub name, `orl`)."
         }
     )
     images: str | None = field(default=None, metadata={"help": "Folder of the images that a list of pairs names."})
@@ -49,6 +55,14 @@ class ProtocolArguments:
         default=None, metadata={"help": "Column of the images with their quality; the embedding's norm if left out."}
     )
 
+    switches: list[str] = field(
+        default_factory=lambda: ["N1D1F1"],
+        metadata={"help": "What weighs an image of `ijb`: embedding norm (N), detector score (D), mirror image (F)."},
+    )
+    cache_dir: str | None = field(
+        default=None, metadata={"help": "Where `ijb` keeps its embeddings, so that an interrupted run goes on."}
+    )
+
     @property
     def flip_or_none(self) -> str | None:
         """`flip` as evaluators take it."""
@@ -57,6 +71,7 @@ class ProtocolArguments:
 
 # Cached, so that protocols run together share the images, and with them the embeddings.
 load_pairs = cache(load_verification_pairs)
+load_identity_data = cache(load_identities)
 
 
 def find_verification_set(name: str, folder: str | Path) -> VerificationPairs:
@@ -126,10 +141,34 @@ def build_fairness(args: ProtocolArguments, name: str = "fairness") -> list[Eval
     return [VerificationFairnessEvaluator(groups, name, args.far, args.flip_or_none)]
 
 
+def build_ijb(args: ProtocolArguments) -> list[Evaluator]:
+    protocol = load_ijb(args.data)
+    cache = EmbeddingCache(args.cache_dir) if args.cache_dir is not None else None
+    return [IJBEvaluator(protocol, switches, args.fars, cache=cache) for switches in args.switches]
+
+
+def build_all_pairs(args: ProtocolArguments) -> list[Evaluator]:
+    return [AllPairsEvaluator(load_identity_data(args.data), args.fars, args.flip_or_none)]
+
+
+def build_identification(args: ProtocolArguments) -> list[Evaluator]:
+    gallery, probes = enrol_first(load_identity_data(args.data))
+    return [IdentificationEvaluator(gallery, probes, args.flip_or_none)]
+
+
+def build_tinyface(args: ProtocolArguments) -> list[Evaluator]:
+    gallery, probes = load_tinyface(args.data, args.images)
+    return [IdentificationEvaluator(gallery, probes, args.flip_or_none, TINYFACE_RANKS, name="tinyface")]
+
+
 PROTOCOLS: dict[str, Callable[[ProtocolArguments], list[Evaluator]]] = {
     "verification": build_verification,
     **{name: partial(build_verification, name=name) for name in VERIFICATION_SETS},
     "quality": build_quality,
     "fairness": build_fairness,
     "rfw": partial(build_fairness, name="rfw"),
+    "ijb": build_ijb,
+    "all_pairs": build_all_pairs,
+    "identification": build_identification,
+    "tinyface": build_tinyface,
 }

@@ -4,7 +4,9 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from hf_face.evaluation.all_pairs import HighestScores, all_pairs_scores, count_pairs
+from hf_face.data import load_orl
+from hf_face.evaluation import Embedder
+from hf_face.evaluation.all_pairs import AllPairsEvaluator, HighestScores, all_pairs_scores, count_pairs
 from hf_face.evaluation.comparison_scores import ComparisonScores
 
 
@@ -57,6 +59,31 @@ def test_bad_input_is_named():
     features[17, 3] = torch.nan
     with pytest.raises(ValueError, match="the embedding of image 17 is not finite"):
         all_pairs_scores(features, labels, 1e-2)
+
+
+def test_evaluator_over_labelled_images(model, image_processor, tmp_path):
+    faces = load_orl().select(range(60))
+    evaluator = AllPairsEvaluator(faces, fars=(1e-1, 1e-2, 1e-6))
+    metrics = evaluator(model, image_processor, tmp_path)
+    embeddings = torch.from_numpy(Embedder(model, image_processor)(faces).embeddings)
+    whole = every_pair(embeddings, np.asarray(faces["label"]))
+    assert metrics["all_pairs_tar@far=1e-2"] == pytest.approx(whole.at_far(1e-2).tar)
+    assert metrics["all_pairs_num_impostors"] == whole.num_impostors
+    assert evaluator.primary_metric in metrics
+    assert evaluator.not_measurable == ["all_pairs_tar@far=1e-6"]
+    assert (tmp_path / "all_pairs_roc.png").stat().st_size > 1000
+    with pytest.raises(ValueError, match="measure none of the FARs"):
+        AllPairsEvaluator(faces, fars=[1e-9])
+
+
+def test_curve_ends_where_the_kept_impostors_end():
+    features, labels = faces()
+    tail, whole = all_pairs_scores(features, labels, 1e-2).curve(), every_pair(features, labels).curve()
+    assert whole.far[-1] == whole.tar[-1] == 1
+    assert 0.005 < tail.far[-1] <= 0.0101
+    shared = len(tail.far) - 1
+    np.testing.assert_allclose(tail.tar[:shared], whole.tar[:shared])
+    np.testing.assert_allclose(tail.far[:shared], whole.far[:shared])
 
 
 def _rank_scores(rank: int, store: str, results):

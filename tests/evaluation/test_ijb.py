@@ -13,6 +13,7 @@ from hf_face.evaluation.comparison_scores import ComparisonScores
 from hf_face.evaluation.embedding_cache import EmbeddingCache
 from hf_face.evaluation.ijb import IJBEvaluator
 from hf_face.evaluation.ijb_files import load_ijb
+from hf_face.evaluation.protocols import PROTOCOLS, ProtocolArguments
 
 PEOPLE, PHOTOGRAPHS = 8, 6
 SHIFT = (20, 30)  # of the face in its loose crop, which alignment has to undo
@@ -210,3 +211,8 @@ def test_missing_files_are_named(tmp_path, ijb_folder):
 def test_unknown_switches_are_named(ijb_folder):
     with pytest.raises(ValueError, match="switches are 'N2D1F1', expected one of N1D1F1"):
         IJBEvaluator(load_ijb(ijb_folder), "N2D1F1")
+
+
+def test_protocol_by_name_builds_one_evaluator_for_each_switch(ijb_folder, tmp_path):
+    args = ProtocolArguments(data=str(ijb_folder), switches=["N1D1F1", "N0D0F0"], cache_dir=str(tmp_path))
+    assert [evaluator.name for evaluator in PROTOCOLS["ijb"](args)] == ["ijbc", "ijbc_N0D0F0"]
