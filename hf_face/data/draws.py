@@ -35,6 +35,5 @@ def apply_where(chosen: Tensor, images: Tensor, operation: Callable[..., Tensor]
     """
     rows = chosen.nonzero().squeeze(1)
     if len(rows):
-        images[rows.to(images.device)] = operation(
-            images[rows.to(images.device)], *(parameter[rows] for parameter in parameters)
-        )
+        places = rows.to(images.device)
+        images[places] = operation(images.index_select(0, places), *(parameter[rows] for parameter in parameters))

@@ -1,0 +1,42 @@
+"""
+Shows what an augmentation does to faces, as a grid of pictures: each row is a face as it is, then augmented anew.
+
+    python scripts/preview_augmentation.py adaface adaface.png
+    python scripts/preview_augmentation.py '[flip, {random_erasing: {p: 1.0}}]' erasing.png --source crops.parquet
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+import yaml
+from torchvision.utils import make_grid, save_image
+
+from hf_face.data import FaceCollator, FaceDataset, build_augmentation, load_identities, load_orl
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("augmentation", type=yaml.safe_load, help="a recipe's augmentation: a name or a YAML list")
+    parser.add_argument("output", type=Path, help="PNG file to write")
+    parser.add_argument("--source", help="identity data, see load_identities; the ORL faces by default")
+    parser.add_argument("--image_size", type=int, default=112)
+    parser.add_argument("--num_faces", type=int, default=8, help="rows of the grid")
+    parser.add_argument("--num_draws", type=int, default=11, help="augmented pictures in a row")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+
+    augment = build_augmentation(args.augmentation, args.image_size)
+    dataset = load_identities(args.source) if args.source else load_orl()
+    rows = torch.linspace(0, len(dataset) - 1, args.num_faces).long().tolist()
+    faces = FaceCollator(args.image_size)(FaceDataset(dataset).__getitems__(rows))["pixel_values"]
+    repeated = faces.repeat_interleave(args.num_draws, dim=0)
+    augmented = augment(repeated, torch.Generator().manual_seed(args.seed)).unflatten(0, (args.num_faces, -1))
+    pictures = torch.cat([faces[:, None], augmented], dim=1).flatten(0, 1)  # (num_faces * (1 + num_draws), 3, H, W)
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    save_image(make_grid(pictures, nrow=1 + args.num_draws, padding=2) / 255, args.output)
+    print(f"wrote {args.output}: {args.num_faces} faces, each as it is and {args.num_draws} times augmented")
+
+
+if __name__ == "__main__":
+    main()
