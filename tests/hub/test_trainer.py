@@ -3,12 +3,14 @@
 import json
 
 import pytest
+import torch
 from huggingface_hub import ModelCard
+from safetensors.torch import load
 from transformers import AutoModel
 
 from hf_face import FaceRecognitionConfig, FaceRecognitionModel, FaceTrainer, FaceTrainingArguments, IResNetConfig
 from hf_face.data import load_orl, make_verification_pairs, split_identities
-from hf_face.hub import FaceModelCardData, TrainingData, complete_card, push_to_hub, write_model_card
+from hf_face.hub import FaceModelCardData, TrainingData, push_to_hub
 
 STATED = FaceModelCardData(
     license="mit",
@@ -42,23 +44,19 @@ def trainer(people, hub, tmp_path):
         hub_strategy="checkpoint",
         hub_always_push=True,
     )
-    return FaceTrainer(model, args, train, make_verification_pairs(held_out, name="orl"))
+    return FaceTrainer(model, args, train, make_verification_pairs(held_out, name="orl"), card=STATED)
 
 
 def test_a_run_becomes_a_published_model_with_its_own_figures(trainer, hub, tmp_path):
     trainer.train()
-    trainer.save_model()
     metrics = trainer.evaluate(figures_dir=tmp_path / "run" / "figures")
-    trainer._finish_current_push()
     repo = hub.store.repos["model", trainer.hub_model_id]
     during_training = [commit.title for commit in repo.history("main")]
     assert "Training in progress, step 1" in during_training
     assert "last-checkpoint/trainer_state.json" in repo.commit("main").files
 
-    card = complete_card(STATED, trainer)
-    write_model_card(trainer.args.output_dir, trainer.backbone, trainer.processing_class, card, trainer.args.output_dir)
-    push_to_hub(trainer.args.output_dir, trainer.hub_model_id)
-
+    trainer.push_to_hub()
+    assert repo.history("main")[0].title == "End of training"
     published = ModelCard.load(trainer.hub_model_id)
     results = {result.metric_name: result.metric_value for result in published.data.eval_results}
     assert results["accuracy"] == round(metrics["eval_orl_accuracy"], 6)
@@ -76,3 +74,24 @@ def test_a_run_becomes_a_published_model_with_its_own_figures(trainer, hub, tmp_
     files = repo.commit("main").files
     assert files["figures/orl_roc.png"].size > 1000
     assert "training_args.bin" not in files, "a pickle of the run does not belong beside a published model"
+
+
+def test_the_folder_of_a_run_is_a_model_with_its_card(trainer, hub, tmp_path):
+    trainer.args.hub_strategy = "end"
+    trainer.train()
+    trainer.save_model()
+    trainer.evaluate()
+    trainer.create_model_card()
+    info = push_to_hub(tmp_path / "run", "org/from_run")
+    config = json.loads(hub.store.read("org/from_run", "config.json"))
+    assert config["architectures"] == ["IResNetModel"] and config["similarity_thresholds"]["1e-1"] < 1
+    assert info.oid == hub.store.repos["model", "org/from_run"].commit("main").oid
+
+
+def test_the_margin_head_of_a_checkpoint_is_published_when_asked_for(trainer, hub, tmp_path):
+    trainer.args.hub_strategy = "end"
+    trainer.train()
+    checkpoint = tmp_path / "run" / "checkpoint-2"
+    push_to_hub(checkpoint, "org/with_centres", card=STATED, include_head=True)
+    head = load(hub.store.read("org/with_centres", "head.safetensors"))
+    assert torch.equal(head["weight"], trainer.model.head.weight.detach())
