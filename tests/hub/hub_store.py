@@ -214,8 +214,7 @@ def card_errors(content: str, repo_type: str) -> list[str]:
     each("datasets", REPO_ID.fullmatch, "If possible, use a dataset id from https://hf.co/datasets.")
     each("tags", lambda tag: len(tag) < 100, "Tags are short strings.")
     each("pipeline_tag", re.compile(r"[a-z-]+").fullmatch, "Use a task from https://hf.co/tasks.")
-    if metadata.get("license") == "other":
-        check(re.fullmatch(r"[a-z0-9.-]+", str(metadata.get("license_name"))), '"license_name" is not valid')
+    each("license_name", re.compile(r"[a-z0-9.-]+").fullmatch, "Lowercase letters, digits, '.' and '-'.")
     if repo_type == "space":
         check(metadata.get("sdk") in ("gradio", "docker", "static"), '"sdk" is required')
     for i, entry in enumerate(metadata.get("model-index", [])):
