@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .margins import ArcFaceMargin, Margin
-from .sharding import gather_rows, logsumexp_over_ranks, sum_over_ranks
+from .sharding import gather_rows, logsumexp_over_ranks, share_gradient, sum_over_ranks
 
 NEVER = -1e30  # a logit that no softmax notices; minus infinity would give NaN where nothing else is left
 
@@ -198,6 +198,7 @@ def margin_softmax(
         else:
             target, lse = _ChunkedSoftmaxTerms.apply(directions, classes.centres, classes, chunk_size, settings)
         if group is not None:
+            norm = share_gradient(norm, group)
             target = target_value + (target - target.detach())
             lse = logsumexp_over_ranks(lse, group)
 

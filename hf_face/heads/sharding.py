@@ -43,6 +43,14 @@ def gather_with_gradient(rows: Tensor, group: dist.ProcessGroup) -> Tensor:
     return _GatherWithGradient.apply(rows, group)
 
 
+def share_gradient(value: Tensor, group: dist.ProcessGroup) -> Tensor:
+    """The value as it is, with each rank's share of its gradient.
+
+    For what every rank computes alike from gathered rows: the ranks' gradients are added up on their way back.
+    """
+    return value.detach() + (value - value.detach()) / dist.get_world_size(group)
+
+
 def sum_over_ranks(value: Tensor, group: dist.ProcessGroup) -> Tensor:
     """The sum over ranks, without gradient."""
     total = value.detach().clone()
