@@ -1,17 +1,19 @@
 """Other projects' checkpoints, in and out.
 
-A source is a subclass of `CheckpointSource` (source.py) in a file of its own, listed in `SOURCES` below. It states
+A source is a subclass of `CheckpointSource` (source.py) in a file of its own, listed in `SOURCES` below. Most are a
+`LayoutSource` (layout.py), which states
 
-- `name`, `model_type`; `nested_under`: where in the file the tensors lie (`{"state_dict": {...}}`), first one found;
-- `prefixes`: what may precede the backbone's names, the first is what export writes; `anchor`: a name only it has;
-- `config(tensors, checkpoint, **overrides)`: the config read off names and shapes (prefix removed);
-- `renames`: (regex on our name, their name), applied in turn, or `their_name(name, config)` where that is not enough.
+- `name`; `nested_under`: where in the file the tensors lie (`{"state_dict": {...}}`), the first one found;
+- `prefixes`: what may precede the backbone's names; the first is what export writes;
+- `layouts`: how the backbone is spelt, shared between projects. A `Layout` has an `anchor`, a name that it alone has;
+  `config`, which reads the architecture off names and shapes; and `renames`, which lead from our names to its own.
   One direction suffices: export follows it and convert looks up each of our names, so the round trip is bit-exact;
+- `settings`: what the project's code says and shapes do not (epsilons); `asks`: what only the caller can say;
 - `class_centers`: {name: whether it is (embedding_size, identities)}; `ignored`: what else a training file holds;
-- `preprocessing`: of the image processor; `asks`: {option: choices} for what names and shapes cannot tell.
+- `preprocessing` of the image processor.
 
-`recognises(checkpoint)` is whether `prefix + anchor` is there; make it stricter where two sources would say yes. A
-format that is more than names (adapters, folders, transposed tensors) overrides `convert(checkpoint, **overrides)`.
+`recognises(checkpoint)` is whether some `prefix + anchor` is there; it is stricter where two sources would say yes. A
+format that is more than names (adapters, folders, transposed tensors) overrides `convert` and `export`.
 """
 
 from pathlib import Path

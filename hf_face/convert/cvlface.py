@@ -5,7 +5,7 @@ Its KPRPE transformers also take the face's landmarks; they are none of this lib
 from ..models import FaceConfig
 from .checkpoint import Checkpoint, StateDict
 from .iresnet_layouts import AdaFaceIResNet, InsightFaceIResNet
-from .layout import LayoutSource
+from .layout import LayoutSource, shape_of
 from .vit_layouts import InsightFaceViT
 
 # Its `small` has an MLP five times as wide as its tokens, its `base` three times.
@@ -19,7 +19,7 @@ class CVLface(LayoutSource):
 
     def config(self, tensors: StateDict, checkpoint: Checkpoint, **overrides) -> FaceConfig:
         if InsightFaceViT.anchor in tensors and "num_attention_heads" not in overrides:
-            hidden, channels = tensors["blocks.0.mlp.fc1.weight"].shape
+            hidden, channels = shape_of(tensors, "blocks.0.mlp.fc1.weight", checkpoint.origin)
             if hidden / channels not in HEADS_OF_MLP_RATIO:
                 raise ValueError(
                     f"{checkpoint.origin}: names and shapes do not tell the attention heads of a transformer that is "

@@ -30,7 +30,6 @@ class CheckpointSource:
     nested_under: ClassVar[tuple[str, ...]] = ("state_dict",)
     exported_under: ClassVar[str | None] = None
     prefixes: ClassVar[tuple[str, ...]] = ("",)
-    anchor: ClassVar[str]
     renames: ClassVar[Renames] = ()
     class_centers: ClassVar[dict[str, bool]] = {}
     ignored: ClassVar[tuple[str, ...]] = ()
@@ -96,7 +95,8 @@ class CheckpointSource:
         return {self.prefixes[0] + name: tensor for name, tensor in tensors.items()}
 
     def find_prefix(self, tensors: StateDict) -> str | None:
-        return next((prefix for prefix in self.prefixes if prefix + self.anchor in tensors), None)
+        """Which of `prefixes` the backbone's names have; None if these are not this project's names."""
+        raise NotImplementedError
 
     def find_class_centers(self, checkpoint: Checkpoint, others: StateDict) -> Tensor | None:
         """Class centres `(identities, embedding_size)` among the tensors outside of the backbone."""
@@ -115,9 +115,8 @@ class CheckpointSource:
                 )
 
     def not_ours(self, checkpoint: Checkpoint, tensors: StateDict) -> str:
-        expected = " or ".join(prefix + self.anchor for prefix in self.prefixes)
-        found = ", ".join(sorted(tensors or checkpoint.content)[:5])
-        return f"{checkpoint.origin}: not a {self.name} checkpoint: expected {expected}, found {found}, ..."
+        """The message for a checkpoint without this project's names: what was expected, what was found."""
+        raise NotImplementedError
 
     def check_expressible(self, config: FaceConfig, built: FaceConfig) -> None:
         """Raises unless the project's code would build the same network from the exported tensors."""
