@@ -1,0 +1,127 @@
+"""Time and peak memory of the margin softmax, forward and backward, beside other ways to compute it.
+
+    python benchmarks/margin_softmax.py --identities 100000 1000000
+    python benchmarks/margin_softmax.py --device cuda --identities 1000000 10000000 --batch-size 1024
+
+Ways:
+    naive     cross-entropy over the logits with the margin written in, as most code does it
+    whole     margin_softmax_loss, logits of all identities at once
+    chunked   margin_softmax_loss, logits of --chunk-size identities at a time
+    sampled   Partial FC: the batch's identities and --sample-rate of the others, chunked
+    pml       ArcFaceLoss of pytorch-metric-learning (pip install pytorch-metric-learning)
+
+Every measurement runs in a process of its own. "above" is the peak beyond the class centres and their gradient; "share"
+is that in percent of the batch x identities matrix in float32. A way that memory does not suffice for is left out.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+
+from hf_face.heads import ArcFaceMargin, MarginHead, margin_logits, margin_softmax_loss
+
+WAYS = ("naive", "whole", "chunked", "sampled", "pml")
+
+
+def build(way: str, args: argparse.Namespace) -> tuple[torch.nn.Parameter, Callable]:
+    """The class centres, and the loss as a function of embeddings and labels."""
+    shape = (args.embedding_size, args.identities[0])
+    if way == "pml":
+        from pytorch_metric_learning.losses import ArcFaceLoss
+
+        loss = ArcFaceLoss(shape[1], shape[0]).to(args.device)
+        return loss.W, loss
+    if way == "sampled":
+        head = MarginHead(*shape, chunk_size=args.chunk_size, sample_rate=args.sample_rate).to(args.device)
+        return head.weight, lambda embeddings, labels: head(embeddings, labels).loss
+    centres = torch.nn.Parameter(torch.empty(shape[1], shape[0], device=args.device).normal_(std=0.01))
+    margin = ArcFaceMargin()
+    if way == "naive":
+        return centres, lambda e, labels: F.cross_entropy(margin_logits(e, centres, labels, margin), labels)
+    chunk_size = args.chunk_size if way == "chunked" else None
+    return centres, lambda e, labels: margin_softmax_loss(e, centres, labels, margin, chunk_size=chunk_size)
+
+
+def measure(way: str, args: argparse.Namespace) -> dict[str, float]:
+    """Median seconds of a step, and bytes of the peak above the centres and their gradient."""
+    torch.manual_seed(0)
+    centres, loss = build(way, args)
+    labels = torch.randint(args.identities[0], (args.batch_size,), device=args.device)
+    embeddings = torch.randn(args.batch_size, args.embedding_size, device=args.device, requires_grad=True)
+    before, seconds = memory(args.device, "VmRSS"), []
+    for _ in range(args.steps + 1):
+        centres.grad = embeddings.grad = None
+        synchronize(args.device)
+        start = time.perf_counter()
+        loss(embeddings, labels).backward()
+        synchronize(args.device)
+        seconds.append(time.perf_counter() - start)
+    gradient = centres.grad._values().nbytes if centres.grad.is_sparse else centres.grad.nbytes
+    return {"seconds": statistics.median(seconds[1:]), "above": memory(args.device, "VmHWM") - before - gradient}
+
+
+def memory(device: str, field: str) -> int:
+    """Bytes in use now ("VmRSS") or at the peak ("VmHWM")."""
+    if device == "cuda":
+        return torch.cuda.memory_allocated() if field == "VmRSS" else torch.cuda.max_memory_allocated()
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) * 1024 for line in status if line.startswith(field))
+
+
+def synchronize(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--identities", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--batch-size", type=int, default=512)
+    parser.add_argument("--embedding-size", type=int, default=512)
+    parser.add_argument("--chunk-size", type=int, default=8192)
+    parser.add_argument("--sample-rate", type=float, default=0.1)
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
+    parser.add_argument("--one", choices=WAYS, help=argparse.SUPPRESS)  # this process measures, and prints JSON
+    args = parser.parse_args()
+    if args.one:
+        print(json.dumps(measure(args.one, args)))
+        return
+
+    name = (
+        torch.cuda.get_device_name()
+        if args.device == "cuda"
+        else f"{platform.machine()}, {torch.get_num_threads()} threads"
+    )
+    print(
+        f"{time.strftime('%Y-%m-%d')}, {name}, torch {torch.__version__}, batch {args.batch_size}, chunks {args.chunk_size}\n"
+    )
+    print("| identities | way | seconds a step | above, MB | share, % |\n|---|---|---|---|---|")
+    for identities in args.identities:
+        matrix = 4 * args.batch_size * identities
+        for way in args.ways:
+            command = [sys.executable, *sys.argv, "--identities", str(identities), "--one", way]
+            run = subprocess.run(command, capture_output=True, text=True)
+            if run.returncode:
+                reason = (run.stderr.strip().splitlines() or ["killed, out of memory"])[-1]
+                print(f"| {identities:,} | {way} | {reason[:80]} | | |")
+                continue
+            result = json.loads(run.stdout)
+            above = result["above"]
+            print(
+                f"| {identities:,} | {way} | {result['seconds']:.3f} | {above / 1e6:.0f} | {100 * above / matrix:.1f} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
