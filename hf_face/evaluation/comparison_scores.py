@@ -14,7 +14,7 @@ from .metrics import ROC, OperatingPoint
 def allowed_errors(rate: float, count: int) -> int:
     """The most errors among `count` trials whose share is not above `rate`."""
     nearest = round(rate * count)
-    return nearest if nearest / count <= rate else nearest - 1
+    return nearest if nearest <= rate * count or nearest / count <= rate else nearest - 1
 
 
 @dataclass(frozen=True)
@@ -88,10 +88,12 @@ class ComparisonScores:
         return float((below + not_above).mean() / 2 / self.num_impostors)
 
     def curve(self) -> ROC:
-        """The corners of the curve, one at each genuine score, as far down as the kept impostors reach: for figures."""
+        """The corners of the curve, before and at each genuine score, as far down as the kept impostors reach: for
+        figures, with the area of the whole curve where all impostors were kept."""
         complete = len(self.impostors) == self.num_impostors
         lowest = min(self.genuine[0], self.impostors[0]) if complete else self.impostors[0]
-        thresholds = np.unique(np.append(self.genuine[self.genuine > lowest], lowest))[::-1]
+        genuine = self.genuine[self.genuine >= lowest]
+        thresholds = np.unique(np.concatenate([genuine, np.nextafter(genuine, np.inf), [lowest]]))[::-1]
         accepted = len(self.impostors) - np.searchsorted(self.impostors, thresholds, side="left")
         found = len(self.genuine) - np.searchsorted(self.genuine, thresholds, side="left")
         far = np.append(0, accepted) / self.num_impostors

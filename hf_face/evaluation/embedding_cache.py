@@ -76,7 +76,8 @@ def _digest(embedder: Embedder, images: Dataset) -> str:
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     preprocessing = json.dumps(embedder.image_processor.to_dict(), sort_keys=True, default=str)
     digest.update(f"{preprocessing} mirror={embedder.mirror} dtype={embedder.dtype}".encode())
-    for column in images.flatten_indices().data.columns:
+    images = images if images._indices is None else images.flatten_indices()
+    for column in images.data.columns:
         for chunk in column.chunks:
             for buffer in chunk.buffers():
                 digest.update(buffer or b"")

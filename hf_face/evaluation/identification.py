@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from transformers.utils.logging import tqdm
 
-from .comparison_scores import ComparisonScores
+from .comparison_scores import ComparisonScores, allowed_errors
 from .metrics import OperatingPoint, format_far
 
 DEFAULT_RANKS = (1, 5, 10)
@@ -60,7 +60,7 @@ class SearchResult:
         """
         mate_scores = np.where(self.mate_ranks[:, 0] == 1, self.mate_scores[:, 0], -np.inf)[self.mated]
         alarms = self.impostor_scores[~self.mated]
-        if target * len(alarms) < 1:
+        if not allowed_errors(target, len(alarms)):
             raise ValueError(f"FPIR {target:g} is not measurable with {len(alarms)} non-mated probes")
         return ComparisonScores(np.sort(mate_scores), np.sort(alarms), len(alarms)).at_far(target)
 
@@ -84,7 +84,7 @@ class SearchResult:
         """
         metrics = {f"rank{rank}": float((self.ranks <= rank).mean()) for rank in ranks}
         num_unmated = len(self.mated) - len(self.ranks)
-        points = {format_far(fpir): self.at_fpir(fpir) for fpir in fpirs if fpir * num_unmated >= 1}
+        points = {format_far(fpir): self.at_fpir(fpir) for fpir in fpirs if allowed_errors(fpir, num_unmated)}
         metrics |= {f"tpir@fpir={fpir}": point.tar for fpir, point in points.items()}
         metrics |= {f"threshold@fpir={fpir}": point.threshold for fpir, point in points.items()}
         return metrics

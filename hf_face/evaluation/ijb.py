@@ -63,16 +63,29 @@ class IJBEvaluator(Evaluator):
         self.fpirs = fpirs
         self.cache = cache
         self.name = protocol.name if switches == "N1D1F1" else f"{protocol.name}_{switches}"
-        self.primary_metric = f"{self.name}_tar@far=1e-4"
         num_impostors = int((~protocol.same).sum())
         self.measurable_fars = [far for far in fars if allowed_errors(far, num_impostors)]
-        self.not_measurable = [
-            f"{self.name}_tar@far={format_far(far)}" for far in fars if far not in self.measurable_fars
-        ]
+        if not self.measurable_fars:
+            raise ValueError(f"{self.name}: {num_impostors} impostor pairs measure none of the FARs {fars}")
+        primary = 1e-4 if 1e-4 in self.measurable_fars else min(self.measurable_fars)
+        self.primary_metric = f"{self.name}_tar@far={format_far(primary)}"
         if not protocol.galleries:
             logger.warning(f"{protocol.name} has no 1:N lists in its meta folder: identification is left out")
 
+    @property
+    def not_measurable(self) -> list[str]:
+        missing = [f"tar@far={format_far(far)}" for far in self.fars if far not in self.measurable_fars]
+        if self.protocol.galleries:
+            fewest = min(
+                int((~np.isin(self.protocol.probes.subjects, gallery.subjects)).sum())
+                for gallery in self.protocol.galleries.values()
+            )
+            missing += [f"tpir@fpir={format_far(fpir)}" for fpir in self.fpirs if not allowed_errors(fpir, fewest)]
+        return [f"{self.name}_{key}" for key in missing]
+
     def evaluate(self, embedder: Embedder, output_dir: str | Path | None = None) -> dict[str, float]:
+        if self.switches.endswith("F1") and not embedder.mirror:
+            raise ValueError(f"the switches {self.switches} add mirror images: embed with mirror=True, or switch F off")
         images = self.protocol.images
         embeddings = embedder(images) if self.cache is None else self.cache(embedder, images)
         templates = self.pool(embeddings, embedder.device)
@@ -82,7 +95,8 @@ class IJBEvaluator(Evaluator):
         if self.protocol.galleries:
             results = self.search(templates)
             metrics |= self._identification_metrics(results, templates)
-            figures["cmc"] = plot_cmc({f"{self.name} {name}": result.cmc(50) for name, result in results.items()})
+            num_ranks = min(50, *(len(gallery.templates) for gallery in self.protocol.galleries.values()))
+            figures["cmc"] = plot_cmc({f"{self.name} {name}": each.cmc(num_ranks) for name, each in results.items()})
         if output_dir is not None and is_main_process():
             for kind, figure in figures.items():
                 save_figure(figure, Path(output_dir) / f"{self.name}_{kind}.png")
@@ -91,8 +105,6 @@ class IJBEvaluator(Evaluator):
     def pool(self, embeddings: Embeddings, device: torch.device | str = "cpu") -> TemplateFeatures:
         """All templates of the protocol from the embeddings of its images."""
         norm_score, detector_score, flip = (switch == "1" for switch in self.switches[1::2])
-        if flip and embeddings.mirrored is None:
-            raise ValueError(f"the switches {self.switches} add mirror images: embed with mirror=True, or switch F off")
         features = embeddings.original + embeddings.mirrored if flip else embeddings.original
         features = torch.from_numpy(features).to(device)
         weights = image_weights(features, self.protocol.detector_scores if detector_score else None, norm_score)

@@ -1,12 +1,14 @@
 import numpy as np
 import pytest
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import auc, roc_auc_score
 
 from hf_face.evaluation.comparison_scores import ComparisonScores, allowed_errors
 from hf_face.evaluation.metrics import ROC
 
 
-@pytest.mark.parametrize(("rate", "count", "errors"), [(0.29, 100, 29), (0.1, 19, 1), (0.1, 20, 2), (1e-6, 999_999, 0)])
+@pytest.mark.parametrize(
+    ("rate", "count", "errors"), [(0.29, 100, 29), (0.1, 19, 1), (0.1, 20, 2), (1e-6, 999_999, 0), (0.1, 0, 0)]
+)
 def test_allowed_errors_is_the_most_not_above_the_rate(rate, count, errors):
     assert allowed_errors(rate, count) == errors
 
@@ -19,6 +21,7 @@ def test_operating_points_are_those_of_the_whole_curve(decimals):
     scores = np.round(rng.standard_normal(3000) + 1.5 * same, decimals)
     ours, curve = ComparisonScores.from_pairs(same, scores), ROC.from_scores(same, scores)
     assert ours.auc == pytest.approx(roc_auc_score(same, scores), abs=1e-12)
+    assert auc(ours.curve().far, ours.curve().tar) == pytest.approx(ours.auc, abs=1e-12)
     for far in (1, 0.5, 0.1, 0.03, 1e-2, 1e-3, ours.finest_far):
         assert ours.at_far(far) == curve.at_far(far)
 

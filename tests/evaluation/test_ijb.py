@@ -118,6 +118,8 @@ def test_whole_protocol(ijb_folder, faces, model, image_processor, switches, tmp
     assert metrics[f"{prefix}_auc"] == pytest.approx(scores.auc)
     assert f"{prefix}_tar@far=1e-3" in evaluator.not_measurable
     assert f"{prefix}_tar@far=1e-3" not in metrics
+    assert evaluator.not_measurable[-2:] == [f"{prefix}_tpir@fpir=1e-2", f"{prefix}_tpir@fpir=1e-1"]
+    assert evaluator.primary_metric == f"{prefix}_tar@far=1e-2"
 
     probes = template > 0
     hits, tpirs = [], []
@@ -206,6 +208,12 @@ def test_missing_files_are_named(tmp_path, ijb_folder):
     (folder / "meta" / "ijbc_1N_gallery_G2.csv").unlink()
     with pytest.raises(FileNotFoundError, match=r"gallery_G2\.csv is missing"):
         load_ijb(folder)
+
+
+def test_mirror_images_are_asked_for_before_work_starts(ijb_folder, model, image_processor):
+    with pytest.raises(ValueError, match="the switches N1D1F1 add mirror images"):
+        IJBEvaluator(load_ijb(ijb_folder)).evaluate(Embedder(model, image_processor, mirror=False))
+    assert model.num_calls == 0
 
 
 def test_unknown_switches_are_named(ijb_folder):
