@@ -127,7 +127,8 @@ class FRoundation(CheckpointSource):
         inner = CONFIG_MAPPING[backbone["model_type"]].__dataclass_fields__.keys()
         inner -= FoundationFaceConfig.__dataclass_fields__.keys()
         backbone |= {key: overrides.pop(key) for key in inner & overrides.keys()}
-        backbone |= overrides.pop("backbone_config", {})
+        stated = overrides.pop("backbone_config", {})
+        backbone |= stated if isinstance(stated, dict) else stated.to_diff_dict()
         if not backbone["num_attention_heads"]:
             raise ValueError(
                 f"{checkpoint.origin}: {backbone['hidden_size']} channels are not heads of 64, as in every published "
