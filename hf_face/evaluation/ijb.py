@@ -124,7 +124,7 @@ class IJBEvaluator(Evaluator):
         }
 
     def _verification_metrics(self, scores: ComparisonScores) -> dict[str, float]:
-        metrics = {"auc": scores.auc}
+        metrics = {"auc": scores.auc, "finest_far": scores.finest_far}
         for far in self.measurable_fars:
             point = scores.at_far(far)
             metrics |= {f"tar@far={format_far(far)}": point.tar, f"threshold@far={format_far(far)}": point.threshold}
