@@ -13,7 +13,8 @@ import os
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ from torchvision.transforms import v2
 from hf_face.data import FaceCollator, FaceDataset, load_orl
 
 IMAGE_SIZE = 112
+WARM_UP_BATCHES = 4
 
 
 def make_crops(path: Path, num_images: int):
@@ -79,26 +81,36 @@ def torchvision_transform() -> Callable[[bytes], torch.Tensor]:
     return lambda data: transform(vision_io.decode_image(torch.frombuffer(data, dtype=torch.uint8)))
 
 
+def decoded(decode: Callable, images: list, batch_size: int) -> Iterator[None]:
+    """The bare decoder: decode and forget, pausing after every batch."""
+    for begin in range(0, len(images) - batch_size + 1, batch_size):
+        for image in images[begin : begin + batch_size]:
+            decode(image)
+        yield
+
+
 def methods(dataset: Dataset, batch_size: int) -> dict[str, Callable[[], Iterable]]:
-    """Each method as a function that starts one pass over the data set."""
+    """Each method as a function that starts one pass over the data set, batch by batch."""
     images = [image["bytes"] for image in dataset.cast_column("image", ImageFeature(decode=False))["image"]]
     labels = list(dataset["label"])
-    buffer = np.empty((IMAGE_SIZE, IMAGE_SIZE, 4), dtype=np.uint8)
     tensors = [torch.frombuffer(bytearray(data), dtype=torch.uint8) for data in images]
-    rgb = vision_io.ImageReadMode.RGB
+    buffer = np.empty((IMAGE_SIZE, IMAGE_SIZE, 4), dtype=np.uint8)
+    decoders = {
+        "torchvision": (partial(vision_io.decode_jpeg, mode=vision_io.ImageReadMode.RGB), tensors),
+        "simplejpeg": (simplejpeg.decode_jpeg, images),
+        "simplejpeg, RGBA, one buffer": (partial(simplejpeg.decode_jpeg, colorspace="RGBA", buffer=buffer), images),
+    }
 
     def loader(data, num_workers: int = 0, collate_fn: Callable | None = None) -> DataLoader:
-        return DataLoader(data, batch_size, shuffle=True, num_workers=num_workers, collate_fn=collate_fn)
+        return DataLoader(
+            data, batch_size, shuffle=True, drop_last=True, num_workers=num_workers, collate_fn=collate_fn
+        )
 
     def ours(num_workers: int = 0) -> DataLoader:
         return loader(FaceDataset(dataset), num_workers, FaceCollator(IMAGE_SIZE))
 
     return {
-        "bare decoder, torchvision": lambda: (vision_io.decode_jpeg(data, mode=rgb) for data in tensors),
-        "bare decoder, simplejpeg": lambda: (simplejpeg.decode_jpeg(data) for data in images),
-        "bare decoder, simplejpeg, RGBA, one buffer": lambda: (
-            simplejpeg.decode_jpeg(data, "RGBA", buffer=buffer) for data in images
-        ),
+        **{f"bare decoder, {name}": partial(decoded, *how, batch_size) for name, how in decoders.items()},
         "hf_face": ours,
         "Pillow + ToTensor + Normalize per sample": lambda: loader(PerSample(images, labels, pillow_transform())),
         "torchvision + v2 per sample": lambda: loader(PerSample(images, labels, torchvision_transform())),
@@ -107,17 +119,20 @@ def methods(dataset: Dataset, batch_size: int) -> dict[str, Callable[[], Iterabl
     }
 
 
-def images_per_second(start: Callable[[], Iterable], num_images: int, one_core: bool) -> float:
+def images_per_second(batches: Iterable, batch_size: int, one_core: bool) -> float:
+    """The steady rate: the clock starts after a few batches, when workers have started and filled their queues."""
     cores = os.sched_getaffinity(0)
     if one_core:
         os.sched_setaffinity(0, {min(cores)})
-    passes = iter(start())  # workers start here
+    iterator, timed = iter(batches), 0
+    for _ in range(WARM_UP_BATCHES):
+        next(iterator)
     begin = time.perf_counter()
-    for _ in passes:
-        pass
+    for _ in iterator:
+        timed += batch_size
     seconds = time.perf_counter() - begin
     os.sched_setaffinity(0, cores)
-    return num_images / seconds
+    return timed / seconds
 
 
 def main():
@@ -139,7 +154,7 @@ def main():
         rates = dict.fromkeys(compared, 0.0)
         for _ in range(args.rounds):
             for name, start in compared.items():
-                rate = images_per_second(start, len(dataset), one_core="worker" not in name)
+                rate = images_per_second(start(), args.batch_size, one_core="worker" not in name)
                 rates[name] = max(rates[name], rate)
         del dataset, compared
 
