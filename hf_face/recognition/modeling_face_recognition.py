@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import Tensor
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedModel
@@ -9,7 +10,8 @@ from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAuto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.utils import ModelOutput, can_return_tuple
 
-from ..heads import MarginHead
+from ..heads import MarginHead, load_head
+from ..heads.checkpoint import INDEX_NAME as HEAD_INDEX_NAME
 from ..models import FaceImageProcessor
 from .configuration_face_recognition import FaceRecognitionConfig
 
@@ -84,6 +86,16 @@ class FaceRecognitionModel(PreTrainedModel):
             config: settings of [`FaceRecognitionConfig`] other than `backbone_config`.
         """
         return cls(FaceRecognitionConfig(backbone_config=backbone.config, **config), backbone)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """As for every model; a head that was trained split over ranks is put together from its files."""
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        if Path(pretrained_model_name_or_path, HEAD_INDEX_NAME).is_file():
+            model, info = loaded if isinstance(loaded, tuple) else (loaded, {})
+            load_head(model.head, pretrained_model_name_or_path)
+            info.get("missing_keys", set()).discard("head.weight")
+        return loaded
 
     def _set_gradient_checkpointing(self, enable: bool = True, **kwargs):
         self.backbone._set_gradient_checkpointing(enable=enable, **kwargs)

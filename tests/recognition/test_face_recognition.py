@@ -13,6 +13,7 @@ from hf_face import (
     TimmFaceConfig,
     TimmFaceModel,
 )
+from hf_face.heads import save_head
 
 BACKBONE = {
     "model_type": "timm_face",
@@ -87,6 +88,16 @@ def test_auto_model_gives_embeddings_from_a_training_checkpoint_too(tmp_path):
         == BACKBONE["architecture"]
     )
     assert torch.equal(AutoModel.from_pretrained(tmp_path).eval()(PIXELS).pooler_output, model(PIXELS).pooler_output)
+
+
+def test_a_head_that_was_saved_apart_is_put_back(tmp_path):
+    model = build(margin="cosface")
+    without_head = {name: weight for name, weight in model.state_dict().items() if name != "head.weight"}
+    model.save_pretrained(tmp_path, state_dict=without_head)
+    save_head(model.head, tmp_path)
+    again, info = FaceRecognitionModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert torch.equal(again.head.weight, model.head.weight)
+    assert not info["missing_keys"]
 
 
 def test_a_label_out_of_range_is_refused():
