@@ -71,6 +71,12 @@ def test_tar_is_the_best_that_any_threshold_gives_within_the_far(rows, target):
     assert (scores[~same] >= point.threshold).mean() == point.far
 
 
+def test_curve_is_not_thinned():
+    same, scores = np.array([1, 0, 1, 0, 1, 0]), np.array([3, 3, 2, 2, 1, 1])
+    # All points lie on one line, of which a thinned curve keeps the ends.
+    assert ROC.from_scores(same, scores).at_far(2 / 3) == (2 / 3, 2 / 3, 2.0)
+
+
 @given(pairs_with_ties)
 def test_auc_is_the_chance_that_genuine_scores_above_impostor(rows):
     same, scores = np.array([same for same, _ in rows]), np.array([score for _, score in rows])
