@@ -95,7 +95,7 @@ def push_folder_to_hub(folder: str | Path, repo_id: str, private: bool | None = 
     """Publish a converted folder as a Hub data set, or go on with an upload that was interrupted; gives its address."""
     api = HfApi()
     url = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
-    api.upload_folder(repo_id=url.repo_id, repo_type="dataset", folder_path=folder)
+    api.upload_folder(repo_id=url.repo_id, repo_type="dataset", folder_path=folder, ignore_patterns="*.unfinished")
     return str(url)
 
 

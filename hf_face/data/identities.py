@@ -25,6 +25,7 @@ def load_identities(
     image_column: str | None = None,
     label_column: str | None = None,
     compact: bool = False,
+    num_identities: int | None = None,
     revision: str | None = None,
 ) -> Dataset | IterableDataset:
     """Load identity data.
@@ -43,6 +44,7 @@ def load_identities(
         label_column: The source's column of identities, integers or names, renamed to `label`. If not given `label`, or
             else `cls` (webdataset).
         compact: Leave out identities that have no image, instead of raising.
+        num_identities: How many there are, for a stream whose files do not say (tar shards).
         revision: Which version of a Hub data set.
 
     Returns:
@@ -54,7 +56,7 @@ def load_identities(
         ValueError: a column is missing, a label is out of range, an identity has no image.
     """
     dataset = _open(source, split, streaming, revision)
-    return as_identities(dataset, str(source), image_column, label_column, compact)
+    return as_identities(dataset, str(source), image_column, label_column, compact, num_identities)
 
 
 def as_identities(
@@ -63,6 +65,7 @@ def as_identities(
     image_column: str | None = None,
     label_column: str | None = None,
     compact: bool = False,
+    num_identities: int | None = None,
 ) -> Dataset | IterableDataset:
     """Give any data set of images and identities our two columns, and check them; see [`load_identities`]."""
     if isinstance(dataset, IterableDataset):
@@ -84,11 +87,16 @@ def as_identities(
     dataset = dataset.rename_columns(renamed) if renamed else dataset
     dataset = dataset.cast_column("image", Image())
     if isinstance(dataset, IterableDataset):
-        if not dataset.features["label"].dtype.startswith(("int", "uint")):
+        if "int" not in str(getattr(dataset.features["label"], "dtype", None)):
             raise ValueError(f"{source}: a stream needs labels that are numbers, found {dataset.features['label']}")
+        if num_identities is not None:
+            dataset = dataset.cast_column("label", ClassLabel(num_classes=num_identities))
         return dataset
+    labels = dataset.select_columns("label").with_format("arrow")[:]["label"]
+    if labels.null_count:
+        raise ValueError(f"{source}: row {pc.index(pc.is_null(labels), True)} has no label")
     if not isinstance(dataset.features["label"], ClassLabel):
-        dataset = _name_labels(dataset, source)
+        dataset = replace_labels(dataset, *_name_labels(labels, source))
     if compact:
         dataset = compact_labels(dataset)
     check_identities(dataset, source)
@@ -117,7 +125,7 @@ def find_source(source: str | Path, revision: str | None = None) -> Path | None:
     path = Path(source)
     if path.exists():
         return path
-    if path.is_absolute() or path.suffix or str(source).startswith("."):
+    if path.is_absolute() or str(source).startswith(".") or path.name.endswith((*SHARD_SUFFIXES, ".rec")):
         raise FileNotFoundError(f"{source} does not exist")
     path = download_recordio(str(source), revision)
     return path if any(path.glob("*.rec")) else None
@@ -151,8 +159,8 @@ def check_identities(dataset: Dataset, source: str = "data set", min_identities:
     empty = np.flatnonzero(np.bincount(labels, minlength=len(names)) == 0)
     if len(empty):
         raise ValueError(
-            f"{source}: identity {names[empty[0]]!r} (label {empty[0]}) has no image, and so have {len(empty) - 1} "
-            "more; leave them out with compact_labels(dataset)"
+            f"{source}: identity {names[empty[0]]!r} (label {empty[0]}) has no image ({len(empty)} of {len(names)} "
+            "have none); leave them out with load_identities(..., compact=True) or compact_labels(dataset)"
         )
     _check_images(dataset, source)
     if len(names) < min_identities:
@@ -174,18 +182,14 @@ def _check_images(dataset: Dataset, source: str):
                 raise FileNotFoundError(f"{source}: the image of row {start + row}, {path}, does not exist")
 
 
-def _name_labels(dataset: Dataset, source: str) -> Dataset:
-    """Turn a column of integers or names into `ClassLabel`."""
-    column = dataset.select_columns("label").with_format("arrow")[:]["label"]
-    if column.null_count:
-        raise ValueError(f"{source}: row {pc.index(pc.is_null(column), True)} has no label")
+def _name_labels(column: pa.ChunkedArray, source: str) -> tuple[np.ndarray, list[str]]:
+    """Labels (N,) and the names of the classes, from a column of integers or of names."""
     if pa.types.is_integer(column.type):
         labels = column.to_numpy()
-        check_labels(labels, labels.max() + 1, source)
-        names = [str(label) for label in range(labels.max() + 1)]
-    elif pa.types.is_string(column.type):
-        found, labels = np.unique(column.to_numpy(), return_inverse=True)
-        names = found.tolist()
-    else:
-        raise ValueError(f"{source}: identities must be integers or names, found {column.type}")
-    return replace_labels(dataset, labels, names)
+        num_identities = int(labels.max()) + 1
+        check_labels(labels, num_identities, source)
+        return labels, [str(label) for label in range(num_identities)]
+    if pa.types.is_string(column.type):
+        names, labels = np.unique(column.to_numpy(), return_inverse=True)
+        return labels, names.tolist()
+    raise ValueError(f"{source}: identities must be integers or names, found {column.type}")

@@ -80,6 +80,20 @@ def test_one_file_is_a_source_too(small, tmp_path):
         assert len(load_identities(file, compact=True)) == (12 if kind == "recordio" else 4)
 
 
+def test_a_stream_of_tar_shards_is_told_how_many_people_there_are(small, tmp_path):
+    folder = write_tars(small, tmp_path / "tars")
+    assert load_identities(folder, streaming=True).features["label"] == Value("int64")
+    stream = load_identities(folder, streaming=True, num_identities=4)
+    assert stream.features["label"].num_classes == 4
+    assert sorted(row["label"] for row in stream) == sorted(small["label"])
+
+
+def test_a_stream_needs_numbers(small, tmp_path):
+    path = write_parquet(tmp_path / "a.parquet", small, label=["someone"] * 12)
+    with pytest.raises(ValueError, match=r"a.parquet: a stream needs labels that are numbers, found Value"):
+        load_identities(path, streaming=True)
+
+
 def test_orl_by_name():
     assert len(load_identities("orl")) == 400
     assert len(list(load_identities("orl", streaming=True))) == 400
@@ -156,6 +170,14 @@ def test_labels_of_no_use(small, tmp_path):
         load_identities(write_parquet(tmp_path / "c.parquet", small, label=[-1, 1, 2, 0] * 3))
 
 
+def test_class_label_that_is_missing(small, tmp_path):
+    rows = {"image": images(small), "label": [0, 1, None, 2] * 3}
+    features = Features({"image": Image(), "label": ClassLabel(num_classes=3)})
+    Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=r"a.parquet: row 2 has no label"):
+        load_identities(tmp_path / "a.parquet")
+
+
 def test_label_out_of_range(small):
     features = Features({"image": Image(), "label": Value("int64")})
     rows = {"image": [{"bytes": image, "path": None} for image in images(small)], "label": [0, 1, 2, 7] * 3}
@@ -208,6 +230,8 @@ def test_paths_that_do_not_exist(tmp_path):
         load_identities(tmp_path / "faces.parquet")
     with pytest.raises(FileNotFoundError, match=r"nowhere does not exist"):
         load_identities(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"shards.tar.gz does not exist"):
+        load_identities("shards.tar.gz")
 
 
 def test_file_of_another_kind(tmp_path):

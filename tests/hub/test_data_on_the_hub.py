@@ -43,11 +43,13 @@ def images(dataset) -> list[bytes]:
 
 def test_parquet_is_pushed_and_loaded(hub, small, tmp_path):
     folder = convert_to_parquet(small, tmp_path / "faces", name="Four people", images_per_shard=5)
+    (folder / "data" / "left-over.unfinished").write_bytes(b"of an earlier run")
     url = push_folder_to_hub(folder, "alice/four-people", private=True)
     assert url == f"{hub.url}/datasets/alice/four-people"
     dataset = load_identities("alice/four-people")
     assert images(dataset) == images(small)
     assert dataset.features["label"].names == ["s1", "s2", "s3", "s4"]
+    assert not any("unfinished" in path for path in HfApi().list_repo_files("alice/four-people", repo_type="dataset"))
     assert b"pretty_name: Four people" in hub.store.read("alice/four-people", "README.md", repo_type="dataset")
 
 
