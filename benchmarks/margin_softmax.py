@@ -102,9 +102,8 @@ def main() -> None:
         if args.device == "cuda"
         else f"{platform.machine()}, {torch.get_num_threads()} threads"
     )
-    print(
-        f"{time.strftime('%Y-%m-%d')}, {name}, torch {torch.__version__}, batch {args.batch_size}, chunks {args.chunk_size}\n"
-    )
+    print(f"{time.strftime('%Y-%m-%d')}, {name}, torch {torch.__version__}")
+    print(f"batch {args.batch_size}, embedding size {args.embedding_size}, chunk size {args.chunk_size}\n")
     print("| identities | way | seconds a step | above, MB | share, % |\n|---|---|---|---|---|")
     for identities in args.identities:
         matrix = 4 * args.batch_size * identities
@@ -115,12 +114,9 @@ def main() -> None:
                 reason = (run.stderr.strip().splitlines() or ["killed, out of memory"])[-1]
                 print(f"| {identities:,} | {way} | {reason[:80]} | | |")
                 continue
-            result = json.loads(run.stdout)
-            above = result["above"]
-            print(
-                f"| {identities:,} | {way} | {result['seconds']:.3f} | {above / 1e6:.0f} | {100 * above / matrix:.1f} |",
-                flush=True,
-            )
+            seconds, above = (json.loads(run.stdout)[key] for key in ("seconds", "above"))
+            row = (f"{identities:,}", way, f"{seconds:.3f}", f"{above / 1e6:.0f}", f"{100 * above / matrix:.1f}")
+            print(f"| {' | '.join(row)} |", flush=True)
 
 
 if __name__ == "__main__":
