@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 from transformers import pipeline
 
 from hf_face import (
@@ -25,6 +26,7 @@ TRANSFORMER = {"hidden_size": 16, "num_hidden_layers": 2, "embedding_size": 24}
 NETWORKS = {
     "flatten": lambda: IResNetModel(IResNetConfig(**TINY)),
     "pooled": lambda: IResNetModel(IResNetConfig(**TINY, neck="gwp", stem_kernel_size=7)),
+    "pooled_adaface": lambda: IResNetModel(IResNetConfig(**TINY, neck="gwp")),
     "magface": lambda: IResNetModel(IResNetConfig(**TINY, batch_norm_eps=2e-5, embedding_norm="affine")),
     "adaface": lambda: IResNetModel(IResNetConfig(**TINY, **ADAFACE, squeeze_excitation=True)),
     "mobilefacenet": lambda: MobileFaceNetModel(MobileFaceNetConfig(embedding_size=24)),
@@ -72,6 +74,31 @@ def test_every_format_comes_back(network, source):
     faces = torch.randn(2, 3, model.config.image_size, model.config.image_size)
     assert recognise(read_checkpoint(checkpoint)).name == source
     assert torch.equal(back(faces).pooler_output, model(faces).pooler_output)
+
+
+@pytest.mark.parametrize(
+    "network, source, epsilon, channel_order, mean, std",
+    [
+        ("flatten", "arcface_torch", 1e-5, "rgb", 0.5, 0.5),
+        ("mobilefacenet", "arcface_torch", 1e-5, "rgb", 0.5, 0.5),
+        ("vit", "arcface_torch", 2e-5, "rgb", 0.5, 0.5),
+        ("transface", "transface", 2e-5, "rgb", 0.5, 0.5),
+        ("adaface", "adaface", 1e-5, "bgr", 0.5, 0.5),
+        ("magface", "magface", 2e-5, "bgr", 0.0, 1.0),
+        ("magface", "face_embeddings", 2e-5, "rgb", 0.5, 0.5),
+        ("pooled", "revisit_linearize", 1e-5, "rgb", 0.5, 0.5),
+        ("pooled_adaface", "revisit_linearize", 1e-5, "bgr", 0.5, 0.5),
+        ("adaface", "cvlface", 1e-5, "rgb", 0.5, 0.5),
+        ("foamliu", "mobilefacenet", 1e-5, "rgb", 0.485, 0.229),
+    ],
+)
+def test_what_the_projects_code_says_and_shapes_do_not(network, source, epsilon, channel_order, mean, std):
+    told = {"neck": "gwp"} if source == "revisit_linearize" else {}
+    model, image_processor = convert_checkpoint(tiny_checkpoint(network, source), source, **told)
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
+    assert {norm.eps for norm in norms} == {epsilon}
+    assert image_processor.channel_order == channel_order
+    assert (image_processor.image_mean[0], image_processor.image_std[0]) == (mean, std)
 
 
 def test_changing_the_model_leaves_the_checkpoint_alone():
