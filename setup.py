@@ -40,6 +40,7 @@ setup(
         "pyyaml>=6.0",
         "safetensors>=0.5",
         "scikit-learn>=1.5",
+        "scipy>=1.12",
         "simplejpeg>=1.8",
         "tensorboard>=2.16",
         "timm>=1.0.15",
