@@ -34,6 +34,7 @@ setup(
         "datasets>=4.0",
         "evaluate>=0.4.5",
         "huggingface_hub>=1.0",
+        "jinja2>=3.1",
         "matplotlib>=3.9",
         "numpy>=1.26",
         "peft>=0.17",
