@@ -23,7 +23,7 @@ from ..data import (
     split_identities,
 )
 from ..hub import FaceModelCardData, TrainingData
-from ..models import FaceImageProcessor
+from ..models import FaceConfig, FaceImageProcessor, FoundationFaceModel
 from ..recognition import FaceRecognitionConfig, FaceRecognitionModel
 from .arguments import FaceTrainingArguments
 
@@ -193,9 +193,13 @@ def build_model(args: ModelArguments, num_identities: int) -> tuple[FaceRecognit
         "sub_centers": args.sub_centers,
         "chunk_size": args.chunk_size,
     }
-    if args.model_name_or_path is not None:
-        image_processor = load_image_processor(args.model_name_or_path)
-        backbone = AutoModel.from_pretrained(args.model_name_or_path)
+    name = args.model_name_or_path
+    if name is not None:
+        if isinstance(AutoConfig.from_pretrained(name), FaceConfig):
+            backbone, image_processor = AutoModel.from_pretrained(name), load_image_processor(name)
+        else:
+            backbone = FoundationFaceModel.from_backbone(name)
+            image_processor = FaceImageProcessor(**backbone.config.preprocessing)
         model = FaceRecognitionModel.from_backbone(backbone, **head)
     else:
         config = AutoConfig.for_model(**args.backbone)

@@ -1,6 +1,9 @@
 """Recipes: one YAML, overridable, and wrong keys named."""
 
 import pytest
+import torch
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+from transformers.image_utils import OPENAI_CLIP_MEAN
 
 from hf_face.training.recipe import DataArguments, ModelArguments, build_model, load_data, parse_recipe
 
@@ -73,3 +76,15 @@ def test_a_model_folder_without_image_processor_is_named(tmp_path):
     assert again.head.weight.shape == (7, 16)
     for name, weight in model.backbone.state_dict().items():
         assert weight.equal(again.backbone.state_dict()[name])
+
+
+def test_a_foundation_model_becomes_a_face_model_with_its_own_weights_and_preprocessing(tmp_path):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    clip = CLIPVisionModelWithProjection(CLIPVisionConfig(**sizes, image_size=32, patch_size=8, projection_dim=12))
+    clip.save_pretrained(tmp_path)
+    model, image_processor = build_model(ModelArguments(model_name_or_path=str(tmp_path)), num_identities=3)
+    assert torch.equal(model.backbone.backbone.visual_projection.weight, clip.visual_projection.weight)
+    assert model.head.weight.shape == (3, 12)
+    assert image_processor.size == {"height": 32, "width": 32}
+    assert list(image_processor.image_mean) == OPENAI_CLIP_MEAN
