@@ -38,6 +38,7 @@ setup(
         "matplotlib>=3.9",
         "numpy>=1.26",
         "peft>=0.17",
+        "pyarrow>=17.0",
         "pyyaml>=6.0",
         "safetensors>=0.5",
         "scikit-learn>=1.5",

@@ -310,7 +310,7 @@ class FaceTrainer(Trainer):
         if self.card is None:
             raise ValueError("A model card states licences: FaceTrainer(card=FaceModelCardData(license=..., ...)).")
         if self.is_world_process_zero():
-            repo_id = self.hub_model_id or self.args.hub_model_id or Path(self.args.output_dir).name
+            repo_id = self.hub_model_id or self.args.hub_model_id or self.args.output_dir
             card = complete_card(self.card, self)
             write_model_card(self.args.output_dir, self.backbone, self.processing_class, card, repo_id)
 
