@@ -61,8 +61,8 @@ def solarize(images: Tensor, threshold: Tensor) -> Tensor:
 
 
 def _blend(pixels: Tensor, other: Tensor | float, factor: Tensor) -> Tensor:
-    factor = _per_image(factor, pixels)
-    return (pixels * factor + other * (1 - factor)).clamp(0, 255).to(torch.uint8)
+    # as a step away from the image, so that values that both have stay as they are
+    return (pixels + (other - pixels) * (1 - _per_image(factor, pixels))).clamp(0, 255).to(torch.uint8)
 
 
 def _grey(images: Tensor) -> Tensor:

@@ -38,7 +38,11 @@ FACTORS = torch.linspace(0.1, 1.9, 8)
 @pytest.mark.parametrize("name", ["adjust_brightness", "adjust_contrast", "adjust_saturation", "adjust_sharpness"])
 def test_blends_agree_with_torchvision(faces, name):
     expected = each(getattr(F, name), faces, FACTORS)
-    assert largest_difference(getattr(photometric, name)(faces, FACTORS), expected) <= 1  # a rounding either way
+    images = getattr(photometric, name)(faces, FACTORS)
+    assert (
+        largest_difference(images, expected) <= 1
+    )  # where a value is whole but for float32, truncation goes either way
+    assert (images != expected).float().mean() < 0.02
 
 
 def test_hue_agrees_with_torchvision(faces):
