@@ -86,7 +86,7 @@ def main() -> None:
     parser.add_argument("--identities", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--batch-size", type=int, default=512)
     parser.add_argument("--embedding-size", type=int, default=512)
-    parser.add_argument("--chunk-size", type=int, default=8192)
+    parser.add_argument("--chunk-size", type=int, default=4096)
     parser.add_argument("--sample-rate", type=float, default=0.1)
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--device", default="cpu")

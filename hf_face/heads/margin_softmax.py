@@ -92,10 +92,10 @@ def _at_hand(classes: Classes) -> Tensor:
     return (classes.labels >= 0) & (classes.labels < len(classes))
 
 
-def _softmax_terms(
+def _target_and_logits(
     directions: Tensor, classes: Classes, scale: float, normalize: bool, rule: Callable[[Tensor], Tensor] | None
 ) -> tuple[Tensor, Tensor]:
-    """Target cosine (B,), 0 where the class is not at hand, and lse over the negatives at hand (B,)."""
+    """Target cosine (B,), 0 where the class is not at hand, and logits (B, C), the target's at NEVER."""
     with torch.autocast(directions.device.type, enabled=False):
         cosine = cosine_matrix(directions, classes, normalize)
         column, at_hand = classes.labels.clamp(0, len(classes) - 1)[:, None], _at_hand(classes)
@@ -103,14 +103,19 @@ def _softmax_terms(
         logits = scale * (cosine if rule is None else rule(cosine))
         if classes.log_weight is not None:
             logits = logits + classes.log_weight
-        own = torch.where(at_hand, NEVER, logits.gather(1, column)[:, 0])
-        return target, torch.logsumexp(logits.scatter(1, column, own[:, None]), dim=1)
+        return target, logits.scatter_add_(1, column, torch.where(at_hand, NEVER, 0).to(logits)[:, None])
+
+
+def _softmax_terms(directions: Tensor, classes: Classes, *settings) -> tuple[Tensor, Tensor]:
+    """Target cosine (B,), 0 where the class is not at hand, and lse over the negatives at hand (B,)."""
+    target, logits = _target_and_logits(directions, classes, *settings)
+    return target, torch.logsumexp(logits, dim=1)
 
 
 @functools.cache
-def _terms_of_chunk(device_type: str) -> Callable:
-    """[`_softmax_terms`], fused by torch's compiler on CUDA, where a chunk's launches would outweigh its arithmetic."""
-    return torch.compile(_softmax_terms, dynamic=True) if device_type == "cuda" else _softmax_terms
+def _fused(function: Callable, device_type: str) -> Callable:
+    """Compiled by torch on CUDA, where the launches of a chunk's small steps would outweigh its arithmetic."""
+    return torch.compile(function, dynamic=True) if device_type == "cuda" else function
 
 
 class _ChunkedSoftmaxTerms(torch.autograd.Function):
@@ -118,9 +123,9 @@ class _ChunkedSoftmaxTerms(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, directions, centres, classes, chunk_size, settings):
+        terms_of_chunk = _fused(_softmax_terms, directions.device.type)
         target = directions.new_zeros(len(directions))
         lse = torch.full_like(target, NEVER)
-        terms_of_chunk = _terms_of_chunk(directions.device.type)
         for start in range(0, len(classes), chunk_size):
             terms = terms_of_chunk(directions, classes.chunk(start, start + chunk_size), *settings)
             target, lse = target + terms[0], torch.logaddexp(lse, terms[1])
@@ -133,16 +138,17 @@ class _ChunkedSoftmaxTerms(torch.autograd.Function):
     def backward(ctx, grad_target, grad_lse):
         directions, centres, labels, log_weight, lse = ctx.saved_tensors
         classes = Classes(centres, labels, log_weight, ctx.sub_centers)
+        logits_of_chunk = _fused(_target_and_logits, directions.device.type)
         directions = directions.detach().requires_grad_()
-        terms_of_chunk = _terms_of_chunk(directions.device.type)
         grad_directions, grad_centres = torch.zeros_like(directions), torch.empty_like(centres)
         for start in range(0, len(classes), ctx.chunk_size):
             chunk = classes.chunk(start, start + ctx.chunk_size)
             chunk = replace(chunk, centres=chunk.centres.detach().requires_grad_())
             with torch.enable_grad():
-                terms = terms_of_chunk(directions, chunk, *ctx.settings)
-            share = grad_lse * torch.exp(terms[1].detach() - lse)
-            grads = torch.autograd.grad(terms, (directions, chunk.centres), (grad_target, share))
+                target, logits = logits_of_chunk(directions, chunk, *ctx.settings)
+            grad_logits = (logits.detach() - lse[:, None]).exp_().mul_(grad_lse[:, None])
+            inputs = (directions, chunk.centres)
+            grads = torch.autograd.grad((target, logits), inputs, (grad_target, grad_logits))
             grad_directions += grads[0]
             first = start * ctx.sub_centers
             grad_centres[first : first + len(grads[1])] = grads[1]

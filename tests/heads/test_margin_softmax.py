@@ -265,9 +265,13 @@ def test_chunks_hold_no_batch_by_identities_matrix():
 def test_fused_chunks_match_plain_ones(monkeypatch):
     embeddings, centres, labels = problem(batch_size=8, num_classes=60, size=16, dtype=torch.float32)
     losses = []
+    fused = hf_face.heads.margin_softmax._fused
     for device_type in ("cpu", "cuda"):
-        terms = hf_face.heads.margin_softmax._terms_of_chunk.__wrapped__(device_type)
-        monkeypatch.setattr(hf_face.heads.margin_softmax, "_terms_of_chunk", lambda _, terms=terms: terms)
+        monkeypatch.setattr(
+            hf_face.heads.margin_softmax,
+            "_fused",
+            lambda function, _, device_type=device_type: fused(function, device_type),
+        )
         loss = margin_softmax_loss(embeddings, centres, labels, build_margin("curricularface"), chunk_size=16)
         losses.append((loss, *torch.autograd.grad(loss, (embeddings, centres))))
     for plain, fused in zip(*losses, strict=True):
