@@ -31,6 +31,11 @@ def test_folds_are_balanced_and_consecutive(held_out):
     assert len(np.unique(people[:45])) > 5  # a fold's genuine pairs are of many people
 
 
+def test_every_fold_has_as_many_genuine_as_impostor_pairs(orl):
+    pairs = make_verification_pairs(select_identities(orl, 3, 4))  # 18 genuine pairs for ten folds
+    assert (np.bincount(pairs.fold[pairs.same]) == np.bincount(pairs.fold[~pairs.same])).all()
+
+
 def test_seed_decides(held_out):
     pairs = make_verification_pairs(held_out, seed=1).pairs
     assert (pairs == make_verification_pairs(held_out, seed=1).pairs).all()

@@ -99,11 +99,15 @@ def test_index_in_any_order(written):
 
 
 def test_records_in_any_order_in_the_file(tmp_path):
-    first, second = part(record(b"first", 0)), part(record(b"the second", 1))
-    (tmp_path / "train.rec").write_bytes(second + first)
-    (tmp_path / "train.idx").write_text(f"0\t{len(second)}\n1\t0\n")
+    images = [b"first", b"the second", b"3rd", b"and the fourth"]
+    records = [part(record(image, label)) for label, image in enumerate(images)]
+    order = [2, 0, 3, 1]
+    offsets = dict(zip(order, np.cumsum([0, *(len(records[i]) for i in order)]).tolist(), strict=False))
+    (tmp_path / "train.rec").write_bytes(b"".join(records[i] for i in order))
+    (tmp_path / "train.idx").write_text("".join(f"{i}\t{offsets[i]}\n" for i in range(4)))
     recordio = RecordIO(tmp_path)
-    assert [image["bytes"] for image in recordio.read_batch(0, 2)["image"].to_pylist()] == [b"first", b"the second"]
+    assert [image["bytes"] for image in recordio.read_batch(0, 4)["image"].to_pylist()] == images
+    assert recordio.labels().tolist() == [0, 1, 2, 3]
 
 
 def test_without_header_every_record_is_an_image(tmp_path):
