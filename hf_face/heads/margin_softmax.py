@@ -152,6 +152,7 @@ class _ChunkedSoftmaxTerms(torch.autograd.Function):
             grad_directions += grads[0]
             first = start * ctx.sub_centers
             grad_centres[first : first + len(grads[1])] = grads[1]
+            del target, logits, grad_logits, grads  # before the next chunk takes as much again
         return grad_directions, grad_centres, None, None, None
 
 

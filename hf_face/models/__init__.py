@@ -32,8 +32,8 @@ for _config, _model in FAMILIES.items():
     AutoConfig.register(_config.model_type, _config)
     AutoModel.register(_config, _model)
     AutoImageProcessor.register(_config, image_processor_classes={"torchvision": FaceImageProcessor})
-    # pipeline() also looks for a video processor, takes ours for remote code and asks the user whether to run it, unless
-    # the configuration is known to have none.
+    # pipeline() also looks for a video processor, takes ours for remote code and asks the user whether to run it,
+    # unless the configuration is known to have none.
     VIDEO_PROCESSOR_MAPPING.register(_config, {})
 
 __all__ = [

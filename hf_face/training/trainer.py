@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import PreTrainedModel, Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, speed_metrics
-from transformers.utils import PushInProgress
+from transformers.utils import PushInProgress, logging
 
 from ..data import BatchNormalize, FaceCollator, VerificationPairs, build_augmentation, check_identities, undecoded
 from ..evaluation import Embedder, Evaluator, VerificationEvaluator
@@ -25,6 +25,8 @@ from ..hub import FaceModelCardData, complete_card, push_to_hub, write_model_car
 from ..models import FaceImageProcessor
 from ..recognition import FaceRecognitionModel
 from .arguments import FaceTrainingArguments
+
+logger = logging.get_logger(__name__)
 
 RAW_BACKBONE_FILE = "raw_backbone.safetensors"
 
@@ -102,12 +104,12 @@ class FaceTrainer(Trainer):
         if args.shard_head and args.world_size > 1:
             model.head.shard(torch.distributed.group.WORLD)
             model._ddp_params_and_buffers_to_ignore = ["head.weight"]
+        self.add_callback(_TrainerSteps(self))
         self.ema = None
         if args.ema_decay is not None:
             self.ema = AveragedModel(
                 model.backbone, multi_avg_fn=get_ema_multi_avg_fn(args.ema_decay), use_buffers=True
             )
-            self.add_callback(_AverageWeights(self))
 
     # Batches
 
@@ -376,12 +378,19 @@ class FaceTrainer(Trainer):
             self.push_in_progress = PushInProgress(jobs)
 
 
-class _AverageWeights(TrainerCallback):
+class _TrainerSteps(TrainerCallback):
+    """What the trainer does besides, at steps that `Trainer` has callbacks for."""
+
     def __init__(self, trainer: FaceTrainer):
         self.trainer = trainer
 
     def on_step_end(self, args, state, control, **kwargs):
-        self.trainer.ema.update_parameters(self.trainer.model.backbone)
+        if self.trainer.ema is not None:
+            self.trainer.ema.update_parameters(self.trainer.model.backbone)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if skipped := self.trainer.data_collator.num_skipped:
+            logger.warning(f"{skipped} times an image could not be decoded and another took its place (see above).")
 
 
 def _as_evaluators(protocols) -> list[Evaluator] | None:

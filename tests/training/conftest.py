@@ -28,7 +28,14 @@ def make_trainer(faces, tmp_path):
     """A trainer of the same fresh model each time it is called."""
     train, pairs = faces
 
-    def make(margin: str = "arcface", train_dataset=train, eval_dataset=pairs, augmentation="flip", **settings):
+    def make(
+        margin: str = "arcface",
+        train_dataset=train,
+        eval_dataset=pairs,
+        augmentation="flip",
+        on_bad_image="raise",
+        **settings,
+    ):
         torch.manual_seed(0)
         config = FaceRecognitionConfig(backbone_config=TINY_VIT, num_identities=30, margin=margin)
         settings = {
@@ -45,6 +52,13 @@ def make_trainer(faces, tmp_path):
             **settings,
         }
         args = FaceTrainingArguments(**settings)
-        return FaceTrainer(FaceRecognitionModel(config), args, train_dataset, eval_dataset, augmentation=augmentation)
+        return FaceTrainer(
+            FaceRecognitionModel(config),
+            args,
+            train_dataset,
+            eval_dataset,
+            augmentation=augmentation,
+            on_bad_image=on_bad_image,
+        )
 
     return make

@@ -10,6 +10,7 @@ import torch
 from datasets import ClassLabel, Dataset, Features, Image, Value
 from PIL import Image as PillowImage
 from transformers import AutoImageProcessor, AutoModel
+from transformers.utils import logging
 
 from hf_face import AutoModelForFaceRecognition, FaceTrainingArguments
 from hf_face.training import last_complete_checkpoint
@@ -201,6 +202,18 @@ def test_an_undecodable_image_is_named(make_trainer):
     trainer = make_trainer(train_dataset=Dataset.from_dict(broken, features=people(2).features))
     with pytest.raises(ValueError, match=r"row 7, path 'seven.jpg'"):
         trainer.train()
+
+
+def test_skipped_images_are_counted_at_the_end(make_trainer, caplog):
+    broken = people(2).to_dict()
+    broken["image"][7] = {"bytes": b"no image", "path": "seven.jpg"}
+    dataset = Dataset.from_dict(broken, features=people(2).features)
+    trainer = make_trainer(train_dataset=dataset, on_bad_image="skip", max_steps=5)  # two epochs and a half
+    logging.enable_propagation()
+    trainer.train()
+    logging.disable_propagation()
+    assert f"{trainer.data_collator.num_skipped} times an image could not be decoded" in caplog.text
+    assert 1 <= trainer.data_collator.num_skipped <= 3
 
 
 def test_a_data_set_smaller_than_a_batch_is_refused(make_trainer):
