@@ -88,3 +88,10 @@ def test_a_foundation_model_becomes_a_face_model_with_its_own_weights_and_prepro
     assert model.head.weight.shape == (3, 12)
     assert image_processor.size == {"height": 32, "width": 32}
     assert list(image_processor.image_mean) == OPENAI_CLIP_MEAN
+
+
+def test_streaming_reads_one_source():
+    with pytest.raises(ValueError, match="streaming reads one source"):
+        load_data(DataArguments(train_data=["a", "b"], streaming=True))
+    with pytest.raises(ValueError, match="streaming reads one source"):
+        load_data(DataArguments(train_data=["a"], held_out_identities=1, streaming=True))

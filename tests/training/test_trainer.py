@@ -170,7 +170,16 @@ def test_schedules_warm_up_and_come_down(make_trainer, schedule):
     assert rates[-1] < rates[-2] < 0.01
 
 
-def test_people_than_the_head_knows_are_refused(make_trainer):
+def test_a_stream_trains_as_it_comes(make_trainer):
+    trainer = make_trainer(train_dataset=people(3).to_iterable_dataset(), max_steps=3, augmentation=None)
+    stored = make_trainer(train_dataset=people(3), max_steps=3, augmentation=None)
+    stored._get_train_sampler = lambda dataset=None: torch.utils.data.SequentialSampler(stored.train_dataset)
+    trainer.train()
+    stored.train()
+    assert losses(trainer) == losses(stored)
+
+
+def test_more_people_than_the_head_knows_are_refused(make_trainer):
     with pytest.raises(ValueError, match="31 identities, the model's head 30"):
         make_trainer(train_dataset=people(31))
 
