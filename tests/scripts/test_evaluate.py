@@ -45,8 +45,9 @@ def run_here(*arguments):
 
 
 def run_on_two_ranks(*arguments) -> str:
-    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    # Not accelerate launch, which starts several ranks without GPUs through MPI only.
+    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     return subprocess.run([*launcher, SCRIPT, *map(str, arguments)], env=env, check=True, stdout=subprocess.PIPE).stdout
 
 
