@@ -3,6 +3,7 @@ Trains a face model from a recipe, evaluates it on people it has not seen, and s
 
     accelerate launch scripts/train.py recipes/demo/orl.yaml
     accelerate launch scripts/train.py recipes/demo/orl.yaml --learning_rate 0.05 --margin cosface
+    torchrun --standalone --nproc_per_node 2 scripts/train.py recipes/demo/orl.yaml --use_cpu true  # ranks without GPUs
 
 Checkpoints go into output_dir/checkpoint-N. With `resume_from_checkpoint: auto` a run that was stopped, however it was
 stopped, goes on from the newest complete one.
