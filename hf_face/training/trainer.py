@@ -1,6 +1,7 @@
 """The Trainer for margin losses over face embeddings."""
 
 import copy
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +14,9 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from transformers import PreTrainedModel, Trainer, TrainerCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, speed_metrics
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, TrainOutput, speed_metrics
 from transformers.utils import PushInProgress, logging
 
 from ..data import BatchNormalize, FaceCollator, VerificationPairs, build_augmentation, check_identities, undecoded
@@ -110,6 +112,19 @@ class FaceTrainer(Trainer):
             self.ema = AveragedModel(
                 model.backbone, multi_avg_fn=get_ema_multi_avg_fn(args.ema_decay), use_buffers=True
             )
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs) -> TrainOutput:
+        """As `Trainer.train`; but a checkpoint of the run's last step is loaded, where `Trainer` would add a step."""
+        if isinstance(resume_from_checkpoint, str):
+            state = TrainerState.load_from_json(Path(resume_from_checkpoint, TRAINER_STATE_NAME))
+            last_step = self.args.max_steps
+            if last_step <= 0:
+                last_step = math.ceil(state.global_step * self.args.num_train_epochs / state.epoch)
+            if state.global_step >= last_step:
+                self._load_from_checkpoint(resume_from_checkpoint)
+                self.state = state
+                return TrainOutput(state.global_step, math.nan, {})
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     # Batches
 

@@ -77,6 +77,17 @@ def test_a_resumed_run_repeats_the_uninterrupted_one_exactly(make_trainer, ema_d
         assert torch.equal(weight, resumed.backbone.state_dict()[name]), name
 
 
+@pytest.mark.parametrize("length", [{"max_steps": 4}, {"max_steps": -1, "num_train_epochs": 1}])
+def test_a_finished_run_is_not_trained_further(make_trainer, length):
+    whole = make_trainer(save_strategy="epoch" if "num_train_epochs" in length else "steps", save_steps=4, **length)
+    whole.train()
+    again = make_trainer(**length)
+    steps = again.train(resume_from_checkpoint=last_complete_checkpoint(whole.args.output_dir)).global_step
+    assert steps == whole.state.global_step
+    for name, weight in whole.model.state_dict().items():
+        assert torch.equal(weight, again.model.state_dict()[name]), name
+
+
 def test_a_checkpoint_that_was_not_written_to_its_end_is_passed_over(make_trainer, tmp_path):
     trainer = make_trainer(max_steps=4, save_strategy="steps", save_steps=2)
     trainer.train()
