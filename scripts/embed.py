@@ -34,7 +34,7 @@ class EmbedArguments:
 def main():
     (args,) = HfArgumentParser(EmbedArguments).parse_args_into_dataclasses()
     embedder = Embedder(
-        AutoModel.from_pretrained(args.model).to(PartialState().device),
+        AutoModel.from_pretrained(args.model).to(PartialState(cpu=not torch.accelerator.is_available()).device),
         load_image_processor(args.model),
         batch_size=args.batch_size,
         mirror=args.mirror,

@@ -40,7 +40,7 @@ class EvaluationArguments:
 
 def main():
     args, protocol_args = HfArgumentParser((EvaluationArguments, ProtocolArguments)).parse_args_into_dataclasses()
-    state = PartialState()
+    state = PartialState(cpu=not torch.accelerator.is_available())
     evaluators = [evaluator for name in args.protocol for evaluator in PROTOCOLS[name](protocol_args)]
     image_processor = load_image_processor(args.model)
     model = AutoModel.from_pretrained(args.model, trust_remote_code=args.trust_remote_code).to(state.device)

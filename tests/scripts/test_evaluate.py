@@ -58,7 +58,10 @@ def test_two_ranks_give_the_numbers_of_one(model_folder, pairs_folder, tmp_path,
     arguments += ["--data", pairs_folder, "--batch_size", 16, "--output_dir"]
     run_here(*arguments, tmp_path / "one")
     report = json.loads(capsys.readouterr().out)
-    assert json.loads(run_on_two_ranks(*arguments, tmp_path / "two")) == report
+    two = json.loads(run_on_two_ranks(*arguments, tmp_path / "two"))
+    # Not equal: a rank computes with one thread, this process with several, and they round differently.
+    assert two["metrics"] == pytest.approx(report["metrics"], rel=1e-6)
+    assert two["not_measurable"] == report["not_measurable"]
     figures = [{path.name for path in (tmp_path / ranks).glob("*.png")} for ranks in ("one", "two")]
     assert figures[0] == figures[1]
 
