@@ -60,7 +60,9 @@ def test_two_ranks_give_the_numbers_of_one(model_folder, pairs_folder, tmp_path,
     report = json.loads(capsys.readouterr().out)
     two = json.loads(run_on_two_ranks(*arguments, tmp_path / "two"))
     # Not equal: a rank computes with one thread, this process with several, and they round differently.
-    assert two["metrics"] == pytest.approx(report["metrics"], rel=1e-6)
+    for name, value in report["metrics"].items():
+        # Rank correlations move by whole swaps of nearly equal norms.
+        assert two["metrics"][name] == pytest.approx(value, rel=1e-6, abs=1e-3 if "correlation" in name else None), name
     assert two["not_measurable"] == report["not_measurable"]
     figures = [{path.name for path in (tmp_path / ranks).glob("*.png")} for ranks in ("one", "two")]
     assert figures[0] == figures[1]
