@@ -44,28 +44,24 @@ def run_here(*arguments):
         runpy.run_path(SCRIPT, run_name="__main__")
 
 
-def run_on_two_ranks(*arguments) -> str:
+def run_on_ranks(num_ranks, *arguments) -> dict:
+    """The report of the script on this many ranks, one thread each: other numbers of threads round otherwise."""
     # Not accelerate launch, which starts several ranks without GPUs through MPI only.
     env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    return subprocess.run([*launcher, SCRIPT, *map(str, arguments)], env=env, check=True, stdout=subprocess.PIPE).stdout
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(num_ranks)]
+    run = subprocess.run([*launcher, SCRIPT, *map(str, arguments)], env=env, check=True, stdout=subprocess.PIPE)
+    return json.loads(run.stdout)
 
 
-@pytest.mark.slow  # starts two processes, each of which imports torch and transformers
-def test_two_ranks_give_the_numbers_of_one(model_folder, pairs_folder, tmp_path, capsys):
+@pytest.mark.slow  # starts three processes, each of which imports torch and transformers
+def test_two_ranks_give_the_numbers_of_one(model_folder, pairs_folder, tmp_path):
     # 40 images in batches of 16: the last batch is short, and the second rank has to repeat it.
     arguments = ["--model", model_folder, "--protocol", "verification", "quality", "--far", 0.05]
     arguments += ["--data", pairs_folder, "--batch_size", 16, "--output_dir"]
-    run_here(*arguments, tmp_path / "one")
-    report = json.loads(capsys.readouterr().out)
-    two = json.loads(run_on_two_ranks(*arguments, tmp_path / "two"))
-    # Not equal: a rank computes with one thread, this process with several, and they round differently.
-    for name, value in report["metrics"].items():
-        # Rank correlations move by whole swaps of nearly equal norms.
-        assert two["metrics"][name] == pytest.approx(value, rel=1e-6, abs=1e-3 if "correlation" in name else None), name
-    assert two["not_measurable"] == report["not_measurable"]
-    figures = [{path.name for path in (tmp_path / ranks).glob("*.png")} for ranks in ("one", "two")]
-    assert figures[0] == figures[1]
+    one, two = (run_on_ranks(ranks, *arguments, tmp_path / str(ranks)) for ranks in (1, 2))
+    assert two == one
+    figures = [{path.name for path in (tmp_path / ranks).glob("*.png")} for ranks in ("1", "2")]
+    assert figures[0] == figures[1] != set()
 
 
 def test_report_and_figures(model_folder, pairs_folder, tmp_path, capsys):
