@@ -15,7 +15,7 @@ from transformers import AutoModel, HfArgumentParser
 import hf_face  # noqa: F401  registers the models
 from hf_face.evaluation import Embedder
 from hf_face.evaluation.folder import embed_folder
-from hf_face.training.recipe import load_image_processor
+from hf_face.models.loading import load_image_processor
 
 
 @dataclass

@@ -20,7 +20,7 @@ from transformers import AutoModel, HfArgumentParser
 import hf_face  # noqa: F401 - registers the face models with the Auto classes
 from hf_face.evaluation import Embedder
 from hf_face.evaluation.protocols import PROTOCOLS, ProtocolArguments
-from hf_face.training.recipe import load_image_processor
+from hf_face.models.loading import load_image_processor
 
 
 @dataclass

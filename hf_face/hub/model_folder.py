@@ -7,10 +7,11 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, BaseImageProcessor, PreTrainedModel
+from transformers import AutoConfig, AutoModel, BaseImageProcessor, PreTrainedModel
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from ..models import FAMILIES
+from ..models.loading import load_image_processor
 from ..recognition import FaceRecognitionConfig
 from .card_data import CARD_DATA_NAME, FaceModelCardData
 from .measuring import evaluated_on_cpu
@@ -142,15 +143,6 @@ def load_every_weight(model_class: type, folder: Path, **kwargs) -> PreTrainedMo
             f"{', '.join(found)}."
         )
     return model
-
-
-def load_image_processor(folder: Path) -> BaseImageProcessor:
-    if not (folder / "preprocessor_config.json").is_file():
-        raise FileNotFoundError(
-            f"{folder} has no preprocessor_config.json; write one with image_processor.save_pretrained, or give "
-            "image_processor=."
-        )
-    return AutoImageProcessor.from_pretrained(folder)
 
 
 def load_card_data(folder: Path) -> FaceModelCardData:

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from datasets import Dataset, IterableDataset
 from peft import LoraConfig, get_peft_model
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, HfArgumentParser
+from transformers import AutoConfig, AutoModel, HfArgumentParser
 
 from ..data import (
     VerificationPairs,
@@ -23,6 +23,7 @@ from ..data import (
 )
 from ..hub import FaceModelCardData, TrainingData
 from ..models import FaceConfig, FaceImageProcessor, FoundationFaceModel
+from ..models.loading import load_image_processor
 from ..recognition import FaceRecognitionConfig, FaceRecognitionModel
 from .arguments import FaceTrainingArguments
 
@@ -214,17 +215,6 @@ def build_model(args: ModelArguments, num_identities: int) -> tuple[FaceRecognit
         image_processor = FaceImageProcessor(**config.preprocessing)
         model = FaceRecognitionModel(FaceRecognitionConfig(backbone_config=config, **head))
     return (add_lora(model, args.lora) if args.lora else model), image_processor
-
-
-def load_image_processor(name_or_path: str) -> FaceImageProcessor:
-    """The image processor of a face model, folder or Hub name."""
-    try:
-        return AutoImageProcessor.from_pretrained(name_or_path)
-    except OSError as error:
-        raise ValueError(
-            f"{name_or_path} has no image processor (preprocessor_config.json), so the crops' size and normalisation "
-            "are not known: save one beside the model, `FaceImageProcessor(...).save_pretrained(folder)`."
-        ) from error
 
 
 def add_lora(model: FaceRecognitionModel, lora: dict[str, Any]) -> FaceRecognitionModel:

@@ -9,31 +9,31 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import Dataset, IterableDataset
-from huggingface_hub import CommitInfo, HfApi
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, TrainOutput, speed_metrics
-from transformers.utils import PushInProgress, logging
+from transformers.trainer_utils import TrainOutput, speed_metrics
+from transformers.utils import logging
 
 from ..data import BatchNormalize, FaceCollator, VerificationPairs, build_augmentation, check_identities, undecoded
 from ..evaluation import Embedder, Evaluator, VerificationEvaluator
 from ..heads import clip_grad_norm_, load_head, save_head, step_sampled_rows_only
 from ..heads.checkpoint import INDEX_NAME as HEAD_INDEX_NAME
-from ..hub import FaceModelCardData, complete_card, push_to_hub, write_model_card
+from ..hub import FaceModelCardData
 from ..models import FaceImageProcessor
 from ..recognition import FaceRecognitionModel
 from .arguments import FaceTrainingArguments
+from .publishing import PublishingMixin
 
 logger = logging.get_logger(__name__)
 
 RAW_BACKBONE_FILE = "raw_backbone.safetensors"
 
 
-class FaceTrainer(Trainer):
+class FaceTrainer(PublishingMixin, Trainer):
     """
     transformers' `Trainer` for a [`FaceRecognitionModel`]: batches travel as uint8 and are augmented and normalised on
     the device, the class centres have a learning rate of their own, evaluation is face verification.
@@ -319,78 +319,6 @@ class FaceTrainer(Trainer):
         super()._save_rng_state(output_dir)
         # trainer_state.json comes next and says that a checkpoint is complete: no rank may still be writing then.
         self.accelerator.wait_for_everyone()
-
-    # Publishing
-
-    def create_model_card(self, *args, **kwargs) -> None:
-        """Write the card of the saved model, with what training and the last evaluation showed, into `output_dir`."""
-        if self.card is None:
-            raise ValueError("A model card states licences: FaceTrainer(card=FaceModelCardData(license=..., ...)).")
-        if self.is_world_process_zero():
-            repo_id = self.hub_model_id or self.args.hub_model_id or self.args.output_dir
-            card = complete_card(self.card, self)
-            write_model_card(self.args.output_dir, self.backbone, self.processing_class, card, repo_id)
-
-    def push_to_hub(
-        self,
-        commit_message: str | None = "End of training",
-        blocking: bool = True,
-        token: str | None = None,
-        revision: str | None = None,
-        private: bool | None = None,
-        **kwargs,
-    ) -> CommitInfo | None:
-        """
-        Publish the backbone, its card and figures as `hub_model_id`, in one commit; see [`hf_face.hub.push_to_hub`],
-        which takes the further arguments. Always blocks: what was not pushed is known when it returns.
-        """
-        if self.card is None:
-            raise ValueError("A model card states licences: FaceTrainer(card=FaceModelCardData(license=..., ...)).")
-        if not self.is_world_process_zero():
-            return None
-        self._finish_current_push()
-        return push_to_hub(
-            self.backbone,
-            self.hub_model_id or self.args.hub_model_id or Path(self.args.output_dir).name,
-            card=complete_card(self.card, self),
-            image_processor=self.processing_class,
-            private=self.args.hub_private_repo if private is None else private,
-            token=token or self.args.hub_token,
-            revision=revision or self.args.hub_revision,
-            commit_message=commit_message,
-            **kwargs,
-        )
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """As `Trainer` does during training, but the model that is pushed is the backbone."""
-        if self.args.hub_strategy == HubStrategy.END:
-            return
-        self.save_model()
-        busy = self.push_in_progress is not None and not self.push_in_progress.is_done()
-        if not self.is_world_process_zero() or (busy and not self.args.hub_always_push):
-            return
-        folders = {".": self.args.output_dir}
-        if self.args.hub_strategy == HubStrategy.CHECKPOINT:
-            folders["last-checkpoint"] = checkpoint_folder
-        elif self.args.hub_strategy == HubStrategy.ALL_CHECKPOINTS:
-            folders[Path(checkpoint_folder).name] = checkpoint_folder
-        api = HfApi(token=self.args.hub_token, library_name="hf_face")
-        jobs = [
-            api.upload_folder(
-                repo_id=self.hub_model_id,
-                folder_path=folder,
-                path_in_repo=path_in_repo,
-                commit_message=f"Training in progress, step {self.state.global_step}",
-                revision=self.args.hub_revision,
-                ignore_patterns=["_*", f"{PREFIX_CHECKPOINT_DIR}-*", "runs/*"],
-                run_as_future=True,
-            )
-            for path_in_repo, folder in folders.items()
-        ]
-        if busy:
-            self.push_in_progress.jobs.extend(jobs)
-        else:
-            self.push_in_progress = PushInProgress(jobs)
 
 
 class _TrainerSteps(TrainerCallback):

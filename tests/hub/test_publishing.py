@@ -233,8 +233,11 @@ def test_a_repository_with_other_content(hub, push, main):
 def test_an_incomplete_folder(hub, backbone, image_processor, card, tmp_path, missing):
     folder = write_model_folder(backbone, tmp_path / "run", "run", card=card, image_processor=image_processor)
     (folder / missing).unlink()
-    what = "weights, expected model.safetensors" if missing == "model.safetensors" else missing
-    with pytest.raises(FileNotFoundError, match=f"{folder} has no {what}"):
+    what = {
+        "model.safetensors": "weights, expected model.safetensors",
+        "preprocessor_config.json": r"image processor \(preprocessor_config.json\)",
+    }
+    with pytest.raises(FileNotFoundError, match=f"{folder} has no {what.get(missing, missing)}"):
         push_to_hub(folder, "org/incomplete")
     assert hub.store.requests == []
 

@@ -69,7 +69,7 @@ def test_a_model_folder_without_image_processor_is_named(tmp_path):
     args = ModelArguments(backbone={"model_type": "timm_face", "architecture": "resnet10t", "embedding_size": 16})
     model, image_processor = build_model(args, num_identities=3)
     model.backbone.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"has no image processor \(preprocessor_config.json\)"):
+    with pytest.raises(FileNotFoundError, match=r"has no image processor \(preprocessor_config.json\)"):
         build_model(ModelArguments(model_name_or_path=str(tmp_path)), num_identities=3)
     image_processor.save_pretrained(tmp_path)
     again, _ = build_model(ModelArguments(model_name_or_path=str(tmp_path)), num_identities=7)
