@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import transformers
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import AutoConfig, AutoImageProcessor, PreTrainedConfig
 from transformers.image_utils import (
     IMAGENET_DEFAULT_MEAN,
     IMAGENET_DEFAULT_STD,
@@ -15,8 +15,13 @@ from transformers.image_utils import (
     OPENAI_CLIP_STD,
     PILImageResampling,
 )
+from transformers.utils import IMAGE_PROCESSOR_NAME, PROCESSOR_NAME, cached_file
 
 from .configuration_face import FaceConfig
+
+# Published models that expect pixels in [-1, 1], or normalised as OpenAI's CLIP. All others: by ImageNet's statistics.
+SCALED_TO_ONE = {"beit", "data2vec-vision", "siglip", "siglip2", "vit"}
+NORMALISED_AS_CLIP = {"altclip", "blip", "blip_2", "chinese_clip", "clip", "flava", "metaclip_2", "owlv2", "owlvit"}
 
 
 @strict
@@ -38,6 +43,11 @@ class FoundationFaceConfig(FaceConfig):
         image_size (`int`, *optional*):
             Side of the square crop, in pixels. Defaults to the size the backbone was made for; for any other size its
             position embeddings are interpolated.
+        image_mean, image_std (`list[float]`, *optional*):
+            What the backbone was pretrained with. Default to those of the image processor beside a `backbone_config`
+            given by name, else to those of the model's first publication.
+        resample (`int`, *optional*):
+            The same for the filter that resizes (`PILImageResampling`), else bicubic.
 
     Example:
     ```python
@@ -56,8 +66,15 @@ class FoundationFaceConfig(FaceConfig):
     pooling: Literal["image_embeds", "pooler", "cls", "mean"] | None = None
     embedding_size: int | None = None
     image_size: int | None = None
+    image_mean: list[float] | None = None
+    image_std: list[float] | None = None
+    resample: int | None = None
 
     def __post_init__(self, **kwargs):
+        if isinstance(self.backbone_config, str):
+            for option, value in _published_preprocessing(self.backbone_config).items():
+                if getattr(self, option) is None:
+                    setattr(self, option, value)
         self.backbone_config = _vision_config(self.backbone_config)
         if self.pooling is None:
             self.pooling = "image_embeds"
@@ -88,17 +105,17 @@ class FoundationFaceConfig(FaceConfig):
     @property
     def preprocessing(self) -> dict[str, Any]:
         """Arguments of `FaceImageProcessor` for the pixels the backbone was pretrained on."""
-        kind = self.backbone_config.model_type
+        kind = self.backbone_config.model_type.removesuffix("_vision_model").removesuffix("_image_model")
         mean, std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-        if "siglip" in kind or kind == "vit":
+        if kind in SCALED_TO_ONE:
             mean, std = IMAGENET_STANDARD_MEAN, IMAGENET_STANDARD_STD
-        elif "clip" in kind:
+        elif kind in NORMALISED_AS_CLIP:
             mean, std = OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
         return {
             "size": {"height": self.image_size, "width": self.image_size},
-            "resample": PILImageResampling.BICUBIC,
-            "image_mean": list(mean),
-            "image_std": list(std),
+            "resample": PILImageResampling.BICUBIC if self.resample is None else self.resample,
+            "image_mean": self.image_mean or list(mean),
+            "image_std": self.image_std or list(std),
         }
 
     def _check_pooling(self):
@@ -113,6 +130,19 @@ class FoundationFaceConfig(FaceConfig):
                 f"pooling='mean' tells patch tokens from other tokens by the backbone's patch_size; {kind!r} has none. "
                 "Choose 'pooler'."
             )
+
+
+def _published_preprocessing(name_or_path: str) -> dict[str, Any]:
+    """What the image processor beside a published model says of its pixels; nothing where there is none."""
+    files = (IMAGE_PROCESSOR_NAME, PROCESSOR_NAME)
+    if not any(cached_file(name_or_path, file, _raise_exceptions_for_missing_entries=False) for file in files):
+        return {}
+    published = AutoImageProcessor.from_pretrained(name_or_path)
+    return {
+        "image_mean": list(published.image_mean),
+        "image_std": list(published.image_std),
+        "resample": int(published.resample),
+    }
 
 
 def _vision_config(source: PreTrainedConfig | dict[str, Any] | str | None) -> PreTrainedConfig:

@@ -10,6 +10,8 @@ from torch.nn.utils import fuse_conv_bn_eval
 class FusableMixin:
     """Gives a model built of `nn.Sequential`s the method `fuse`."""
 
+    is_fused = False
+
     def fuse(self) -> Self:
         """
         Folds every batch norm that follows a convolution or a linear layer into that layer, in place; the answers stay
@@ -26,7 +28,20 @@ class FusableMixin:
                     # Made for convolutions, and as right for a linear layer: both keep output channels first.
                     setattr(sequence, name, fuse_conv_bn_eval(layer, norm))
                     setattr(sequence, norm_name, nn.Identity())
+        self.is_fused = True
         return self
+
+    def train(self, mode: bool = True) -> Self:
+        if mode and self.is_fused:
+            raise ValueError("The batch norms of this model are folded, for inference only. Train it before `fuse()`.")
+        return super().train(mode)
+
+    def save_pretrained(self, *args, **kwargs):
+        if self.is_fused:
+            raise ValueError(
+                "The batch norms of this model are folded; they would not load again. Save before `fuse()`."
+            )
+        return super().save_pretrained(*args, **kwargs)
 
 
 def check_crop_size(pixel_values: Tensor, image_size: int) -> None:

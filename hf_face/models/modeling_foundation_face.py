@@ -114,7 +114,9 @@ def _patchify(pixel_values: Tensor, patch_size: int) -> dict[str, Any]:
     return {
         "pixel_values": patches.reshape(batch, rows * columns, patch_size**2 * channels),
         "pixel_attention_mask": None,
-        "spatial_shapes": torch.tensor([[rows, columns]]).expand(batch, 2),
+        # One row for the whole batch: position embeddings are resized once, and broadcast. Its numbers are read by
+        # Python code, so it stays on the CPU whatever the device.
+        "spatial_shapes": torch.tensor([[rows, columns]]),
     }
 
 

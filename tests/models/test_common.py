@@ -22,6 +22,7 @@ from hf_face import (
 
 VIT = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 8, "image_size": 32}
 VIT_FACE = {**VIT, "intermediate_size": 32, "embedding_size": 16, "mask_ratio": 0.0, "drop_path_rate": 0.0}
+SIGLIP2 = {key: value for key, value in VIT.items() if key != "image_size"}
 IRESNET = {"depths": [1, 2], "hidden_sizes": [16, 32], "stem_size": 8, "embedding_size": 16, "image_size": 32}
 TIMM_VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2}
 
@@ -45,6 +46,21 @@ CASES = {
     ),
     "foundation_face-dinov3": (
         FoundationFaceConfig(backbone_config={"model_type": "dinov3_vit", "num_register_tokens": 4, **VIT}),
+        ["q_proj", "v_proj"],
+    ),
+    "foundation_face-siglip2": (
+        FoundationFaceConfig(
+            backbone_config={
+                "model_type": "siglip2_vision_model",
+                "num_patches": 16,
+                "intermediate_size": 32,
+                **SIGLIP2,
+            }
+        ),
+        ["q_proj", "v_proj"],
+    ),
+    "foundation_face-vit": (
+        FoundationFaceConfig(backbone_config={"model_type": "vit", **VIT}),
         ["q_proj", "v_proj"],
     ),
     "timm_face-vit": (
@@ -153,6 +169,34 @@ def test_half_precision(model, folder):
     output = half(faces(model).bfloat16())
     assert output.pooler_output.dtype == output.norm.dtype == torch.float32
     assert (output.pooler_output * model(faces(model)).pooler_output).sum(1).min() > 0.99
+
+
+@torch.no_grad()
+def test_autocast(model):
+    expected = model(faces(model)).pooler_output
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model(faces(model)).pooler_output
+    assert found.dtype == torch.float32
+    assert not torch.equal(found, expected)
+    assert (found * expected).sum(1).min() >= 0.999
+
+
+@torch.no_grad()
+def test_folded_model_answers_the_same_and_is_for_inference_alone(model, tmp_path):
+    if not hasattr(model, "fuse"):
+        pytest.skip("has no batch norms of its own")
+    expected = model(faces(model)).pooler_output
+    fused = model.fuse().to(memory_format=torch.channels_last)
+    assert (fused(faces(model)).pooler_output * expected).sum(1).min() >= 0.9999
+    torch.compiler.reset()
+    compiled = torch.compile(fused, fullgraph=True, backend="aot_eager")
+    assert (compiled(faces(model)).pooler_output * expected).sum(1).min() >= 0.9999
+    fused.eval()
+    with pytest.raises(ValueError, match=r"Train it before `fuse\(\)`"):
+        fused.train()
+    with pytest.raises(ValueError, match=r"Save before `fuse\(\)`"):
+        fused.save_pretrained(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def gradients(model, checkpointed: bool):

@@ -1,9 +1,12 @@
 """Vision models of transformers as face backbones: their own output, pooled as asked, at any image size."""
 
+import json
+
 import pytest
 import torch
 import transformers
 from transformers import AutoConfig, CLIPModel, Siglip2ImageProcessor
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, PILImageResampling
 
 from hf_face import FaceImageProcessor, FoundationFaceConfig, FoundationFaceModel
 
@@ -130,12 +133,39 @@ def test_from_backbone_starts_from_published_weights(tmp_path, whole):
         (DINOV2, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
         (DINOV3, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
         (SIGLIP, [0.5] * 3, [0.5] * 3),
+        (SIGLIP2, [0.5] * 3, [0.5] * 3),
         (VIT, [0.5] * 3, [0.5] * 3),
+        ({"model_type": "beit", "image_size": 32}, [0.5] * 3, [0.5] * 3),
+        (CONVNEXT, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+        ({"model_type": "blip_vision_model"}, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD),
+        ({"model_type": "owlvit_vision_model"}, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD),
+        ({"model_type": "flava_image_model"}, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD),
     ],
 )
 def test_normalisation_is_the_backbones(backbone_config, mean, std):
     preprocessing = FoundationFaceConfig(backbone_config=backbone_config).preprocessing
     assert (preprocessing["image_mean"], preprocessing["image_std"]) == (mean, std)
+
+
+@pytest.mark.parametrize("file", ["preprocessor_config.json", "processor_config.json"])
+def test_normalisation_of_a_named_backbone_is_what_its_own_processor_says(tmp_path, file):
+    own = {"image_processor_type": "ViTImageProcessor", "image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}
+    published = transformers.ViTModel(AutoConfig.for_model(**VIT))
+    published.save_pretrained(tmp_path)
+    nested = own if file == "preprocessor_config.json" else {"image_processor": own}
+    (tmp_path / file).write_text(json.dumps(nested))
+    model = FoundationFaceModel.from_backbone(str(tmp_path), image_size=16)
+    model.save_pretrained(tmp_path / "face")
+    for config in (model.config, AutoConfig.from_pretrained(tmp_path / "face")):
+        assert config.preprocessing == {
+            "size": {"height": 16, "width": 16},
+            "resample": PILImageResampling.BILINEAR,  # the class's default: the file is silent
+            "image_mean": [0.1, 0.2, 0.3],
+            "image_std": [0.4, 0.5, 0.6],
+        }
+    told = FoundationFaceConfig(backbone_config=str(tmp_path), image_mean=[0.0, 0.0, 0.0])
+    assert told.preprocessing["image_mean"] == [0.0, 0.0, 0.0]
+    assert told.preprocessing["image_std"] == [0.4, 0.5, 0.6]
 
 
 def test_backbone_comes_from_a_config_its_dict_or_a_folder(tmp_path):
