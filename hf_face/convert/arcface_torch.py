@@ -13,7 +13,8 @@ class ArcFaceTorch(LayoutSource):
     """iresnet, mbf and vit.
 
     A bare iresnet that flattens its feature map is taken to be InsightFace's, who publish it so. MagFace's and
-    face_embeddings' have the same names where someone removed the prefix: say `source=` for those.
+    face_embeddings' have the same names where someone removed the prefix: say `source=` for those. Recognising one
+    whose last batch norm has a learnt weight, as they have and InsightFace has not, warns of that.
     """
 
     name = "arcface_torch"
@@ -24,6 +25,13 @@ class ArcFaceTorch(LayoutSource):
         tensors = checkpoint.tensors(self.nested_under)
         return super().recognises(checkpoint) and not is_pooled(tensors) and TransFaceViT.anchor not in tensors
 
+    def lookalikes(self, checkpoint: Checkpoint) -> tuple[str, ...]:
+        tensors = checkpoint.tensors(self.nested_under)
+        weight = tensors.get("features.weight")  # which InsightFace freezes at 1, and MagFace learns
+        is_theirs = weight is None or is_pooled(tensors) or (weight == 1).all()
+        return () if is_theirs else ("magface", "face_embeddings")
+
     def find_class_centers(self, checkpoint: Checkpoint, others: StateDict) -> Tensor | None:
         # Partial FC writes one file a rank, each with that rank's identities.
-        return checkpoint.content.get("state_dict_softmax_fc", {}).get("weight")
+        shard = checkpoint.content.get("state_dict_softmax_fc", {}).get("weight")
+        return super().find_class_centers(checkpoint, others) if shard is None else shard

@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 StateDict = dict[str, Tensor]
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "model.pt")
+WRAPPERS = ("module.", "_orig_mod.")  # of DistributedDataParallel, of torch.compile
 
 
 @dataclass
@@ -21,7 +24,7 @@ class Checkpoint:
 
     Attributes:
         content: the mapping as the file nests it: names to tensors, or names to further mappings of tensors.
-        settings: `config.json` beside the weights, empty for a single file.
+        settings: the folder's `config.json`, or its `model.yaml`; empty for a single file.
         origin: what error messages call it.
     """
 
@@ -32,14 +35,11 @@ class Checkpoint:
     def tensors(self, nested_under: tuple[str, ...] = ()) -> StateDict:
         """The tensors under the first of the `nested_under` names that the file has, else those at its top.
 
-        A leading `module.` (DistributedDataParallel) or `_orig_mod.` (torch.compile) common to all names is dropped.
+        What wrappers put before all names is dropped (`WRAPPERS`), in any order and number.
         """
         found = next((self.content[name] for name in nested_under if isinstance(self.content.get(name), dict)), None)
         tensors = {k: v for k, v in (found or self.content).items() if isinstance(v, Tensor)}
-        for wrapper in ("module.", "_orig_mod."):
-            if tensors and all(name.startswith(wrapper) for name in tensors):
-                tensors = {name.removeprefix(wrapper): tensor for name, tensor in tensors.items()}
-        return tensors
+        return _unwrap(tensors)
 
 
 def read_checkpoint(checkpoint: str | Path | dict[str, Any] | Checkpoint) -> Checkpoint:
@@ -47,7 +47,7 @@ def read_checkpoint(checkpoint: str | Path | dict[str, Any] | Checkpoint) -> Che
 
     Raises:
         FileNotFoundError: nothing at this path, or a folder without weights.
-        ValueError: the file would have to run code to be read.
+        ValueError: the file would have to run code to be read, or is broken.
     """
     if isinstance(checkpoint, Checkpoint):
         return checkpoint
@@ -61,6 +61,13 @@ def read_checkpoint(checkpoint: str | Path | dict[str, Any] | Checkpoint) -> Che
     return Checkpoint(_read_file(path), origin=str(path))
 
 
+def _unwrap(tensors: StateDict) -> StateDict:
+    for wrapper in WRAPPERS:
+        if tensors and all(name.startswith(wrapper) for name in tensors):
+            return _unwrap({name.removeprefix(wrapper): tensor for name, tensor in tensors.items()})
+    return tensors
+
+
 def _weight_file(folder: Path) -> Path:
     found = [folder / name for name in WEIGHT_FILES if (folder / name).is_file()]
     if not found:
@@ -69,13 +76,20 @@ def _weight_file(folder: Path) -> Path:
 
 
 def _read_settings(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    config, cvlface = folder / "config.json", folder / "model.yaml"
+    if config.is_file():
+        return json.loads(config.read_text(encoding="utf-8"))
+    return yaml.safe_load(cvlface.read_text(encoding="utf-8")) if cvlface.is_file() else {}
 
 
 def _read_file(path: Path) -> dict[str, Any]:
     if path.suffix == ".safetensors":
-        return load_file(path)
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ValueError(
+                f"{path} is no whole safetensors file ({error}). Was the download cut off, or is it a Git LFS pointer?"
+            ) from error
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from transformers.utils import logging
 
 from ..models import FaceImageProcessor, FacePreTrainedModel
@@ -72,6 +73,8 @@ def convert_checkpoint(
         **config_overrides: fields of the family's config that win over what the shapes say, what the shapes cannot say
             (`neck="gwp"`), and `channel_order`, `image_mean`, `image_std` of the image processor.
 
+    The model has the precision of the checkpoint; where tensors differ in theirs, the one that holds all exactly.
+
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file would run code when read; it is of an unknown project; an option must be said; or its
@@ -86,7 +89,7 @@ def convert_checkpoint(
     ```
     """
     checkpoint = read_checkpoint(checkpoint)
-    chosen = recognise(checkpoint) if source == "auto" else get_source(source)
+    chosen = recognise(checkpoint, config_overrides) if source == "auto" else get_source(source)
     return chosen.convert(checkpoint, keep_class_centers=keep_class_centers, **config_overrides)
 
 
@@ -96,7 +99,8 @@ def export_checkpoint(model: FacePreTrainedModel, target: str, path: str | Path 
     Args:
         model: a model of this library.
         target: the project whose tools shall read it, one of `SOURCES`.
-        path: also write the file (`torch.save`) that those tools expect.
+        path: also write the file: as those tools expect it with `torch.save`, or the tensors alone where the name
+            ends in `.safetensors`.
 
     Raises:
         ValueError: the target's code would build a different network than `model`.
@@ -104,19 +108,32 @@ def export_checkpoint(model: FacePreTrainedModel, target: str, path: str | Path 
     source = get_source(target)
     tensors = source.export(model)
     if path is not None:
-        torch.save({source.exported_under: tensors} if source.exported_under else tensors, path)
+        written = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+        if Path(path).suffix == ".safetensors":
+            save_file(written, path)
+        else:
+            torch.save({source.exported_under: written} if source.exported_under else written, path)
     return tensors
 
 
-def recognise(checkpoint: Checkpoint) -> CheckpointSource:
-    """The source whose checkpoint this is, by names and shapes."""
+def recognise(checkpoint: Checkpoint, config_overrides: dict[str, Any]) -> CheckpointSource:
+    """The source whose checkpoint this is, by names and shapes; timm's if nobody else's and `architecture` is said."""
     candidates = [source for source in SOURCES.values() if source.recognises(checkpoint)]
+    if not candidates and "architecture" in config_overrides:
+        candidates = [SOURCES["timm"]]
     if len(candidates) != 1:
         names = ", ".join(source.name for source in candidates or SOURCES.values())
         what = "could be of several projects" if candidates else "is of no project known here"
         raise ValueError(f"{checkpoint.origin} {what}. Say which with `source=`: {names}.")
-    logger.info(f"{checkpoint.origin}: recognised as {candidates[0].name}.")
-    return candidates[0]
+    chosen = candidates[0]
+    logger.info(f"{checkpoint.origin}: recognised as {chosen.name}.")
+    if others := chosen.lookalikes(checkpoint):
+        logger.warning(
+            f"{checkpoint.origin} is taken to be {chosen.name}'s by its names, which are those of "
+            f"{' and '.join(others)} too, and its values look like theirs. If it is, say so with `source=`: epsilon "
+            "and preprocessing differ."
+        )
+    return chosen
 
 
 def get_source(name: str) -> CheckpointSource:

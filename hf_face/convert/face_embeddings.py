@@ -3,17 +3,26 @@
 from .checkpoint import Checkpoint
 from .iresnet_layouts import InsightFaceIResNet
 from .layout import LayoutSource
+from .magface import MagFace
 
 
 class FaceEmbeddings(LayoutSource):
-    """With the prefix `backbone.` of its training module or, as its `convert_ckpt.py` writes them, without."""
+    """With the prefix `backbone.` of its training module or, as its `convert_ckpt.py` writes them, without.
+
+    Its `predict.py` also runs MagFace's own files, fed as here: say `source="face_embeddings"` for that.
+    """
 
     name = "face_embeddings"
     exported_under = "state_dict"
-    prefixes = ("backbone.", "")
+    prefixes = ("backbone.", "features.module.", "")
     layouts = (InsightFaceIResNet(),)
     settings = {"batch_norm_eps": 2e-5, "embedding_norm": "affine", "dropout": 0.4}  # noqa: RUF012
-    class_centers = {"header.weight": False, "header.linear.weight": False, "header.kernel": True}  # noqa: RUF012
+    class_centers = {  # noqa: RUF012
+        "header.weight": False,
+        "header.linear.weight": False,
+        "header.kernel": True,
+        **MagFace.class_centers,
+    }
 
     def recognises(self, checkpoint: Checkpoint) -> bool:
-        return bool(self.find_prefix(checkpoint.tensors(self.nested_under)))
+        return self.find_prefix(checkpoint.tensors(self.nested_under)) == "backbone."

@@ -1,7 +1,8 @@
 """FRoundation: foundation models (OpenAI CLIP, DINOv2) made face recognisers, mostly by LoRA.
 
 Its files hold both CLIP towers, or a DINOv2 as transformers 4 names it, and beside each adapted weight its two factors.
-Only the vision tower embeds a face, so the text tower is left behind.
+Only the vision tower embeds a face, so the text tower is left behind; what is exported is CLIP's vision tower alone, to
+be loaded into FRoundation's with `strict=False` or beside a text tower of one's own.
 """
 
 import math
@@ -14,7 +15,8 @@ from transformers import CONFIG_MAPPING
 
 from ..models import FaceConfig, FaceImageProcessor, FacePreTrainedModel, FoundationFaceConfig
 from .checkpoint import Checkpoint, StateDict
-from .source import CheckpointSource
+from .layout import shape_of
+from .source import CheckpointSource, check_unchanged
 
 CLIP_RENAMES = (
     (r"^backbone\.visual_projection\.weight$", "visual.proj"),
@@ -39,8 +41,10 @@ DINOV2_RENAMES = (
     (r"attention\.o_proj", "attention.output.dense"),
     (r"mlp\.down_proj", "mlp.weights_out"),
 )
-# For each adapted layer [A (rank, in), B (out, rank)].
-LoraFactors = dict[str, list[Tensor]]
+# Names that only these have.
+CLIP_ANCHOR, DINOV2_ANCHOR = "visual.class_embedding", "encoder.layer.0.layer_scale1.lambda1"
+# For each adapted layer its A (rank, in) and B (out, rank).
+LoraFactors = dict[str, tuple[Tensor, Tensor]]
 # CLIP's own (loralib) and PEFT's spelling of the two factors of an adapted layer.
 LORA_FACTOR = re.compile(r"^(?P<layer>.+)\.(?:w_lora_(?P<clip>[AB])|lora_(?P<peft>[AB])(?:\.default)?\.weight)$")
 
@@ -53,13 +57,16 @@ class FRoundation(CheckpointSource):
         *("input_resolution", "context_length", "vocab_size"),  # of OpenAI's own files
     )
 
+    def recognises(self, checkpoint: Checkpoint) -> bool:
+        return self.find_prefix(plain_layout(checkpoint.tensors(self.nested_under))) is not None
+
     def find_prefix(self, tensors: StateDict) -> str | None:
-        return "" if tensors.keys() & {"visual.class_embedding", "encoder.layer.0.layer_scale1.lambda1"} else None
+        return "" if tensors.keys() & {CLIP_ANCHOR, DINOV2_ANCHOR} else None
 
     def not_ours(self, checkpoint: Checkpoint, tensors: StateDict) -> str:
         return (
-            f"{checkpoint.origin}: not a {self.name} checkpoint: expected names as visual.class_embedding (CLIP) or "
-            f"encoder.layer.0.layer_scale1.lambda1 (DINOv2), found {', '.join(sorted(tensors)[:5])}, ..."
+            f"{checkpoint.origin}: not a {self.name} checkpoint: expected names as {CLIP_ANCHOR} (CLIP) or "
+            f"{DINOV2_ANCHOR} (DINOv2), found {', '.join(sorted(tensors)[:5])}, ..."
         )
 
     def convert(
@@ -79,7 +86,8 @@ class FRoundation(CheckpointSource):
             **overrides: fields of `FoundationFaceConfig` or of the config of its backbone.
         """
         tensors = plain_layout(checkpoint.tensors(self.nested_under))
-        tensors, factors = split_lora({k: v for k, v in tensors.items() if not k.startswith(self.text_tower)})
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(self.text_tower)}
+        tensors, factors = split_lora(tensors, checkpoint.origin)
         if factors and lora_alpha is None:
             raise ValueError(
                 f"{checkpoint.origin} holds LoRA layers, but not the alpha they were trained with. Say `lora_alpha=`."
@@ -94,16 +102,21 @@ class FRoundation(CheckpointSource):
         return model, image_processor
 
     def export(self, model: FacePreTrainedModel) -> StateDict:
-        """The vision tower as `clip` and transformers 4 name it or, where it has an adapter, as FRoundation does."""
+        """The vision tower as `clip` and transformers 4 name it or, where it has an adapter, as FRoundation does.
+
+        CLIP's text tower is not there: a strict load of the whole CLIP needs it from elsewhere.
+        """
         config = model.config
         kind = config.backbone_config.model_type if config.model_type == self.model_type else config.model_type
         if kind not in ("clip_vision_model", "dinov2"):
             raise ValueError(f"{self.name} holds CLIP's and DINOv2's vision models, not {kind}.")
-        if config.pooling not in ("image_embeds", "pooler") or config.embedding_size != config.pooled_size:
+        pooling = "image_embeds" if kind == "clip_vision_model" else "pooler"
+        if config.pooling != pooling or config.embedding_size != config.pooled_size:
             raise ValueError(
                 f"{self.name}'s format cannot express pooling={config.pooling!r} with embedding_size="
                 f"{config.embedding_size}: its embedding is the backbone's own output."
             )
+        check_unchanged(tensors_beneath_adapter(model), config)
         return their_layout({self.their_name(name, config): tensor for name, tensor in model.state_dict().items()})
 
     def load_adapter(self, model: FacePreTrainedModel, factors: LoraFactors, alpha: float, use_rslora: bool) -> None:
@@ -123,7 +136,8 @@ class FRoundation(CheckpointSource):
         model.load_adapter(peft_config=lora, adapter_state_dict=weights)
 
     def config(self, tensors: StateDict, checkpoint: Checkpoint, **overrides) -> FoundationFaceConfig:
-        backbone = clip_config(tensors) if "visual.proj" in tensors else dinov2_config(tensors)
+        is_clip = CLIP_ANCHOR in tensors
+        backbone = (clip_config if is_clip else dinov2_config)(tensors, checkpoint.origin)
         inner = CONFIG_MAPPING[backbone["model_type"]].__dataclass_fields__.keys()
         inner -= FoundationFaceConfig.__dataclass_fields__.keys()
         backbone |= {key: overrides.pop(key) for key in inner & overrides.keys()}
@@ -135,7 +149,7 @@ class FRoundation(CheckpointSource):
                 "CLIP and DINOv2. Say `num_attention_heads=`."
             )
         # FRoundation feeds DINOv2, made for 518 pixels, with 224.
-        image_size = backbone["image_size"] if "visual.proj" in tensors else min(backbone["image_size"], 224)
+        image_size = backbone["image_size"] if is_clip else min(backbone["image_size"], 224)
         return FoundationFaceConfig(**{"backbone_config": backbone, "image_size": image_size, **overrides})
 
     def their_name(self, name: str, config: FaceConfig) -> str:
@@ -154,8 +168,12 @@ def without_adapter(model: FacePreTrainedModel) -> FacePreTrainedModel:
     `save_pretrained` of an adapted model writes the adapter alone; with the base saved into the same folder,
     `from_pretrained` loads both.
     """
-    tensors = {k.replace(".base_layer.", "."): t for k, t in model.state_dict().items() if ".lora_" not in k}
-    return type(model).from_pretrained(None, config=model.config, state_dict=tensors)
+    tensors = tensors_beneath_adapter(model)
+    return type(model).from_pretrained(None, config=model.config, state_dict=tensors, dtype=model.dtype)
+
+
+def tensors_beneath_adapter(model: FacePreTrainedModel) -> StateDict:
+    return {k.replace(".base_layer.", "."): t for k, t in model.state_dict().items() if ".lora_" not in k}
 
 
 def plain_layout(tensors: StateDict) -> StateDict:
@@ -195,37 +213,53 @@ def their_layout(tensors: StateDict) -> StateDict:
     return theirs
 
 
-def split_lora(tensors: StateDict) -> tuple[StateDict, LoraFactors]:
+def split_lora(tensors: StateDict, origin: str) -> tuple[StateDict, LoraFactors]:
     """The tensors without LoRA, and LoRA's."""
-    factors = {}
-    for name in sorted(tensors):  # A before B
+    plain, factors = {}, {}
+    for name, tensor in tensors.items():
         if match := LORA_FACTOR.match(name):
-            factors.setdefault(match["layer"], []).append(tensors[name])
-    return {name: tensor for name, tensor in tensors.items() if not LORA_FACTOR.match(name)}, factors
+            factors.setdefault(match["layer"], {})[match["clip"] or match["peft"]] = tensor
+        else:
+            plain[name] = tensor
+    if broken := [layer for layer, pair in factors.items() if not adapts(pair, plain.get(f"{layer}.weight"))]:
+        raise ValueError(
+            f"{origin}: LoRA adapts a weight (out, in) by a factor A (rank, in) and a factor B (out, rank). One of the "
+            f"three is missing or mis-shaped for {', '.join(broken)}."
+        )
+    return plain, {layer: (pair["A"], pair["B"]) for layer, pair in factors.items()}
 
 
-def clip_config(tensors: StateDict) -> dict[str, Any]:
-    width, channels, patch_size, _ = tensors["visual.conv1.weight"].shape
+def adapts(factors: dict[str, Tensor], weight: Tensor | None) -> bool:
+    if weight is None or factors.keys() != {"A", "B"}:
+        return False
+    rank = len(factors["A"])
+    return factors["A"].shape == (rank, weight.shape[-1]) and factors["B"].shape == (len(weight), rank)
+
+
+def clip_config(tensors: StateDict, origin: str) -> dict[str, Any]:
+    width, channels, patch_size, _ = shape_of(tensors, "visual.conv1.weight", 4, origin)
+    positions, _ = shape_of(tensors, "visual.positional_embedding", 2, origin)
     return {
         "model_type": "clip_vision_model",
         "num_channels": channels,
         "patch_size": patch_size,
-        "image_size": math.isqrt(len(tensors["visual.positional_embedding"]) - 1) * patch_size,
+        "image_size": math.isqrt(positions - 1) * patch_size,
         "hidden_size": width,
         "num_hidden_layers": count_layers(tensors, "visual.transformer.resblocks."),
         "num_attention_heads": heads_of_64(width),
-        "intermediate_size": len(tensors["visual.transformer.resblocks.0.mlp.c_fc.weight"]),
-        "projection_dim": len(tensors["visual.proj"]),
+        "intermediate_size": shape_of(tensors, "visual.transformer.resblocks.0.mlp.c_fc.weight", 2, origin)[0],
+        "projection_dim": shape_of(tensors, "visual.proj", 2, origin)[0],
     }
 
 
-def dinov2_config(tensors: StateDict) -> dict[str, Any]:
-    width, channels, patch_size, _ = tensors["embeddings.patch_embeddings.projection.weight"].shape
+def dinov2_config(tensors: StateDict, origin: str) -> dict[str, Any]:
+    width, channels, patch_size, _ = shape_of(tensors, "embeddings.patch_embeddings.projection.weight", 4, origin)
+    _, positions, _ = shape_of(tensors, "embeddings.position_embeddings", 3, origin)
     config = {
         "model_type": "dinov2",
         "num_channels": channels,
         "patch_size": patch_size,
-        "image_size": math.isqrt(tensors["embeddings.position_embeddings"].shape[1] - 1) * patch_size,
+        "image_size": math.isqrt(positions - 1) * patch_size,
         "hidden_size": width,
         "num_hidden_layers": count_layers(tensors, "encoder.layer."),
         "num_attention_heads": heads_of_64(width),
@@ -233,7 +267,7 @@ def dinov2_config(tensors: StateDict) -> dict[str, Any]:
         "use_swiglu_ffn": "encoder.layer.0.mlp.gate_proj.weight" in tensors,
     }
     if not config["use_swiglu_ffn"]:
-        config["mlp_ratio"] = len(tensors["encoder.layer.0.mlp.fc1.weight"]) // width
+        config["mlp_ratio"] = shape_of(tensors, "encoder.layer.0.mlp.fc1.weight", 2, origin)[0] // width
     return config
 
 

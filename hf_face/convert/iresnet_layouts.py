@@ -13,6 +13,7 @@ class InsightFaceIResNet(Layout):
     """`layer1.0.bn1.weight`, with a projecting shortcut in every stage."""
 
     anchor = "prelu.weight"
+    pooled = False
     renames = (
         (r"^stem\.convolution", "conv1"),
         (r"^stem\.norm", "bn1"),
@@ -29,10 +30,10 @@ class InsightFaceIResNet(Layout):
     )
 
     def config(self, tensors: StateDict, origin: str, **settings) -> IResNetConfig:
-        stages = range(1, count_units(tensors, r"layer(\d+)\.") + 1)
-        widths = [shape_of(tensors, f"layer{stage}.0.conv2.weight", origin)[0] for stage in stages]
-        stem_size, num_channels, stem_kernel_size, _ = shape_of(tensors, "conv1.weight", origin)
-        embedding_size, features = shape_of(tensors, "fc.weight", origin)
+        stages = range(1, max(count_units(tensors, r"layer(\d+)\."), 1) + 1)  # at least one, to be named as missing
+        widths = [shape_of(tensors, f"layer{stage}.0.conv2.weight", 4, origin)[0] for stage in stages]
+        stem_size, num_channels, stem_kernel_size, _ = shape_of(tensors, "conv1.weight", 4, origin)
+        embedding_size, features = shape_of(tensors, "fc.weight", 2, origin)
         if is_pooled(tensors) and "neck" not in settings:
             raise ValueError(
                 f"{origin}: the last linear layer takes pooled features; names and shapes do not tell how they are "
@@ -56,8 +57,15 @@ class InsightFaceIResNet(Layout):
             and config.layer_type == "basic"
             and config.shortcut == "projection"
             and config.embedding_norm != "plain"
+            and (config.neck != "flatten") == self.pooled
             and not config.squeeze_excitation
         )
+
+
+class PooledIResNet(InsightFaceIResNet):
+    """The same names where the last feature map is pooled, not flattened."""
+
+    pooled = True
 
 
 def is_pooled(tensors: StateDict, prefix: str = "") -> bool:
@@ -88,11 +96,11 @@ class AdaFaceIResNet(Layout):
     def config(self, tensors: StateDict, origin: str, **settings) -> IResNetConfig:
         bottleneck = "body.0.res_layer.7.weight" in tensors
         last = f"res_layer.{7 if bottleneck else 4}.weight"
-        units = range(count_units(tensors, r"body\.(\d+)\."))
-        widths = [shape_of(tensors, f"body.{unit}.{last}", origin)[0] for unit in units]
+        units = range(max(count_units(tensors, r"body\.(\d+)\."), 1))  # at least one, to be named as missing
+        widths = [shape_of(tensors, f"body.{unit}.{last}", 4, origin)[0] for unit in units]
         stages = [(width, len(list(run))) for width, run in groupby(widths)]  # each stage has a width of its own
-        stem_size, num_channels, stem_kernel_size, _ = shape_of(tensors, "input_layer.0.weight", origin)
-        embedding_size, features = shape_of(tensors, "output_layer.3.weight", origin)
+        stem_size, num_channels, stem_kernel_size, _ = shape_of(tensors, "input_layer.0.weight", 4, origin)
+        embedding_size, features = shape_of(tensors, "output_layer.3.weight", 2, origin)
         read = {
             "depths": [depth for _, depth in stages],
             "hidden_sizes": [width for width, _ in stages],

@@ -61,8 +61,13 @@ def count_units(tensors: StateDict, pattern: str) -> int:
     return len({match[1] for match in (re.match(pattern, name) for name in tensors) if match})
 
 
-def shape_of(tensors: StateDict, name: str, origin: str) -> tuple[int, ...]:
-    """Shape of a tensor that the architecture is read off."""
+def shape_of(tensors: StateDict, name: str, dimensions: int, origin: str) -> tuple[int, ...]:
+    """Shape of a tensor that the architecture is read off, which must have this many `dimensions`."""
     if name not in tensors:
         raise ValueError(f"{origin}: the architecture is read off {name}, which is missing.")
-    return tuple(tensors[name].shape)
+    shape = tuple(tensors[name].shape)
+    if len(shape) != dimensions:
+        raise ValueError(
+            f"{origin}: the architecture is read off {name}; expected {dimensions} dimensions, found shape {shape}."
+        )
+    return shape

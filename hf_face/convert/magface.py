@@ -11,7 +11,8 @@ class MagFace(LayoutSource):
     prefixes = ("features.module.", "features.", "")
     layouts = (InsightFaceIResNet(),)
     settings = {"batch_norm_eps": 2e-5, "embedding_norm": "affine", "dropout": 0.4}  # noqa: RUF012
-    class_centers = {"fc.weight": True}  # noqa: RUF012
+    # DataParallel's trainer, and that with parallel classifiers.
+    class_centers = {"fc.weight": True, "parallel_fc.weight": False}  # noqa: RUF012
     preprocessing = {"channel_order": "bgr", "image_mean": [0.0] * 3, "image_std": [1.0] * 3}  # noqa: RUF012
 
     def recognises(self, checkpoint: Checkpoint) -> bool:

@@ -30,7 +30,7 @@ class InsightFaceMobileFaceNet(Layout):
     )
 
     def config(self, tensors: StateDict, origin: str, **settings) -> MobileFaceNetConfig:
-        stem_channels, num_channels, _, _ = shape_of(tensors, "layers.0.layers.0.weight", origin)
+        stem_channels, num_channels, _, _ = shape_of(tensors, "layers.0.layers.0.weight", 4, origin)
         grouped = "layers.1.layers.0.weight" in tensors
         read = {
             "depths": [
@@ -39,8 +39,8 @@ class InsightFaceMobileFaceNet(Layout):
             ],
             "width": stem_channels // 64,
             "num_channels": num_channels,
-            "embedding_size": shape_of(tensors, "features.layers.2.weight", origin)[0],
-            "image_size": 16 * shape_of(tensors, "features.layers.0.layers.0.weight", origin)[-1],
+            "embedding_size": shape_of(tensors, "features.layers.2.weight", 2, origin)[0],
+            "image_size": 16 * shape_of(tensors, "features.layers.0.layers.0.weight", 4, origin)[-1],
         }
         return MobileFaceNetConfig(**{**read, **settings})
 
@@ -79,9 +79,9 @@ class FoamliuMobileFaceNet(Layout):
 
     def config(self, tensors: StateDict, origin: str, **settings) -> MobileFaceNetConfig:
         read = {
-            "embedding_size": shape_of(tensors, "conv3.weight", origin)[0],
-            "num_channels": shape_of(tensors, "conv1.0.weight", origin)[1],
-            "image_size": 16 * shape_of(tensors, self.anchor, origin)[-1],
+            "embedding_size": shape_of(tensors, "conv3.weight", 2, origin)[0],
+            "num_channels": shape_of(tensors, "conv1.0.weight", 4, origin)[1],
+            "image_size": 16 * shape_of(tensors, self.anchor, 4, origin)[-1],
             "stem": "separable",
             "hidden_act": "relu6",
             "projection_bias": True,

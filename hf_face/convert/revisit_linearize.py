@@ -1,15 +1,17 @@
 """abhatta1234/revisit-linearize-SoTA-FR: iresnets with a pooled neck, in an ArcFace and an AdaFace version."""
 
 from ..models import FaceConfig, FaceImageProcessor
+from .arcface_torch import ArcFaceTorch
 from .checkpoint import Checkpoint
-from .iresnet_layouts import InsightFaceIResNet, is_pooled
-from .layout import LayoutSource
+from .iresnet_layouts import PooledIResNet, is_pooled
 
 
-class RevisitLinearize(LayoutSource):
+class RevisitLinearize(ArcFaceTorch):
+    """arcface_torch's files with pooled networks in them, or those that AdaFace's code wrote after training one."""
+
     name = "revisit_linearize"
     prefixes = ("", "model.")
-    layouts = (InsightFaceIResNet(),)
+    layouts = (PooledIResNet(),)
     asks = {"neck": ("gwp", "gap")}  # noqa: RUF012
     class_centers = {"head.kernel": True}  # noqa: RUF012
     ignored = ("head.",)

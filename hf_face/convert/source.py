@@ -2,14 +2,14 @@
 
 import re
 from collections.abc import Callable
+from functools import reduce
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from transformers import AutoModel
 from transformers.utils import logging
 
-from ..models import FaceConfig, FaceImageProcessor, FacePreTrainedModel
+from ..models import FAMILIES, FaceConfig, FaceImageProcessor, FacePreTrainedModel
 from .checkpoint import Checkpoint, StateDict
 
 logger = logging.get_logger(__name__)
@@ -40,6 +40,10 @@ class CheckpointSource:
         """Whether names and shapes are this project's. No two sources may say yes to the same checkpoint."""
         return self.find_prefix(checkpoint.tensors(self.nested_under)) is not None
 
+    def lookalikes(self, checkpoint: Checkpoint) -> tuple[str, ...]:
+        """Sources with the very same names and shapes that the values of a recognised checkpoint speak for."""
+        return ()
+
     def config(self, tensors: StateDict, checkpoint: Checkpoint, **overrides) -> FaceConfig:
         """The architecture, read off the backbone's names (prefix removed) and shapes; `overrides` win."""
         raise NotImplementedError
@@ -63,35 +67,40 @@ class CheckpointSource:
         """Our model and its image processor; see `convert_checkpoint`."""
         self.ask_for_what_is_missing(overrides, checkpoint.origin)
         options = {key: overrides.pop(key) for key in PREPROCESSING_OPTIONS if key in overrides}
+        config, weights, centers = self.read(checkpoint, **overrides)
+        model = FAMILIES[type(config)].from_pretrained(
+            None, config=config, state_dict=weights, dtype=widest_dtype(weights)
+        )
+        attach_class_centers(model, centers, keep_class_centers, checkpoint.origin)
+        return model.eval(), self.image_processor(config, **options)
+
+    def read(self, checkpoint: Checkpoint, **overrides) -> tuple[FaceConfig, StateDict, Tensor | None]:
+        """The architecture, its weights under our names, and class centres if there are any."""
         tensors = checkpoint.tensors(self.nested_under)
         prefix = self.find_prefix(tensors)
         if prefix is None:
             raise ValueError(self.not_ours(checkpoint, tensors))
         backbone = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
         config = self.config(backbone, checkpoint, **overrides)
-        with torch.device("meta"):
-            skeleton = AutoModel.from_config(config)
-        theirs = {ours: prefix + self.their_name(ours, config) for ours in skeleton.state_dict()}
-        others = {name: tensor for name, tensor in tensors.items() if name not in set(theirs.values())}
+        expected = skeleton_of(config).state_dict()
+        theirs = {ours: prefix + self.their_name(ours, config) for ours in expected}
+        others = {name: tensors[name] for name in tensors.keys() - set(theirs.values())}
         centers = self.find_class_centers(checkpoint, others)
-        leftover = [name for name in others if name not in self.class_centers and not name.startswith(self.ignored)]
-        shapes = {theirs[ours]: tensor.shape for ours, tensor in skeleton.state_dict().items()}
+        leftover = sorted(n for n in others if n not in self.class_centers and not n.startswith(self.ignored))
+        shapes = {theirs[ours]: tensor.shape for ours, tensor in expected.items()}
         check_tensors(tensors, shapes, leftover, checkpoint.origin)
 
         # Cloned, or training the model would write into the caller's state dict.
-        weights = {ours: tensors[name].clone() for ours, name in theirs.items() if name in tensors}
-        model = type(skeleton).from_pretrained(None, config=config, state_dict=weights).eval()
-        attach_class_centers(model, centers, keep_class_centers, checkpoint.origin)
-        return model, self.image_processor(config, **options)
+        return config, {ours: tensors[name].clone() for ours, name in theirs.items() if name in tensors}, centers
 
     def export(self, model: FacePreTrainedModel) -> StateDict:
         """The tensors of our model under this project's names: the inverse of `convert`, bit for bit."""
         config = model.config
         if not self.holds(config):
             raise ValueError(f"{self.name}'s format has no names for a {config.model_type} like this: {config}")
+        check_unchanged(model.state_dict(), config)
         tensors = {self.their_name(name, config): tensor for name, tensor in model.state_dict().items()}
-        told = {option: getattr(config, option) for option in ("image_size", *self.asks)}
-        self.check_expressible(config, self.config(tensors, Checkpoint(tensors), **told))
+        self.check_expressible(config, tensors)
         return {self.prefixes[0] + name: tensor for name, tensor in tensors.items()}
 
     def find_prefix(self, tensors: StateDict) -> str | None:
@@ -118,8 +127,10 @@ class CheckpointSource:
         """The message for a checkpoint without this project's names: what was expected, what was found."""
         raise NotImplementedError
 
-    def check_expressible(self, config: FaceConfig, built: FaceConfig) -> None:
-        """Raises unless the project's code would build the same network from the exported tensors."""
+    def check_expressible(self, config: FaceConfig, tensors: StateDict) -> None:
+        """Raises `ValueError` unless the project's code would build the same network from the exported tensors."""
+        told = {option: getattr(config, option) for option in ("image_size", *self.asks)}
+        built = self.config(tensors, Checkpoint(tensors), **told)
         fields = type(config).__annotations__.keys() - TRAINING_FIELDS - {"model_type"}
         differing = [
             f"{field}={getattr(config, field)!r} (it would build {getattr(built, field)!r})"
@@ -134,6 +145,27 @@ def rename(name: str, renames: Renames) -> str:
     for pattern, replacement in renames:
         name = re.sub(pattern, replacement, name)
     return name
+
+
+def skeleton_of(config: FaceConfig) -> FacePreTrainedModel:
+    """The model of this configuration without memory for its tensors."""
+    with torch.device("meta"):
+        return FAMILIES[type(config)](config)
+
+
+def widest_dtype(tensors: StateDict) -> torch.dtype:
+    """The precision that holds all of the tensors exactly, since a model has one: theirs, where they agree."""
+    return reduce(torch.promote_types, {t.dtype for t in tensors.values() if t.is_floating_point()})
+
+
+def check_unchanged(tensors: StateDict, config: FaceConfig) -> None:
+    """Raises `ValueError` where an adapter or `fuse()` made of the model what its configuration does not say."""
+    if differing := tensors.keys() ^ skeleton_of(config).state_dict().keys():
+        raise ValueError(
+            f"The model is no longer what its configuration says: {len(differing)} tensors were added or taken away, "
+            f"as {', '.join(sorted(differing)[:3])}. Merge its adapters (`merge_and_unload`) or take it as it was "
+            "before `fuse()`."
+        )
 
 
 def check_tensors(found: StateDict, shapes: dict[str, torch.Size], leftover: list[str], origin: str) -> None:

@@ -3,7 +3,7 @@
 import timm
 
 from ..models import FaceImageProcessor, FacePreTrainedModel, TimmFaceConfig
-from ..models.configuration_timm_face import translate_timm_config
+from ..models.configuration_timm_face import is_timm_config, translate_timm_config
 from ..models.modeling_timm_face import known_architecture
 from .checkpoint import Checkpoint, StateDict
 from .source import CheckpointSource
@@ -15,23 +15,23 @@ class Timm(CheckpointSource):
     name = "timm"
     model_type = "timm_face"
     renames = ((r"^model\.", ""),)
-    classifiers = ("head.weight", "head.fc.weight", "classifier.weight")
+    classifiers = ("head.weight", "head.fc.weight", "classifier.weight")  # of most; `architecture=` says it of all
 
     def recognises(self, checkpoint: Checkpoint) -> bool:
         tensors = checkpoint.tensors(self.nested_under)
-        return "pretrained_cfg" in checkpoint.settings or any(name in tensors for name in self.classifiers)
+        return is_timm_config(checkpoint.settings) or any(name in tensors for name in self.classifiers)
 
     def find_prefix(self, tensors: StateDict) -> str | None:
         return self.prefixes[0]
 
     def convert(self, checkpoint: Checkpoint, **overrides) -> tuple[FacePreTrainedModel, FaceImageProcessor]:
         """See `convert_checkpoint`. A state dict alone needs `architecture` and `model_args`."""
-        pretrained_cfg = checkpoint.settings.get("pretrained_cfg", {})
+        pretrained_cfg = checkpoint.settings.get("pretrained_cfg", checkpoint.settings)
         stated = {f"image_{key}": pretrained_cfg[key] for key in ("mean", "std") if key in pretrained_cfg}
         return super().convert(checkpoint, **{**stated, **overrides})
 
     def config(self, tensors: StateDict, checkpoint: Checkpoint, **overrides) -> TimmFaceConfig:
-        if "pretrained_cfg" in checkpoint.settings:
+        if is_timm_config(checkpoint.settings):
             return TimmFaceConfig(**{**translate_timm_config(checkpoint.settings), **overrides})
         if "architecture" not in overrides:
             raise ValueError(
@@ -49,11 +49,12 @@ class Timm(CheckpointSource):
         }
         return TimmFaceConfig(**{**read, **overrides})
 
-    def export(self, model: FacePreTrainedModel) -> StateDict:
-        """The state dict of `timm.create_model(architecture, num_classes=embedding_size, **model_args)`."""
-        if model.config.model_type != self.model_type:
-            raise ValueError(f"{self.name} holds {self.model_type} models, not {model.config.model_type}.")
-        return {self.prefixes[0] + self.their_name(name, model.config): t for name, t in model.state_dict().items()}
+    def check_expressible(self, config: TimmFaceConfig, tensors: StateDict) -> None:
+        if config.reduce_first_conv_stride:
+            raise ValueError(
+                f"{self.name}'s format cannot express reduce_first_conv_stride=True: `timm.create_model` has no such "
+                "argument and would build another network from these tensors. target='timm_face' has it."
+            )
 
 
 class TimmFaceCheckpoint(Timm):
@@ -68,4 +69,13 @@ class TimmFaceCheckpoint(Timm):
 
     def recognises(self, checkpoint: Checkpoint) -> bool:
         tensors = checkpoint.tensors(self.nested_under)
-        return "weight" in tensors and any(name.startswith("backbone.") for name in tensors)
+        is_nested = any(isinstance(checkpoint.content.get(name), dict) for name in self.nested_under)
+        return (is_nested or "weight" in tensors) and any(name.startswith(self.prefixes) for name in tensors)
+
+    def check_expressible(self, config: TimmFaceConfig, tensors: StateDict) -> None:
+        """timm-face's own scripts take all that the configuration says."""
+
+    def export(self, model: FacePreTrainedModel) -> StateDict:
+        """The backbone and, where the model has them, the class centres that timm-face's own loader expects."""
+        centers = {"weight": model.class_centers} if hasattr(model, "class_centers") else {}
+        return {**super().export(model), **centers}

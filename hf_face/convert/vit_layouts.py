@@ -21,21 +21,21 @@ class InsightFaceViT(Layout):
     )
 
     def config(self, tensors: StateDict, origin: str, **settings) -> ViTFaceConfig:
-        hidden_size, num_channels, patch_size, _ = shape_of(tensors, "patch_embed.proj.weight", origin)
+        hidden_size, num_channels, patch_size, _ = shape_of(tensors, "patch_embed.proj.weight", 4, origin)
         has_mask_token = "mask_token" in tensors
         read = {
             "hidden_size": hidden_size,
             "num_channels": num_channels,
             "patch_size": patch_size,
-            "intermediate_size": shape_of(tensors, "blocks.0.mlp.fc1.weight", origin)[0],
+            "intermediate_size": shape_of(tensors, "blocks.0.mlp.fc1.weight", 2, origin)[0],
             "num_hidden_layers": count_units(tensors, r"blocks\.(\d+)\."),
-            "embedding_size": shape_of(tensors, "feature.2.weight", origin)[0],
+            "embedding_size": shape_of(tensors, "feature.2.weight", 2, origin)[0],
             "patch_weighting": self.patch_weighting,
             "use_mask_token": has_mask_token,
             "mask_ratio": 0.1 if has_mask_token else 0.0,
         }
         config = ViTFaceConfig(**{**read, **settings})
-        positions = shape_of(tensors, "pos_embed", origin)[1]
+        positions = shape_of(tensors, "pos_embed", 3, origin)[1]
         if config.num_patches != positions:
             raise ValueError(
                 f"{origin}: {positions} positions of patches of {patch_size} pixels are not those of crops of "

@@ -41,14 +41,19 @@ class TimmFaceConfig(FaceConfig):
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
         config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
-        if "pretrained_cfg" in config_dict:
+        if is_timm_config(config_dict):
             config_dict = translate_timm_config(config_dict)
         return config_dict, kwargs
 
 
+def is_timm_config(config: dict[str, Any]) -> bool:
+    """Whether timm wrote this `config.json`; older versions of it put into one mapping what is now nested."""
+    return "architecture" in config and "input_size" in config.get("pretrained_cfg", config)
+
+
 def translate_timm_config(timm_config: dict[str, Any]) -> dict[str, Any]:
     """Our settings from the `config.json` that timm writes (`architecture`, `model_args`, `pretrained_cfg`)."""
-    pretrained_cfg = timm_config["pretrained_cfg"]
+    pretrained_cfg = timm_config.get("pretrained_cfg", timm_config)
     channels, _, image_size = pretrained_cfg["input_size"]
     num_classes = timm_config.get("num_classes", pretrained_cfg.get("num_classes"))
     model_args = dict(timm_config.get("model_args") or {})  # newer files hold the two counts here as well

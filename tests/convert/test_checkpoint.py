@@ -35,8 +35,19 @@ def test_takes_the_first_nested_mapping_there_is():
     assert checkpoint.tensors(("missing", "model")).keys() == {"old"}
 
 
-def test_drops_a_wrapper_that_all_names_share():
-    wrapped = {f"module._orig_mod.{name}": tensor for name, tensor in TENSORS.items()}
+def test_reads_the_settings_of_a_training_run(tmp_path):
+    torch.save(TENSORS, tmp_path / "model.pt")
+    (tmp_path / "model.yaml").write_text("color_space: 'BGR'\n")
+    assert read_checkpoint(tmp_path).settings == {"color_space": "BGR"}
+    (tmp_path / "config.json").write_text(json.dumps({"eps": 1e-05}))
+    assert read_checkpoint(tmp_path).settings == {"eps": 1e-05}
+
+
+@pytest.mark.parametrize(
+    "wrappers", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "module.module."]
+)
+def test_drops_wrappers_that_all_names_share(wrappers):
+    wrapped = {wrappers + name: tensor for name, tensor in TENSORS.items()}
     assert read_checkpoint(wrapped).tensors().keys() == TENSORS.keys()
     partly = {"module.a": torch.ones(1), "b": torch.ones(1)}
     assert read_checkpoint(partly).tensors().keys() == partly.keys()
@@ -61,6 +72,15 @@ def test_refuses_torchscript(tmp_path):
     torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "scripted.pt"))
     with pytest.raises(ValueError, match=r"scripted\.pt: refused.*TorchScript"):
         read_checkpoint(tmp_path / "scripted.pt")
+
+
+def test_refuses_a_broken_safetensors_file(tmp_path):
+    save_file(TENSORS, tmp_path / "cut.safetensors")
+    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "cut.safetensors").read_bytes()[:-4])
+    (tmp_path / "pointer.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    for name in ("cut", "pointer"):
+        with pytest.raises(ValueError, match=rf"{name}\.safetensors is no whole safetensors file.*Git LFS pointer"):
+            read_checkpoint(tmp_path / f"{name}.safetensors")
 
 
 def test_refuses_what_is_no_mapping(tmp_path):

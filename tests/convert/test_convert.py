@@ -1,7 +1,12 @@
 """Recognition, questions, errors, class centres and export, on tiny checkpoints."""
 
+import json
+
 import pytest
 import torch
+import yaml
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import save_file
 from torch import nn
 from transformers import pipeline
 
@@ -72,7 +77,7 @@ def test_every_format_comes_back(network, source):
         told |= {"image_size": model.config.image_size}
     back, _ = convert_checkpoint(checkpoint, **told)
     faces = torch.randn(2, 3, model.config.image_size, model.config.image_size)
-    assert recognise(read_checkpoint(checkpoint)).name == source
+    assert recognise(read_checkpoint(checkpoint), told).name == source
     assert torch.equal(back(faces).pooler_output, model(faces).pooler_output)
 
 
@@ -127,6 +132,25 @@ def test_what_the_architecture_is_read_off_is_named_when_missing():
     del checkpoint["layer2.0.conv2.weight"]
     with pytest.raises(ValueError, match=r"read off layer2\.0\.conv2\.weight, which is missing"):
         convert_checkpoint(checkpoint, "arcface_torch")
+
+
+@pytest.mark.parametrize(
+    "network, source, name, kept",
+    [
+        ("flatten", "arcface_torch", "layer1.0.conv2.weight", "layer"),
+        ("adaface", "adaface", "model.body.0.res_layer.4.weight", "model.body"),
+        ("vit", "arcface_torch", "blocks.0.mlp.fc1.weight", "blocks"),
+    ],
+)
+def test_a_checkpoint_without_layers_is_told_so(network, source, name, kept):
+    checkpoint = {key: t for key, t in tiny_checkpoint(network, source).items() if not key.startswith(kept)}
+    with pytest.raises(ValueError, match=f"read off {name.removeprefix('model.')}, which is missing"):
+        convert_checkpoint(checkpoint)
+
+
+def test_a_shape_that_tells_nothing_is_named():
+    with pytest.raises(ValueError, match=r"read off conv1\.weight; expected 4 dimensions, found shape \(8, 3\)"):
+        convert_checkpoint({**tiny_checkpoint(), "conv1.weight": torch.zeros(8, 3)})
 
 
 def test_counters_may_be_missing():
@@ -196,11 +220,74 @@ def test_class_centres_are_reported_and_kept_on_request(network, source, name, t
     assert torch.equal(convert_checkpoint(file, keep_class_centers=True)[0].class_centers, centers)
 
 
-def test_class_centres_of_a_partial_fc_shard():
+@pytest.mark.parametrize("network, source", [("flatten", "arcface_torch"), ("pooled", "revisit_linearize")])
+def test_class_centres_of_a_partial_fc_shard(network, source):
     centers = torch.randn(7, 24)
-    file = {"state_dict_backbone": tiny_checkpoint(), "state_dict_softmax_fc": {"weight": centers}, "epoch": 3}
-    model, _ = convert_checkpoint(file, keep_class_centers=True)
+    backbone = tiny_checkpoint(network, source)
+    file = {"state_dict_backbone": backbone, "state_dict_softmax_fc": {"weight": centers}, "epoch": 3}
+    told = {"neck": "gwp"} if network == "pooled" else {}
+    model, _ = convert_checkpoint(file, keep_class_centers=True, **told)
     assert torch.equal(model.class_centers, centers)
+    assert torch.equal(model.stem.convolution.weight, backbone["conv1.weight"])
+
+
+@pytest.mark.parametrize(
+    "prefix, name, transposed",
+    [("module.features.", "module.fc.weight", True), ("features.module.", "parallel_fc.weight", False)],
+)
+def test_magfaces_two_trainers(prefix, name, transposed):
+    centers = torch.randn(7, 24)
+    backbone = {
+        key.replace("features.module.", prefix, 1): t for key, t in tiny_checkpoint("magface", "magface").items()
+    }
+    file = {"state_dict": {**backbone, name: centers.T if transposed else centers}}
+    model, image_processor = convert_checkpoint(file, keep_class_centers=True)
+    assert torch.equal(model.class_centers, centers)
+    assert (model.config.batch_norm_eps, image_processor.channel_order) == (2e-5, "bgr")
+
+
+def test_magfaces_file_as_face_embeddings_runs_it():
+    checkpoint = {**tiny_checkpoint("magface", "magface"), "parallel_fc.weight": torch.randn(7, 24)}
+    model, image_processor = convert_checkpoint(checkpoint, "face_embeddings")
+    assert (model.config.batch_norm_eps, image_processor.channel_order) == (2e-5, "rgb")
+
+
+def test_names_that_are_another_projects_too_are_warned_of(caplog):
+    convert_checkpoint(tiny_checkpoint("flatten"))
+    assert not caplog.records
+    bare = {name.removeprefix("features.module."): t for name, t in tiny_checkpoint("magface", "magface").items()}
+    bare["features.weight"] = torch.full((24,), 0.9)  # learnt, as InsightFace's never is
+    convert_checkpoint(bare, "magface")
+    assert not caplog.records
+    assert convert_checkpoint(bare)[0].config.batch_norm_eps == 1e-5
+    assert "taken to be arcface_torch's" in caplog.text and "magface and face_embeddings" in caplog.text
+
+
+@pytest.mark.parametrize("file, content", [("config.json", {"conf": {"color_space": "BGR"}}), ("model.yaml", None)])
+def test_cvlfaces_settings_say_the_channel_order(tmp_path, file, content):
+    save_file(tiny_checkpoint("adaface", "cvlface"), tmp_path / "model.safetensors")
+    assert convert_checkpoint(tmp_path)[1].channel_order == "rgb"
+    text = json.dumps(content) if content else yaml.safe_dump({"color_space": "BGR"})
+    (tmp_path / file).write_text(text)
+    assert convert_checkpoint(tmp_path)[1].channel_order == "bgr"
+    assert convert_checkpoint(tmp_path, channel_order="rgb")[1].channel_order == "rgb"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_precision_is_the_checkpoints(dtype):
+    checkpoint = {name: t.to(dtype) if t.is_floating_point() else t for name, t in tiny_checkpoint().items()}
+    model, _ = convert_checkpoint(checkpoint)
+    assert model.dtype == dtype
+    back = export_checkpoint(model, "arcface_torch")
+    assert all(back[name].dtype == t.dtype and torch.equal(back[name], t) for name, t in checkpoint.items())
+
+
+def test_mixed_precision_becomes_the_one_that_holds_all():
+    checkpoint = {name: t.half() if t.dim() > 1 else t for name, t in tiny_checkpoint().items()}
+    model, _ = convert_checkpoint(checkpoint)
+    assert model.dtype == torch.float32
+    back = export_checkpoint(model, "arcface_torch")
+    assert all(torch.equal(back[name], t.to(back[name].dtype)) for name, t in checkpoint.items())
 
 
 def test_no_class_centres_to_keep():
@@ -216,6 +303,8 @@ def test_no_class_centres_to_keep():
         ("transface", "arcface_torch", "no names for"),
         ("mobilefacenet", "mobilefacenet", "no names for"),
         ("vit", "magface", "no names for"),
+        ("flatten", "revisit_linearize", "no names for"),
+        ("pooled", "arcface_torch", "no names for"),
         ("magface", "arcface_torch", r"cannot express batch_norm_eps=2e-05 \(it would build 1e-05\)"),
         ("flatten", "magface", "cannot express batch_norm_eps=1e-05"),
         ("cvlface_base", "arcface_torch", r"cannot express num_attention_heads=16 \(it would build 8\)"),
@@ -226,6 +315,14 @@ def test_a_format_that_would_build_another_network_is_refused(network, target, r
         export_checkpoint(tiny(network), target)
 
 
+def test_a_model_that_is_not_what_its_config_says_is_not_exported():
+    adapted = get_peft_model(tiny(), LoraConfig(r=2, target_modules=["linear"]))
+    for changed in (tiny().fuse(), adapted):
+        with pytest.raises(ValueError, match=r"no longer what its configuration says.*merge_and_unload.*fuse"):
+            export_checkpoint(changed, "arcface_torch")
+    assert export_checkpoint(adapted.merge_and_unload(), "arcface_torch").keys() == tiny_checkpoint().keys()
+
+
 def test_written_files_are_nested_as_the_project_nests_them(tmp_path):
     export_checkpoint(tiny("adaface"), "adaface", tmp_path / "adaface.ckpt")
     written = torch.load(tmp_path / "adaface.ckpt", weights_only=True)
@@ -234,6 +331,9 @@ def test_written_files_are_nested_as_the_project_nests_them(tmp_path):
     assert "conv1.weight" in torch.load(tmp_path / "backbone.pth", weights_only=True)
     model, _ = convert_checkpoint(tmp_path / "adaface.ckpt")
     assert model.config.squeeze_excitation
+    export_checkpoint(model, "adaface", tmp_path / "adaface.safetensors")
+    again, _ = convert_checkpoint(tmp_path / "adaface.safetensors")
+    assert all(torch.equal(again.state_dict()[name], tensor) for name, tensor in model.state_dict().items())
 
 
 def test_every_source_can_be_named():

@@ -1,12 +1,17 @@
 """FRoundation's CLIP and DINOv2 checkpoints against the reference's own numbers."""
 
+import math
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from transformers import AutoModel, Dinov2Config, Dinov2Model
+from PIL import Image
+from torch import nn
+from transformers import AutoModel, Dinov2Config, Dinov2Model, pipeline
 
 from hf_face import FoundationFaceConfig, FoundationFaceModel, convert_checkpoint, export_checkpoint
 
@@ -62,15 +67,19 @@ def test_adapter_travels_alone(case, told, tmp_path):
     assert largest_difference(base, case) <= 1e-4
 
 
-def test_base_and_adapter_share_a_folder(load_reference, tmp_path):
-    case = load_reference("froundation_dinov2_tiny")
+def test_base_and_adapter_share_a_folder(case, told, tmp_path):
     torch.save(case.state_dict, tmp_path / "30_backbone.pth")
-    options = {"merge_lora": "false", **TOLD["froundation_dinov2_tiny"]}
+    options = {"merge_lora": "false", **told}
     command = [sys.executable, SCRIPT, *(f"--set={key}={value}" for key, value in options.items())]
     subprocess.run([*command, tmp_path / "30_backbone.pth", tmp_path / "out"], check=True, capture_output=True)
     model = AutoModel.from_pretrained(tmp_path / "out")
     assert any("lora_A" in key for key in model.state_dict())
     assert largest_difference(model, case) <= 1e-4
+    pipe = pipeline("image-feature-extraction", model=str(tmp_path / "out"))
+    crop = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8))
+    pixel_values = pipe.image_processor(crop, return_tensors="pt").pixel_values
+    with torch.no_grad():
+        torch.testing.assert_close(torch.tensor(pipe(crop)), model(pixel_values).pooler_output)
 
 
 def test_scale_of_plain_lora_is_alpha_over_rank(case, told):
@@ -145,6 +154,9 @@ def test_dinov2_giant_has_a_gated_mlp(tmp_path):
         torch.testing.assert_close(embed(converted, pixel_values), theirs(pixel_values).pooler_output)
 
 
+TINY_CLIP = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 64}
+
+
 def tiny_dinov2(**changes):
     backbone = {"model_type": "dinov2", "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 1, **changes}
     return export_checkpoint(FoundationFaceModel(FoundationFaceConfig(backbone_config=backbone)), "froundation")
@@ -164,6 +176,61 @@ def test_reads_architecture_and_preprocessing_off_the_file(load_reference):
     assert dinov2.config.image_size == processor.size["height"] == 224  # what FRoundation feeds it
     assert tuple(processor.image_mean) == (0.485, 0.456, 0.406)
     assert dinov2(torch.zeros(1, 3, 224, 224)).pooler_output.shape == (1, 64)
+
+
+@pytest.mark.parametrize(
+    ("network", "name"),
+    [
+        ("froundation_clip_tiny", "visual.proj"),
+        ("froundation_clip_tiny", "visual.conv1.weight"),
+        ("froundation_clip_tiny", "visual.positional_embedding"),
+        ("froundation_clip_tiny", "visual.transformer.resblocks.0.mlp.c_fc.weight"),
+        ("froundation_clip_tiny", "visual.transformer.resblocks.0.attn.q_proj.w_lora_B"),
+        ("froundation_clip_tiny", "visual.transformer.resblocks.1.attn.v_proj.weight"),
+        ("froundation_clip_tiny", "visual.ln_post.bias"),
+        ("froundation_dinov2_tiny", "embeddings.position_embeddings"),
+        ("froundation_dinov2_tiny", "embeddings.patch_embeddings.projection.weight"),
+        ("froundation_dinov2_tiny", "encoder.layer.0.mlp.fc1.weight"),
+        ("froundation_dinov2_tiny", "encoder.layer.1.attention.attention.value.lora_A.default.weight"),
+    ],
+)
+def test_what_is_missing_is_named(network, name, load_reference):
+    tensors = dict(load_reference(network).state_dict)
+    del tensors[name]
+    layer = name.split(".w_lora")[0].split(".lora")[0].removesuffix(".weight")
+    with pytest.raises(ValueError, match=rf"missing.*{re.escape(layer)}|{re.escape(name)}, which is missing"):
+        convert_checkpoint(tensors, "froundation", **TOLD[network])
+
+
+def test_factors_that_do_not_fit_are_named(load_reference):
+    name = "visual.transformer.resblocks.0.attn.q_proj.w_lora_A"
+    tensors = {**load_reference("froundation_clip_tiny").state_dict, name: torch.zeros(4, 63)}
+    with pytest.raises(ValueError, match=r"mis-shaped for visual\.transformer\.resblocks\.0\.attn\.q_proj"):
+        convert_checkpoint(tensors, lora_alpha=8)
+
+
+def test_prefixes_of_a_wrapped_adapter_are_recognised(load_reference):
+    case = load_reference("froundation_dinov2_tiny")
+    wrapped = {f"base_model.model.{name}": tensor for name, tensor in case.state_dict.items()}
+    model, _ = convert_checkpoint(wrapped, "auto", **TOLD["froundation_dinov2_tiny"])
+    assert largest_difference(model, case) <= 1e-4
+
+
+def test_epsilons_and_activations(load_reference):
+    """Small enough to hide below the tolerance of the reference's output."""
+    expected = {
+        "froundation_clip_tiny": (1e-5, 1 / (1 + math.exp(-1.702))),
+        "froundation_dinov2_tiny": (1e-6, 0.8413447),
+    }
+    for network, (epsilon, activated) in expected.items():
+        model, _ = convert_checkpoint(load_reference(network).state_dict, **TOLD[network])
+        assert {module.eps for module in model.modules() if isinstance(module, nn.LayerNorm)} == {epsilon}
+        activations = [
+            module.activation_fn if hasattr(module, "activation_fn") else module.activation
+            for name, module in model.named_modules()
+            if name.endswith("mlp")
+        ]
+        assert [activation(torch.ones(1)).item() for activation in activations] == pytest.approx([activated] * 2)
 
 
 def test_what_does_not_fit_is_named():
@@ -186,5 +253,10 @@ def test_what_the_format_cannot_hold_is_not_exported():
     with pytest.raises(ValueError, match="cannot express"):
         export_checkpoint(projected, "froundation")
     vit = {**backbone, "model_type": "vit", "intermediate_size": 64}
+    pooled = {"model_type": "clip_vision_model", **TINY_CLIP}
+    with pytest.raises(ValueError, match="cannot express pooling='pooler'"):
+        export_checkpoint(
+            FoundationFaceModel(FoundationFaceConfig(backbone_config=pooled, pooling="pooler")), "froundation"
+        )
     with pytest.raises(ValueError, match="not vit"):
         export_checkpoint(FoundationFaceModel(FoundationFaceConfig(backbone_config=vit)), "froundation")

@@ -6,7 +6,7 @@ import pytest
 import timm
 import torch
 
-from hf_face import TimmFaceModel, convert_checkpoint, export_checkpoint
+from hf_face import TimmFaceConfig, TimmFaceModel, convert_checkpoint, export_checkpoint
 
 VIT_TINY = {"architecture": "vit_tiny_patch16_224", "model_args": {"img_size": 112, "patch_size": 8}}
 CONVNEXT = {"architecture": "convnext_atto", "model_args": {"patch_size": 2, "depths": [1, 1, 1, 1]}}
@@ -61,8 +61,12 @@ def test_training_checkpoint_gives_the_averaged_weights(training_checkpoint, tmp
     torch.testing.assert_close(normalized, torch.from_numpy(case.arrays["normalized"]), rtol=0, atol=1e-5)
     assert torch.equal(model.class_centers, checkpoint["ema"]["weight"])
     exported = export_checkpoint(model, "timm_face", tmp_path / "exported.pth")
-    assert all(torch.equal(exported[k], t) for k, t in checkpoint["ema"].items() if k != "weight")
-    assert largest_difference(convert_checkpoint(tmp_path / "exported.pth", "timm_face", **VIT_TINY)[0], case) <= 1e-4
+    assert exported.keys() == checkpoint["ema"].keys()
+    assert all(torch.equal(exported[k], t) for k, t in checkpoint["ema"].items())
+    assert largest_difference(convert_checkpoint(tmp_path / "exported.pth", "auto", **VIT_TINY)[0], case) <= 1e-4
+    del model.class_centers
+    assert "weight" not in export_checkpoint(model, "timm_face", tmp_path / "exported.pth")
+    assert largest_difference(convert_checkpoint(tmp_path / "exported.pth", "auto", **VIT_TINY)[0], case) <= 1e-4
 
 
 def test_without_average_the_trained_weights_are_taken(training_checkpoint):
@@ -71,6 +75,24 @@ def test_without_average_the_trained_weights_are_taken(training_checkpoint):
     checkpoint["model"] = {name: tensor - 1 for name, tensor in checkpoint["model"].items()}
     checkpoint["model"] |= {"module.loss.norm_mean": torch.tensor(20.0), "module.loss.norm_std": torch.tensor(100.0)}
     assert largest_difference(convert_checkpoint(checkpoint, "timm_face", **VIT_TINY)[0], case) <= 1e-3
+
+
+@pytest.mark.parametrize("architecture", ["resnet10t", "levit_128s"])  # whose classifiers are fc and head.linear
+def test_naming_the_architecture_says_that_it_is_timms(architecture):
+    tensors = timm.create_model(architecture, num_classes=24).state_dict()
+    with pytest.raises(ValueError, match="of no project known here"):
+        convert_checkpoint(tensors)
+    model, _ = convert_checkpoint(tensors, architecture=architecture)
+    assert (model.config.architecture, model.config.embedding_size) == (architecture, 24)
+
+
+def test_halved_stride_is_timm_faces_alone():
+    stride = {"architecture": "resnet10t", "model_args": {"channels": (8, 8, 16, 16)}, "reduce_first_conv_stride": True}
+    model = TimmFaceModel(TimmFaceConfig(**stride, embedding_size=24)).eval()
+    with pytest.raises(ValueError, match=r"timm's format cannot express reduce_first_conv_stride"):
+        export_checkpoint(model, "timm")
+    back, _ = convert_checkpoint(export_checkpoint(model, "timm_face"), "timm_face", **stride)
+    torch.testing.assert_close(embed(back, FACES), embed(model, FACES))
 
 
 def save_timm_folder(folder, mean=(0.5, 0.5, 0.5)):
@@ -102,6 +124,25 @@ def test_folder_of_timm_loads_with_from_pretrained(tmp_path):
         with torch.no_grad():
             torch.testing.assert_close(embed(ours, FACES), theirs(FACES))
     assert "pretrained_cfg" not in json.loads((tmp_path / "ours" / "config.json").read_text())
+
+
+def test_older_config_of_timm_is_flat(tmp_path):
+    theirs = save_timm_folder(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    flat = {**config.pop("pretrained_cfg"), **config}
+    (tmp_path / "config.json").write_text(json.dumps(flat))
+    converted, processor = convert_checkpoint(tmp_path)
+    assert tuple(processor.image_std) == (0.25, 0.25, 0.25)
+    for ours in (converted, TimmFaceModel.from_pretrained(tmp_path)):
+        with torch.no_grad():
+            torch.testing.assert_close(embed(ours, FACES), theirs(FACES))
+
+
+def test_epsilon_and_activation_are_timms(load_reference):
+    model, _ = convert_checkpoint(load_reference("timm_face_vit_tiny").state_dict, **VIT_TINY)
+    assert {m.eps for m in model.modules() if isinstance(m, torch.nn.LayerNorm)} == {1e-6}
+    one = torch.ones(1)
+    assert model.model.blocks[0].mlp.act(one).item() == pytest.approx(0.8413447)  # 0.8411920 by the tanh formula
 
 
 def test_asks_for_what_a_state_dict_does_not_tell():
