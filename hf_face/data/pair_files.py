@@ -17,18 +17,23 @@ from .verification_bin import read_verification_bin
 
 
 def load_verification_pairs(
-    path: str | Path, images: str | Path | Dataset | None = None, name: str | None = None
+    path: str | Path,
+    images: str | Path | Dataset | None = None,
+    name: str | None = None,
+    landmarks: str | Path | None = None,
 ) -> VerificationPairs:
     """Load a verification protocol.
 
     Args:
-        path: One of: an InsightFace `.bin`; LFW's `pairs.txt` (XQLFW's is alike); a CSV with the columns `file_a`,
-            `file_b`, `same` and perhaps `fold` and `group`; a folder that [`VerificationPairs.to_parquet`] wrote, or
-            the Hub data set it was pushed to.
+        path: One of: an InsightFace `.bin`; LFW's `pairs.txt` (XQLFW's is alike, RFW's has no header); a CSV with the
+            columns `file_a`, `file_b`, `same` and perhaps `fold` and `group`; a folder that
+            [`VerificationPairs.to_parquet`] wrote, or the Hub data set it was pushed to.
         images: Where the images of a `pairs.txt` or a CSV are: a folder of images, or a Parquet file, a folder of them
             or a `Dataset` with the columns `image` and `file_name`; the list's own folder if not given. File names are
             compared without their suffix, since aligned copies are often PNG where the list says JPEG.
         name: What the metrics are called after; the file's own name if not given.
+        landmarks: Where the images of a list are not aligned: RFW's `<group>_lmk.txt`, each line a file, a label and
+            five points. They become the column `landmarks` of the images, by which an `Embedder` aligns them.
 
     Raises:
         FileNotFoundError: the list, or an image it needs, is missing.
@@ -46,6 +51,8 @@ def load_verification_pairs(
     listing = _read_pairs_txt(path) if path.suffix == ".txt" else _read_csv(path)
     wanted, pairs = np.unique(listing.files, return_inverse=True)
     dataset = _select_images(wanted.tolist(), path.parent if images is None else images, path)
+    if landmarks is not None:
+        dataset = dataset.add_column("landmarks", _read_landmarks(Path(landmarks), dataset["name"][:]))
     return VerificationPairs(dataset, pairs.reshape(-1, 2), listing.same, listing.fold, name, listing.group)
 
 
@@ -66,14 +73,16 @@ def _read_bin(path: Path, name: str) -> VerificationPairs:
 def _read_pairs_txt(path: Path) -> _Listing:
     """LFW's format: a line "folds pairs" (or one number), then "name i j" (same) and "name i other j" (different).
 
-    Each fold has so many pairs of the same person, followed by as many of different people.
+    Each fold has so many pairs of the same person, followed by as many of different people. Without that first line,
+    as in RFW's lists, any number of pairs follows, in ten consecutive folds.
     """
-    header, *lines = path.read_text(encoding="utf-8").split("\n")
-    counts = header.split()
-    if len(counts) > 2 or not all(count.isdecimal() for count in counts):
-        raise ValueError(f"{path}: the first line must be '<folds> <pairs>', found {header!r}")
+    lines = path.read_text(encoding="utf-8").split("\n")
+    counts = lines[0].split()
+    has_header = len(counts) <= 2
+    if has_header and not (counts and all(count.isdecimal() for count in counts)):
+        raise ValueError(f"{path}: the first line must be '<folds> <pairs>' or a pair, found {lines[0]!r}")
     files, same = [], []
-    for number, line in enumerate(lines, start=2):
+    for number, line in enumerate(lines[has_header:], start=1 + has_header):
         match line.split():
             case [person, a, b] if a.isdecimal() and b.isdecimal():
                 other = person
@@ -85,12 +94,36 @@ def _read_pairs_txt(path: Path) -> _Listing:
                 raise ValueError(f"{path}, line {number}: expected 'name i j' or 'name i other j', found {line!r}")
         files.append((f"{person}_{int(a):04d}", f"{other}_{int(b):04d}"))
         same.append(other is person)
-    folds = int(counts[0]) if len(counts) == 2 else 1
-    expected = 2 * folds * int(counts[-1])
-    if len(files) != expected:
-        raise ValueError(f"{path}: the first line, {header!r}, promises {expected} pairs, found {len(files)}")
-    fold = np.arange(expected) * folds // expected if folds > 1 else None
+    fold = _promised_folds(path, lines[0], len(files)) if has_header else None
     return _Listing(np.array(files), np.array(same), fold)
+
+
+def _promised_folds(path: Path, header: str, num_pairs: int) -> np.ndarray | None:
+    """The fold of each pair by the numbers in a list's header; None where they tell of one set without folds."""
+    *folds, pairs_per_fold = (int(count) for count in header.split())
+    num_folds = folds[0] if folds else 1
+    expected = 2 * num_folds * pairs_per_fold
+    if num_pairs != expected:
+        raise ValueError(f"{path}: the first line, {header!r}, promises {expected} pairs, found {num_pairs}")
+    return np.arange(expected) * num_folds // expected if num_folds > 1 else None
+
+
+def _read_landmarks(path: Path, names: list[str]) -> list[list[float]]:
+    """Five points (x, y in turn) of each image, by its file's name without folder and suffix."""
+    points = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        fields = line.split()
+        try:
+            coordinates = [float(field) for field in fields[2:]]
+        except ValueError:
+            coordinates = []
+        if len(coordinates) != 10:
+            raise ValueError(f"{path}, line {number}: expected a file, a label and ten coordinates, found {line!r}")
+        points[_stem(fields[0])] = coordinates
+    stems = [_stem(name) for name in names]
+    if missing := [stem for stem in stems if stem not in points]:
+        raise ValueError(f"{path}: no landmarks of {len(missing)} of {len(stems)} images, for instance {missing[0]!r}")
+    return [points[stem] for stem in stems]
 
 
 def _read_csv(path: Path) -> _Listing:
@@ -134,9 +167,7 @@ def _locate(wanted: list[str], files: list[str], listing: Path, where: str) -> l
 
     LFW's list names a file by person and number; the photograph may lie in the person's folder, or with all the others.
     """
-    stems = [_without_suffix(file) for file in files]
-    if listing.suffix == ".txt":
-        stems = [stem.rpartition("/")[2] for stem in stems]
+    stems = [_stem(file) if listing.suffix == ".txt" else _without_suffix(file) for file in files]
     rows = {stem: row for row, stem in enumerate(stems)}
     counts = Counter(stems)
     missing = [name for name in wanted if name not in rows]
@@ -153,3 +184,7 @@ def _locate(wanted: list[str], files: list[str], listing: Path, where: str) -> l
 def _without_suffix(name: str) -> str:
     stem, suffix = os.path.splitext(name)
     return stem if suffix.lower() in IMAGE_SUFFIXES else name
+
+
+def _stem(name: str) -> str:
+    return _without_suffix(name).rpartition("/")[2]

@@ -57,10 +57,39 @@ def test_pairs_txt_of_one_set(tmp_path, images):
     assert pairs.name == "pairsDevTest" and pairs.fold is None and len(pairs) == 4
 
 
+def test_pairs_txt_without_a_header(tmp_path, images):
+    write_images(tmp_path, images)
+    (tmp_path / "African_pairs.txt").write_text(LFW_LIST.removeprefix("2\t1\n"))
+    pairs = load_verification_pairs(tmp_path / "African_pairs.txt")
+    assert pairs.same.tolist() == [True, False, True, False] and pairs.fold is None
+    assert image(pairs, 0, 0) == images["s1_0001"] and image(pairs, 3, 1) == images["s10_0001"]
+
+
+def test_landmarks_of_the_images_of_a_list(tmp_path, images):
+    write_images(tmp_path, images, suffix=".jpg")
+    (tmp_path / "pairs.txt").write_text(LFW_LIST)
+    lines = [
+        f"/test/data/x/{name}.jpg\t0\t" + "\t".join(f"{row}.{i}" for i in range(10)) for row, name in enumerate(images)
+    ]
+    (tmp_path / "lmk.txt").write_text("\n".join(lines) + "\n")
+    pairs = load_verification_pairs(tmp_path / "pairs.txt", landmarks=tmp_path / "lmk.txt")
+    row = list(images).index("s10_0001")
+    assert pairs.images[int(pairs.pairs[3, 1])]["landmarks"] == [row + i / 10 for i in range(10)]
+
+    (tmp_path / "lmk.txt").write_text("\n".join(lines[1:]))
+    with pytest.raises(ValueError, match=r"lmk.txt: no landmarks of 1 of 8 images, for instance 's1_0001'"):
+        load_verification_pairs(tmp_path / "pairs.txt", landmarks=tmp_path / "lmk.txt")
+    (tmp_path / "lmk.txt").write_text("\n".join([*lines, "x.jpg 0 1 2 3"]))
+    with pytest.raises(ValueError, match=r"lmk.txt, line 31: expected a file, a label and ten coordinates"):
+        load_verification_pairs(tmp_path / "pairs.txt", landmarks=tmp_path / "lmk.txt")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("s1\t1\t2\n", "the first line must be '<folds> <pairs>'"),
+        ("s1\t1\n", "the first line must be '<folds> <pairs>' or a pair, found 's1\\\\t1'"),
+        ("", "the first line must be '<folds> <pairs>' or a pair"),
+        ("s1\t1\t2\ns1\t1\n", r"pairs.txt, line 2: expected 'name i j'"),
         (LFW_LIST + "s1\tone\ttwo\n", r"pairs.txt, line 6: expected 'name i j'"),
         ("3 1\n" + LFW_LIST[4:], r"promises 6 pairs, found 4"),
     ],
