@@ -7,7 +7,7 @@ import numpy as np
 from ..data import VerificationPairs
 from .embedding import Embedder, Flip, is_main_process
 from .evaluator import Evaluator
-from .metrics import ROC, format_far
+from .metrics import ROC, choose_far, format_far
 from .plots import plot_roc, save_figure
 from .verification import VerificationEvaluator
 
@@ -20,8 +20,10 @@ class FairnessEvaluator(Evaluator):
 
     Each group's metrics come as `<name>_<group>_<metric>`. For each rate, `<name>_<metric>_mean`, `_std` (sample
     standard deviation over the groups) and `_gap` (largest minus smallest) follow, and for the groups' primary metric
-    `_min` and the skewed error ratio `_ser`, largest over smallest error (Wang and Deng 2020, "Mitigating Bias in Face
-    Recognition Using Skewness-Aware Reinforcement Learning"; left out when a group makes no error).
+    the worst group's value (`_min`, or `_max` where a smaller value is the better one) and the skewed error ratio
+    `_ser`, largest over smallest error (Wang and Deng 2020, "Mitigating Bias in Face Recognition Using Skewness-Aware
+    Reinforcement Learning"; left out when a group makes no error). The error is 1 minus the primary metric, or the
+    metric itself where smaller is better.
 
     Args:
         groups (`dict[str, Evaluator]`): the protocol of each group, two or more.
@@ -35,7 +37,17 @@ class FairnessEvaluator(Evaluator):
         self.name = name
         first = next(iter(groups.values()))
         self.rate = first.primary_metric.removeprefix(f"{first.name}_")
-        self.primary_metric = f"{name}_{self.rate}_min"
+        self.greater_is_better = first.greater_is_better
+        self.primary_metric = f"{name}_{self.rate}_{'min' if self.greater_is_better else 'max'}"
+        self.mirror = any(evaluator.mirror for evaluator in groups.values())
+
+    @property
+    def not_measurable(self) -> list[str]:
+        return [
+            f"{self.name}_{group}_{key.removeprefix(f'{evaluator.name}_')}"
+            for group, evaluator in self.groups.items()
+            for key in evaluator.not_measurable
+        ]
 
     def evaluate(self, embedder: Embedder, output_dir: str | Path | None = None) -> dict[str, float]:
         by_group = {}
@@ -43,7 +55,8 @@ class FairnessEvaluator(Evaluator):
             metrics = evaluator.evaluate(embedder, output_dir)
             by_group[group] = {key.removeprefix(f"{evaluator.name}_"): value for key, value in metrics.items()}
         rates = [values[self.rate] for values in by_group.values()]
-        return self._flatten(by_group) | {self.primary_metric: min(rates)} | self._skewed_error_ratio(rates)
+        worst = min(rates) if self.greater_is_better else max(rates)
+        return self._flatten(by_group) | {self.primary_metric: worst} | self._skewed_error_ratio(rates)
 
     def _flatten(self, by_group: dict[str, dict[str, float]]) -> dict[str, float]:
         flat = {f"{self.name}_{group}_{key}": value for group, own in by_group.items() for key, value in own.items()}
@@ -56,7 +69,7 @@ class FairnessEvaluator(Evaluator):
         return flat
 
     def _skewed_error_ratio(self, rates: list[float]) -> dict[str, float]:
-        errors = [1 - rate for rate in rates]
+        errors = [1 - rate for rate in rates] if self.greater_is_better else rates
         return {f"{self.name}_{self.rate}_ser": max(errors) / min(errors)} if min(errors) > 0 else {}
 
 
@@ -70,7 +83,8 @@ class VerificationFairnessEvaluator(FairnessEvaluator):
     Args:
         groups (`dict[str, VerificationPairs]`): the pairs of each group; [`split_by_group`] makes them from one set.
         name (`str`): prefix of every metric.
-        far (`float`): the false accept rate of the common threshold.
+        far (`float`, *optional*): the false accept rate of the common threshold; by default 1e-3, or where all impostor
+            pairs together cannot show that, the finest of 1e-2 and 1e-1.
         flip (`str`, *optional*): test-time augmentation by the mirror image: `"sum"`, `"concat"` or `None`.
 
     Raises:
@@ -78,13 +92,14 @@ class VerificationFairnessEvaluator(FairnessEvaluator):
     """
 
     def __init__(
-        self, groups: dict[str, VerificationPairs], name: str = "fairness", far: float = 1e-3, flip: Flip = "sum"
+        self,
+        groups: dict[str, VerificationPairs],
+        name: str = "fairness",
+        far: float | None = None,
+        flip: Flip = "sum",
     ):
         super().__init__({group: VerificationEvaluator(pairs, flip) for group, pairs in groups.items()}, name)
-        num_impostors = sum(int((~pairs.same).sum()) for pairs in groups.values())
-        if far < 1 / num_impostors:
-            raise ValueError(f"{name}: FAR {far:g} is not measurable with {num_impostors} impostor pairs")
-        self.far = far
+        self.far = choose_far(far, sum(int((~pairs.same).sum()) for pairs in groups.values()), name)
 
     def evaluate(self, embedder: Embedder, output_dir: str | Path | None = None) -> dict[str, float]:
         metrics = super().evaluate(embedder, output_dir)

@@ -128,15 +128,39 @@ def cross_validated_accuracy(
         scores (`np.ndarray` of shape (P,)): similarity of each pair.
         fold (`np.ndarray` of shape (P,), *optional*): the fold of each pair; otherwise `num_folds` consecutive ones.
         num_folds (`int`): number of consecutive folds where `fold` is not given.
+
+    Raises:
+        ValueError: as [`ROC.from_scores`] and [`split_folds`].
     """
     same, scores = np.asarray(same, dtype=bool), np.asarray(scores)
-    splits = KFold(num_folds).split(scores) if fold is None else PredefinedSplit(fold).split()
     accuracies, thresholds = [], []
-    for train, test in splits:
+    for train, test in split_folds(same, fold, num_folds):
         threshold = ROC.from_scores(same[train], scores[train]).most_accurate.threshold
         accuracies.append(np.mean((scores[test] >= threshold) == same[test]))
         thresholds.append(threshold)
     return FoldAccuracies(np.array(accuracies), np.array(thresholds))
+
+
+def split_folds(
+    same: np.ndarray, fold: np.ndarray | None = None, num_folds: int = 10
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """For each fold the rows to choose a threshold on, those of all other folds, and its own rows.
+
+    Raises:
+        ValueError: if there are fewer pairs than folds, or all pairs but one fold's are of one kind.
+    """
+    if fold is None and len(same) < num_folds:
+        raise ValueError(f"{len(same)} pairs make no {num_folds} folds: give each pair's fold, or fewer folds")
+    splits = list(KFold(num_folds).split(same) if fold is None else PredefinedSplit(fold).split())
+    for number, (train, test) in enumerate(splits):
+        genuine = int(same[train].sum())
+        if not 0 < genuine < len(train):
+            raise ValueError(
+                f"the folds other than {number if fold is None else fold[test[0]]} hold {genuine} genuine and "
+                f"{len(train) - genuine} impostor pairs, and a threshold is chosen on both: mix the pairs, or give "
+                "each pair's fold"
+            )
+    return splits
 
 
 @dataclass(frozen=True)
@@ -186,6 +210,20 @@ def format_far(far: float) -> str:
     """Spells a rate as metric names do: 0.001 is `1e-3`."""
     mantissa, exponent = f"{far:e}".split("e")
     return f"{float(mantissa):g}e{int(exponent)}"
+
+
+def choose_far(far: float | None, num_impostors: int, name: str) -> float:
+    """`far`, or if None the finest of 1e-3, 1e-2 and 1e-1 that so many impostor pairs can show.
+
+    Raises:
+        ValueError: `far`, or 1e-1, is finer than one impostor; `name` says of which pairs.
+    """
+    finest_far = 1 / max(num_impostors, 1)
+    if far is None:
+        far = next((each for each in (1e-3, 1e-2) if each >= finest_far), 1e-1)
+    if far < finest_far:
+        raise ValueError(f"{name}: FAR {far:g} is not measurable with {num_impostors} impostor pairs")
+    return far
 
 
 def verification_metrics(

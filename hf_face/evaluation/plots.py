@@ -30,13 +30,17 @@ def plot_roc(curves: dict[str, ROC]) -> Figure:
 
 
 def plot_det(curves: dict[str, ROC]) -> Figure:
-    """Detection error trade-off: false reject over false accept rate, both logarithmic, with the EER marked."""
+    """Detection error trade-off: false reject over false accept rate, both logarithmic, with the EER marked where the
+    curve goes up to it."""
     figure, axes = _new_figure("False accept rate (FAR)", "False reject rate (FRR)")
     left = _left(curves)
     for name, roc in curves.items():
         frr = np.where(roc.tar < 1, 1 - roc.tar, np.nan)
-        line = axes.step(np.maximum(roc.far, left), frr, where="post", label=f"{name} (EER {roc.eer:.4f})")[0]
-        axes.plot(roc.eer, roc.eer, "o", color=line.get_color())
+        complete = roc.far[-1] == 1  # of all pairs only the low end is known
+        label = f"{name} (EER {roc.eer:.4f})" if complete else name
+        line = axes.step(np.maximum(roc.far, left), frr, where="post", label=label)[0]
+        if complete:
+            axes.plot(roc.eer, roc.eer, "o", color=line.get_color())
     bottom = min(0.5 / roc.num_genuine for roc in curves.values())
     axes.plot([left, 1], [left, 1], linestyle=":", color="grey", label="FAR = FRR")
     axes.set(xscale="log", yscale="log", xlim=(left, 1), ylim=(bottom, 1))
@@ -44,13 +48,13 @@ def plot_det(curves: dict[str, ROC]) -> Figure:
     return figure
 
 
-def plot_scores(same: np.ndarray, scores: np.ndarray, name: str) -> Figure:
+def plot_scores(genuine: np.ndarray, impostors: np.ndarray, name: str) -> Figure:
     """Histograms of the genuine and the impostor scores on common bins."""
     figure, axes = _new_figure("Similarity", "Density")
-    same = np.asarray(same, dtype=bool)
-    bins = np.histogram_bin_edges(scores, bins=60)
-    axes.hist(scores[~same], bins, density=True, alpha=0.6, color=IMPOSTOR, label=f"{(~same).sum():,} impostor pairs")
-    axes.hist(scores[same], bins, density=True, alpha=0.6, color=GENUINE, label=f"{same.sum():,} genuine pairs")
+    ends = [min(genuine.min(), impostors.min()), max(genuine.max(), impostors.max())]
+    bins = np.histogram_bin_edges(ends, bins=60)
+    axes.hist(impostors, bins, density=True, alpha=0.6, color=IMPOSTOR, label=f"{len(impostors):,} impostor pairs")
+    axes.hist(genuine, bins, density=True, alpha=0.6, color=GENUINE, label=f"{len(genuine):,} genuine pairs")
     axes.set_title(name)
     axes.legend()
     return figure

@@ -8,7 +8,7 @@ from scipy.stats import spearmanr
 from ..data import VerificationPairs
 from .embedding import Embedder, Flip, is_main_process
 from .evaluator import Evaluator
-from .metrics import ROC, ErrorDiscard, format_far
+from .metrics import ROC, ErrorDiscard, choose_far, format_far
 from .plots import plot_error_discard, save_figure
 from .verification import compare
 
@@ -27,13 +27,16 @@ class QualityEvaluator(Evaluator):
     - `erc_area`, and `erc_area@discard=0.2` of the first fifth only (a useless quality gives 0.2 times the FNMR);
     - `quality_genuine_correlation`: Spearman's rank correlation of quality and score over the genuine pairs;
     - `quality_error_correlation`: the same of quality and error (0 or 1) over all pairs, impostors accepted being
-      errors too. A good quality has it negative. Without any error there is none, and it is left out.
+      errors too. A good quality has it negative.
+
+    A correlation with what is constant (a useless quality, no error at all) is undefined and left out.
 
     Args:
         pairs (`VerificationPairs`): images and pairs.
         quality (`np.ndarray` of shape (N,) or `str`, *optional*): quality of each of `pairs.images`, higher is better,
             or the column of `pairs.images` that holds it; otherwise the norm of its embedding (MagFace, AdaFace).
-        far (`float`): the false accept rate that sets the threshold.
+        far (`float`, *optional*): the false accept rate that sets the threshold; by default 1e-3, or where the impostor
+            pairs cannot show that, the finest of 1e-2 and 1e-1. The metrics' names say which.
         flip (`str`, *optional*): test-time augmentation by the mirror image: `"sum"`, `"concat"` or `None`.
 
     Raises:
@@ -46,17 +49,15 @@ class QualityEvaluator(Evaluator):
         self,
         pairs: VerificationPairs,
         quality: np.ndarray | str | None = None,
-        far: float = 1e-3,
+        far: float | None = None,
         flip: Flip = "sum",
     ):
-        num_impostors = int((~pairs.same).sum())
-        if far < 1 / num_impostors:
-            raise ValueError(f"{pairs.name}: FAR {far:g} is not measurable with {num_impostors} impostor pairs")
         self.pairs = pairs
         self.quality = _quality_of_images(pairs, quality)
         self.measure = quality if isinstance(quality, str) else "norm" if quality is None else "quality"
-        self.far = far
+        self.far = choose_far(far, int((~pairs.same).sum()), pairs.name)
         self.flip = flip
+        self.mirror = flip is not None
         self.name = pairs.name
         self.primary_metric = f"{self.name}_erc_area"
 
@@ -78,10 +79,13 @@ class QualityEvaluator(Evaluator):
             **{f"fnmr@discard={discard:g}": curve.at(discard) for discard in DISCARDS},
             "erc_area": curve.area(),
             "erc_area@discard=0.2": curve.area(0.2),
-            "quality_genuine_correlation": float(spearmanr(quality[genuine], scores[genuine]).statistic),
         }
-        if errors.any():
-            metrics["quality_error_correlation"] = float(spearmanr(quality, errors).statistic)
+        for key, first, second in (
+            ("quality_genuine_correlation", quality[genuine], scores[genuine]),
+            ("quality_error_correlation", quality, errors.astype(np.int8)),
+        ):
+            if np.ptp(first) and np.ptp(second):
+                metrics[key] = float(spearmanr(first, second).statistic)
         return {f"{self.name}_{key}": value for key, value in metrics.items()}
 
 

@@ -11,6 +11,18 @@ from sklearn.model_selection import KFold
 
 from .metrics import FoldAccuracies
 
+NUM_FOLDS = 10
+
+
+class InsightFaceAccuracy(NamedTuple):
+    """InsightFace's `calculate_roc`: accuracy of each fold at the threshold chosen on the others, both (num_folds,),
+    and the means over the folds of true and false accept rates at each of its 400 thresholds, both (400,)."""
+
+    accuracies: np.ndarray
+    thresholds: np.ndarray
+    tpr: np.ndarray
+    fpr: np.ndarray
+
 
 class InsightFaceVal(NamedTuple):
     """InsightFace's VAL: means over the test folds, `val_std` the population standard deviation."""
@@ -21,11 +33,12 @@ class InsightFaceVal(NamedTuple):
     thresholds: np.ndarray  # (num_folds,) squared distances
 
 
-def insightface_accuracy(distances: np.ndarray, same: np.ndarray, num_folds: int = 10) -> FoldAccuracies:
+def insightface_accuracy(distances: np.ndarray, same: np.ndarray, num_folds: int = NUM_FOLDS) -> InsightFaceAccuracy:
     """`calculate_roc` of InsightFace's `eval/verification.py`: ten-fold accuracy on squared distances.
 
     A pair is accepted when its distance is strictly below the threshold; a fold's threshold is the first of
-    `np.arange(0, 4, 0.01)` with the best accuracy on the other folds, which are consecutive and unshuffled.
+    `np.arange(0, 4, 0.01)` with the best accuracy on the other folds, which are consecutive and unshuffled. A rate of a
+    fold without pairs of its kind counts as zero.
 
     Args:
         distances (`np.ndarray` of shape (P,)): squared distances of unit-length embeddings, in [0, 4].
@@ -33,18 +46,20 @@ def insightface_accuracy(distances: np.ndarray, same: np.ndarray, num_folds: int
     """
     thresholds = np.arange(0, 4, 0.01)
     same = np.asarray(same, dtype=bool)
-    accuracies, chosen = [], []
+    accuracies, chosen, tpr, fpr = [], [], [], []
     for train, test in KFold(num_folds).split(distances):
-        correct = _accepted(distances[train][same[train]], thresholds)
-        correct -= _accepted(distances[train][~same[train]], thresholds)
+        correct = _below(distances[train][same[train]], thresholds)
+        correct -= _below(distances[train][~same[train]], thresholds)
         threshold = thresholds[np.argmax(correct)]
         accuracies.append(np.mean((distances[test] < threshold) == same[test]))
         chosen.append(threshold)
-    return FoldAccuracies(np.array(accuracies), np.array(chosen))
+        for rates, kind in ((tpr, same[test]), (fpr, ~same[test])):
+            rates.append(_below(distances[test][kind], thresholds) / max(kind.sum(), 1))
+    return InsightFaceAccuracy(np.array(accuracies), np.array(chosen), np.mean(tpr, axis=0), np.mean(fpr, axis=0))
 
 
 def insightface_val(
-    distances: np.ndarray, same: np.ndarray, far_target: float = 1e-3, num_folds: int = 10
+    distances: np.ndarray, same: np.ndarray, far_target: float = 1e-3, num_folds: int = NUM_FOLDS
 ) -> InsightFaceVal:
     """`calculate_val` of InsightFace's `eval/verification.py`: the share of genuine pairs accepted at a FAR.
 
@@ -62,7 +77,7 @@ def insightface_val(
     for train, test in KFold(num_folds).split(distances):
         genuine, impostors = distances[test][same[test]], distances[test][~same[test]]
         train_impostors = distances[train][~same[train]]
-        train_far = _accepted(train_impostors, thresholds) / len(train_impostors)
+        train_far = _below(train_impostors, thresholds) / len(train_impostors)
         threshold = np.interp(far_target, train_far, thresholds) if train_far.max() >= far_target else 0.0
         vals.append(np.mean(genuine < threshold))
         fars.append(np.mean(impostors < threshold))
@@ -70,12 +85,12 @@ def insightface_val(
     return InsightFaceVal(float(np.mean(vals)), float(np.std(vals)), float(np.mean(fars)), np.array(chosen))
 
 
-def folds_are_mixed(same: np.ndarray, num_folds: int = 10) -> bool:
+def folds_are_mixed(same: np.ndarray, num_folds: int = NUM_FOLDS) -> bool:
     """Whether each consecutive fold holds genuine and impostor pairs, without which `insightface_val` is undefined."""
     return all(0 < same[test].sum() < len(test) for _, test in KFold(num_folds).split(same))
 
 
-def timm_face_accuracy(scores: np.ndarray, same: np.ndarray, num_folds: int = 10) -> FoldAccuracies:
+def timm_face_accuracy(scores: np.ndarray, same: np.ndarray, num_folds: int = NUM_FOLDS) -> FoldAccuracies:
     """`kfold_accuracy` of timm-face's `train.py`: accuracy at cosine thresholds taken from the training folds' scores.
 
     A pair is accepted when `score >= threshold`; candidates are those of sklearn's thinned ROC curve, infinity first,
@@ -89,13 +104,14 @@ def timm_face_accuracy(scores: np.ndarray, same: np.ndarray, num_folds: int = 10
     accuracies, chosen = [], []
     for train, test in KFold(num_folds).split(scores):
         thresholds = roc_curve(same[train], scores[train])[2]
-        correct = ((scores[train] >= thresholds[:, None]) == same[train]).sum(1)
+        # Impostors rejected less genuine pairs rejected: the number of correct pairs but for a constant.
+        correct = _below(scores[train][~same[train]], thresholds) - _below(scores[train][same[train]], thresholds)
         threshold = thresholds[np.argmax(correct)]
         accuracies.append(np.mean((scores[test] >= threshold) == same[test]))
         chosen.append(threshold)
     return FoldAccuracies(np.array(accuracies), np.array(chosen))
 
 
-def _accepted(distances: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """How many distances lie strictly below each threshold, (T,)."""
-    return np.searchsorted(np.sort(distances), thresholds, side="left")
+def _below(values: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """How many values lie strictly below each threshold, (T,)."""
+    return np.searchsorted(np.sort(values), thresholds, side="left")

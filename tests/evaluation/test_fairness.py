@@ -11,7 +11,8 @@ class Fixed(Evaluator):
 
     def __init__(self, name: str, **metrics):
         self.name = name
-        self.primary_metric = f"{name}_accuracy"
+        self.primary_metric = f"{name}_{next(iter(metrics))}"
+        self.not_measurable = [f"{name}_tar@far=1e-6"]
         self.metrics = {f"{name}_{key}": value for key, value in metrics.items()}
 
     def evaluate(self, embedder, output_dir=None):
@@ -44,6 +45,27 @@ def test_only_rates_that_all_groups_have_are_compared():
     assert "fairness_eer_mean" not in metrics
     assert "fairness_accuracy_ser" not in metrics  # group a makes no error
     assert metrics[evaluator.primary_metric] == 0.9
+
+
+def test_where_smaller_is_better_the_worst_group_has_the_largest_value():
+    groups = {"a": Fixed("a", erc_area=0.02), "b": Fixed("b", erc_area=0.05)}
+    for group in groups.values():
+        group.greater_is_better = False
+    evaluator = FairnessEvaluator(groups)
+    metrics = evaluator.evaluate(None)
+    assert (evaluator.primary_metric, evaluator.greater_is_better) == ("fairness_erc_area_max", False)
+    assert metrics["fairness_erc_area_max"] == 0.05
+    assert metrics["fairness_erc_area_ser"] == pytest.approx(2.5)
+
+
+def test_what_a_group_cannot_measure_is_named():
+    evaluator = FairnessEvaluator({"a": Fixed("rfw_a", accuracy=0.9), "b": Fixed("b", accuracy=0.8)}, name="rfw")
+    assert evaluator.not_measurable == ["rfw_a_tar@far=1e-6", "rfw_b_tar@far=1e-6"]
+
+
+def test_common_threshold_is_by_default_of_a_far_that_the_pairs_show(model, image_processor, grouped):
+    metrics = VerificationFairnessEvaluator(split_by_group(grouped), "orl")(model, image_processor)
+    assert "orl_threshold@far=1e-2" in metrics and "orl_a_fnmr@far=1e-2" in metrics
 
 
 def test_groups_are_embedded_once_and_drawn_together(model, image_processor, grouped, tmp_path):
@@ -85,4 +107,4 @@ def test_unusable_groups_are_named(orl_pairs, grouped):
     with pytest.raises(ValueError, match=r"rfw: fairness compares two groups or more, found \['a'\]"):
         FairnessEvaluator({"a": Fixed("a", accuracy=1.0)}, name="rfw")
     with pytest.raises(ValueError, match=r"fairness: FAR 0\.001 is not measurable with 180 impostor pairs"):
-        VerificationFairnessEvaluator(split_by_group(grouped))
+        VerificationFairnessEvaluator(split_by_group(grouped), far=1e-3)

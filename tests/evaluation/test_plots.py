@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from hf_face.evaluation import ROC, ErrorDiscard
+from hf_face.evaluation import ROC, ComparisonScores, ErrorDiscard
 from hf_face.evaluation.plots import plot_det, plot_error_discard, plot_roc, plot_scores, save_figure
 
 
@@ -37,8 +37,18 @@ def test_det_marks_the_equal_error_rate(same_and_scores):
     assert frr[np.searchsorted(far, 0.1, side="right") - 1] == 1 - roc.at_far(0.1).tar
 
 
+def test_det_of_the_low_end_alone_marks_no_equal_error_rate(same_and_scores):
+    same, scores = same_and_scores
+    whole = ComparisonScores.from_pairs(same, scores)
+    tail = ComparisonScores(whole.genuine, whole.impostors[-20:], whole.num_impostors)
+    axes = plot_det({"mfr": tail.curve()}).axes[0]
+    assert not [mark for mark in axes.lines if mark.get_marker() == "o"]
+    assert "mfr" in [text.get_text() for text in axes.get_legend().get_texts()]
+
+
 def test_histograms_count_each_kind(same_and_scores):
-    figure = plot_scores(*same_and_scores, name="lfw")
+    same, scores = same_and_scores
+    figure = plot_scores(scores[same], scores[~same], name="lfw")
     labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert labels == ["200 impostor pairs", "200 genuine pairs"]
     areas = [sum(bar.get_height() * bar.get_width() for bar in bars) for bars in figure.axes[0].containers]

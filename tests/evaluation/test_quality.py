@@ -1,7 +1,10 @@
+import json
+
 import numpy as np
 import pytest
 
 from hf_face.evaluation import Embedder, ErrorDiscard, QualityEvaluator, embed_images
+from hf_face.evaluation.metrics import choose_far
 
 
 def test_discarding_follows_quality_and_takes_ties_together():
@@ -80,9 +83,34 @@ def test_any_score_can_be_the_quality(model, image_processor, orl_pairs, tmp_pat
     assert QualityEvaluator(pairs, "sharpness", far=0.05).evaluate(embedder) == given
 
 
+def test_threshold_is_by_default_of_the_finest_far_that_the_pairs_show(model, image_processor, orl_pairs):
+    assert [choose_far(None, count, "orl") for count in (10, 99, 100, 999, 1000, 10**7)] == [
+        0.1,
+        0.1,
+        0.01,
+        0.01,
+        1e-3,
+        1e-3,
+    ]
+    embedder = Embedder(model, image_processor)
+    metrics = QualityEvaluator(orl_pairs).evaluate(embedder)
+    assert metrics == QualityEvaluator(orl_pairs, far=0.01).evaluate(embedder)
+    assert "orl_fnmr@far=1e-2" in metrics
+
+
+def test_correlation_with_a_constant_is_left_out(model, image_processor, orl_pairs):
+    embedder = Embedder(model, image_processor)
+    metrics = QualityEvaluator(orl_pairs, np.ones(len(orl_pairs.images))).evaluate(embedder)
+    assert not [key for key in metrics if "correlation" in key]
+    assert metrics["orl_erc_area"] == pytest.approx(metrics["orl_fnmr@far=1e-2"])
+    json.dumps(metrics, allow_nan=False)
+
+
 def test_unusable_arguments_are_named(orl_pairs):
     with pytest.raises(ValueError, match=r"orl: FAR 0\.001 is not measurable with 180 impostor pairs"):
-        QualityEvaluator(orl_pairs)
+        QualityEvaluator(orl_pairs, far=1e-3)
+    with pytest.raises(ValueError, match=r"orl: FAR 0\.1 is not measurable with 9 impostor pairs"):
+        choose_far(None, 9, "orl")
     with pytest.raises(ValueError, match="orl: no column 'sharpness' in the images"):
         QualityEvaluator(orl_pairs, "sharpness", far=0.05)
     with pytest.raises(ValueError, match=r"orl: 40 images, but quality has shape \(3,\)"):

@@ -1,11 +1,22 @@
 import json
+import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.metrics import roc_curve
+from sklearn.model_selection import KFold
 
-from hf_face.evaluation import ROC, VerificationEvaluator, cross_validated_accuracy, embed_images, verification_metrics
+from hf_face.evaluation import (
+    ROC,
+    Embedder,
+    VerificationEvaluator,
+    cross_validated_accuracy,
+    embed_images,
+    verification_metrics,
+)
 from hf_face.evaluation.metrics import cosine_similarities, format_far, squared_distances
 from hf_face.evaluation.reference import insightface_accuracy, insightface_val, timm_face_accuracy
 
@@ -27,6 +38,8 @@ def test_insightface_accuracy_is_the_references(reference):
     assert folds.accuracies.tolist() == reference["accuracy_folds"].tolist()
     assert folds.thresholds.tolist() == reference["threshold_folds"].tolist()
     assert (folds.accuracies.mean(), folds.accuracies.std()) == (reference["accuracy_mean"], reference["accuracy_std"])
+    assert folds.tpr.tolist() == reference["tpr"].tolist()
+    assert folds.fpr.tolist() == reference["fpr"].tolist()
 
 
 def test_insightface_val_is_the_references(reference):
@@ -39,6 +52,28 @@ def test_timm_face_accuracy_is_the_references(reference):
     folds = timm_face_accuracy(reference["scores"], reference["same"])
     assert folds.accuracies.tolist() == reference["kfold_accuracy_folds"].tolist()
     assert folds.accuracies.mean() == reference["kfold_accuracy"]
+
+
+@pytest.mark.filterwarnings("ignore:No (positive|negative) samples")  # sklearn on pairs of one kind
+@given(st.lists(st.tuples(st.booleans(), st.integers(-5, 5)), min_size=20, max_size=60))
+def test_timm_face_threshold_is_the_first_best_of_every_candidate(rows):
+    same, scores = np.array([same for same, _ in rows]), np.array([score / 10 for _, score in rows])
+    folds = timm_face_accuracy(scores, same)
+    for (train, _), threshold in zip(KFold(10).split(scores), folds.thresholds, strict=True):
+        candidates = roc_curve(same[train], scores[train])[2]
+        correct = ((scores[train] >= candidates[:, None]) == same[train]).sum(1)
+        assert threshold == candidates[np.argmax(correct)]
+
+
+def test_timm_face_accuracy_of_many_pairs_in_little_memory():
+    rng = np.random.default_rng(0)
+    same = np.arange(40_000) % 2 == 0
+    scores = rng.normal(same * 1.0)
+    tracemalloc.start()
+    timm_face_accuracy(scores, same)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 50e6  # a matrix of thresholds and pairs would take 0.5 GB
 
 
 def test_insightface_val_refuses_folds_of_one_kind():
@@ -107,6 +142,27 @@ def test_each_fold_is_judged_at_the_others_threshold():
     assert consecutive.accuracies.tolist() == [1.0, 0.5, 0.0]
 
 
+def test_pairs_that_cannot_be_judged_fold_by_fold_are_named(orl_pairs):
+    rows = np.flatnonzero(orl_pairs.same)[:6], np.flatnonzero(~orl_pairs.same)[:3]
+    few = replace(orl_pairs, pairs=orl_pairs.pairs[:9], same=orl_pairs.same[:9], fold=None)
+    with pytest.raises(ValueError, match="orl: 9 pairs make no 10 folds"):
+        VerificationEvaluator(few)
+    sorted_rows = np.concatenate([rows[0], rows[1]])
+    pairs, same = orl_pairs.pairs[sorted_rows], orl_pairs.same[sorted_rows]
+    with pytest.raises(ValueError, match="orl: the folds other than 3 hold 0 genuine and 3 impostor pairs"):
+        VerificationEvaluator(replace(orl_pairs, pairs=pairs, same=same, fold=[3] * 6 + [7] * 3))
+    with pytest.raises(ValueError, match="the folds other than 0 hold 0 genuine and 18 impostor pairs"):
+        verification_metrics(np.arange(20) < 2, np.arange(20.0))
+
+
+def test_few_pairs_with_folds_leave_out_the_references_figures(model, image_processor, orl_pairs):
+    rows = [*np.flatnonzero(orl_pairs.same)[:4], *np.flatnonzero(~orl_pairs.same)[:4]]
+    few = replace(orl_pairs, pairs=orl_pairs.pairs[rows], same=orl_pairs.same[rows], fold=[0, 0, 1, 1] * 2)
+    metrics = VerificationEvaluator(few)(model, image_processor)
+    assert "orl_accuracy" in metrics
+    assert not [key for key in metrics if "insightface" in key or "timm_face" in key]
+
+
 def test_far_finer_than_one_impostor_is_left_out_not_zero():
     rng = np.random.default_rng(0)
     same = np.arange(2000) % 2 == 0
@@ -154,13 +210,23 @@ def test_evaluator_gives_one_flat_dict_and_draws(model, image_processor, orl_pai
 
 
 def test_references_keep_their_own_test_time_augmentation(model, image_processor, orl_pairs):
-    by_flip = {
-        flip: VerificationEvaluator(orl_pairs, flip=flip)(model, image_processor) for flip in ("sum", "concat", None)
-    }
-    # All three evaluators embed the mirror images, so InsightFace's figure is there, and is the same, in each.
-    assert len({metrics["orl_insightface_accuracy"] for metrics in by_flip.values()}) == 1
-    assert len({metrics["orl_timm_face_accuracy"] for metrics in by_flip.values()}) == 1
+    embedder = Embedder(model, image_processor)
+    by_flip = {flip: VerificationEvaluator(orl_pairs, flip=flip).evaluate(embedder) for flip in ("sum", "concat", None)}
+    # The embedder has the mirror images, so InsightFace's figures are there, and are the same, in each.
+    for figure in ("insightface_accuracy", "insightface_threshold", "timm_face_accuracy", "timm_face_threshold"):
+        assert len({metrics[f"orl_{figure}"] for metrics in by_flip.values()}) == 1
     assert by_flip["sum"]["orl_auc"] != by_flip[None]["orl_auc"]
+    embeddings = embedder(orl_pairs.images, None).embeddings.astype(np.float64)
+    single = cosine_similarities(*embeddings[orl_pairs.pairs.T])
+    assert by_flip[None]["orl_timm_face_threshold"] == timm_face_accuracy(single, orl_pairs.same).thresholds.mean()
+
+
+def test_mirror_images_are_embedded_only_where_they_count(model, image_processor, orl_pairs):
+    metrics = VerificationEvaluator(orl_pairs, flip=None)(model, image_processor)
+    assert model.num_calls == 1
+    assert "orl_timm_face_accuracy" in metrics and "orl_insightface_accuracy" not in metrics
+    VerificationEvaluator(orl_pairs)(model, image_processor)
+    assert model.num_calls == 3
 
 
 def test_distances_give_the_same_figures_as_similarities(model, image_processor, orl_pairs):
