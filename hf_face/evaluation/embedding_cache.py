@@ -35,7 +35,7 @@ class EmbeddingCache:
         starts = range(0, len(images), self.shard_size)
         paths = [folder / f"{index:05d}-of-{len(starts):05d}.safetensors" for index in range(len(starts))]
         for start, path in zip(starts, paths, strict=True):
-            if not _agreed(path.exists()):
+            if not agreed(path.exists()):
                 rows = range(start, min(start + self.shard_size, len(images)))
                 _write(path, embedder.embed(images.select(rows)))
         shards = (load_file(path) for path in paths)
@@ -47,7 +47,7 @@ class EmbeddingCache:
         return Embeddings(**views)
 
 
-def _agreed(exists: bool) -> bool:
+def agreed(exists: bool) -> bool:
     """What the main process sees: ranks that disagreed would wait for each other for ever."""
     if not dist.is_initialized():
         return exists
@@ -69,16 +69,21 @@ def _write(path: Path, embeddings: Embeddings):
         dist.barrier()
 
 
-def _digest(embedder: Embedder, images: Dataset) -> str:
+def embedder_digest(embedder: Embedder) -> str:
+    """Changes with the model's weights, the preprocessing, the mirror images and the precision."""
     digest = hashlib.sha256()
     for name, tensor in embedder.model.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     preprocessing = json.dumps(embedder.image_processor.to_dict(), sort_keys=True, default=str)
     digest.update(f"{preprocessing} mirror={embedder.mirror} dtype={embedder.dtype}".encode())
-    images = images if images._indices is None else images.flatten_indices()
-    for column in images.data.columns:
-        for chunk in column.chunks:
-            for buffer in chunk.buffers():
-                digest.update(buffer or b"")
+    return digest.hexdigest()[:16]
+
+
+def _digest(embedder: Embedder, images: Dataset) -> str:
+    digest = hashlib.sha256(embedder_digest(embedder).encode())
+    for rows in images.with_format("arrow").iter(batch_size=1000):
+        # As a message, since the buffers of a slice are those of the whole table.
+        for batch in rows.combine_chunks().to_batches():
+            digest.update(batch.serialize())
     return digest.hexdigest()[:16]

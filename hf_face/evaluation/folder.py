@@ -6,11 +6,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch.distributed as dist
 from datasets import Dataset, Image
 from transformers.utils import logging
 
 from ..data.image_folder import list_images
 from .embedding import Embedder, is_main_process
+from .embedding_cache import agreed, embedder_digest
 
 IMAGES_PER_PART = 4096
 
@@ -21,7 +23,8 @@ def embed_folder(embedder: Embedder, folder: str | Path, output: str | Path) -> 
     `embedding` (unit length, float32) and `norm`.
 
     The work goes through parts of a few thousand images, each written when it is done: started again after a stop, it
-    goes on with the first missing one.
+    goes on with the first missing one. Parts are kept apart by a digest of the model, its preprocessing and precision.
+    Under `torch.distributed` all ranks must see the same folder.
 
     Args:
         embedder: the model; `embedder.mirror` says whether an embedding is the sum over the image and its mirror image.
@@ -42,7 +45,7 @@ def embed_folder(embedder: Embedder, folder: str | Path, output: str | Path) -> 
     names = list_images(folder)
     if not names:
         raise ValueError(f"{folder} holds no images.")
-    parts_folder = output.with_name(output.name + ".parts")
+    parts_folder = output.with_name(f"{output.name}.{embedder_digest(embedder)}.parts")
     parts_folder.mkdir(parents=True, exist_ok=True)
     parts = []
     hidden = not (embedder.progress and is_main_process())
@@ -50,12 +53,15 @@ def embed_folder(embedder: Embedder, folder: str | Path, output: str | Path) -> 
         for start in range(0, len(names), IMAGES_PER_PART):
             part_names = names[start : start + IMAGES_PER_PART]
             parts.append(parts_folder / f"{start:012d}.parquet")
-            _check_part(parts[-1], part_names)
-            if not parts[-1].exists():
+            if agreed(parts[-1].exists()):
+                _check_part(parts[-1], part_names)
+            else:
                 table = _embed(embedder, folder, part_names)
                 if is_main_process():
                     _write([table], parts[-1])
             progress.update(len(part_names))
+    if dist.is_initialized():
+        dist.barrier()  # other ranks may still be reading the parts
     if is_main_process():
         _write((pq.read_table(part) for part in parts), output)
         shutil.rmtree(parts_folder)
@@ -71,7 +77,7 @@ def _embed(embedder: Embedder, folder: Path, names: list[str]) -> pa.Table:
 
 
 def _check_part(part: Path, names: list[str]) -> None:
-    if part.exists() and pq.read_table(part, columns=["file_name"])["file_name"].to_pylist() != names:
+    if pq.read_table(part, columns=["file_name"])["file_name"].to_pylist() != names:
         raise ValueError(f"{part} is of other images than the folder now holds: delete {part.parent} to start anew.")
 
 

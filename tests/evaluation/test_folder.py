@@ -68,6 +68,19 @@ def test_parts_of_other_images_are_not_taken_over(embedder, images, tmp_path):
         folder.embed_folder(embedder, images, tmp_path / "embeddings.parquet")
 
 
+def test_parts_of_another_model_are_not_taken_over(embedder, images, tmp_path):
+    good = (images / "c.png").read_bytes()
+    (images / "c.png").write_bytes(b"no image")
+    output = tmp_path / "embeddings.parquet"
+    with pytest.raises(UndecodableImageError):
+        folder.embed_folder(embedder, images, output)
+    (images / "c.png").write_bytes(good)
+    single = Embedder(embedder.model, embedder.image_processor, batch_size=2, mirror=False, progress=False)
+    folder.embed_folder(single, images, output)
+    folder.embed_folder(single, images, tmp_path / "from_the_start.parquet")
+    assert pq.read_table(output).equals(pq.read_table(tmp_path / "from_the_start.parquet"))
+
+
 def test_a_folder_that_is_not_there_or_empty_is_named(embedder, tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         folder.embed_folder(embedder, tmp_path / "nowhere", tmp_path / "out.parquet")
