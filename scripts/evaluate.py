@@ -48,7 +48,7 @@ def main():
         model,
         image_processor,
         batch_size=args.batch_size,
-        mirror=protocol_args.flip != "none",
+        mirror=any(evaluator.mirror for evaluator in evaluators),
         dtype={"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[args.autocast],
         num_workers=args.num_workers,
     )
@@ -58,7 +58,8 @@ def main():
         metrics |= evaluator.evaluate(embedder, args.output_dir)
     if state.is_main_process:
         not_measurable = [key for evaluator in evaluators for key in evaluator.not_measurable]
-        report = json.dumps({"model": args.model, "metrics": metrics, "not_measurable": not_measurable}, indent=2)
+        report = {"model": args.model, "metrics": metrics, "not_measurable": not_measurable}
+        report = json.dumps(report, indent=2, allow_nan=False)
         print(report)
         if args.output_dir is not None:
             Path(args.output_dir).mkdir(parents=True, exist_ok=True)

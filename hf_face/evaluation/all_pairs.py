@@ -3,7 +3,7 @@
 N images make N (N - 1) / 2 pairs, 10^12 for 1.6 million: no score matrix fits anywhere. Similarities are computed block
 by block; of each block stay the genuine scores, and of the impostor scores those that can still be among the highest
 K = FAR x impostors + 1, which is all that TAR at that FAR depends on. The counts are exact and the memory bounded:
-two blocks, the genuine scores and at most 2 K + one block of impostor scores.
+a few blocks, the genuine scores and at most 5 K impostor scores.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,9 +21,9 @@ from .comparison_scores import ComparisonScores, allowed_errors
 from .embedding import Embedder, Flip, is_main_process
 from .evaluator import Evaluator
 from .metrics import format_far
-from .plots import plot_roc, save_figure
+from .plots import plot_det, plot_roc, save_figure
 
-DEFAULT_FARS = (1e-4, 1e-5, 1e-6)
+ALL_PAIRS_FARS = (1e-4, 1e-5, 1e-6)
 
 
 class AllPairsEvaluator(Evaluator):
@@ -31,7 +31,8 @@ class AllPairsEvaluator(Evaluator):
 
     Args:
         dataset: images and identities, columns `image` and `label`.
-        fars: the false accept rates to report; one finer than one impostor pair is not measurable and left out.
+        fars: the false accept rates to report; one finer than one impostor pair is not measurable and left out. The
+            highest one decides how many impostor scores are held.
         flip: test-time augmentation by the mirror image: `"sum"`, `"concat"` or `None`.
         name: prefix of the metrics.
 
@@ -43,11 +44,12 @@ class AllPairsEvaluator(Evaluator):
     """
 
     def __init__(
-        self, dataset: Dataset, fars: Sequence[float] = DEFAULT_FARS, flip: Flip = "sum", name: str = "all_pairs"
+        self, dataset: Dataset, fars: Sequence[float] = ALL_PAIRS_FARS, flip: Flip = "sum", name: str = "all_pairs"
     ):
         self.dataset = dataset
         self.fars = fars
         self.flip = flip
+        self.mirror = flip is not None
         self.name = name
         num_genuine, num_impostors = count_pairs(identity_labels(dataset))
         self.measurable_fars = [far for far in fars if allowed_errors(far, num_impostors)]
@@ -67,7 +69,9 @@ class AllPairsEvaluator(Evaluator):
             point = scores.at_far(far)
             metrics |= {f"tar@far={format_far(far)}": point.tar, f"threshold@far={format_far(far)}": point.threshold}
         if output_dir is not None and is_main_process():
-            save_figure(plot_roc({self.name: scores.curve()}), Path(output_dir) / f"{self.name}_roc.png")
+            curves = {self.name: scores.curve()}
+            save_figure(plot_roc(curves), Path(output_dir) / f"{self.name}_roc.png")
+            save_figure(plot_det(curves), Path(output_dir) / f"{self.name}_det.png")
         return {f"{self.name}_{key}": value for key, value in metrics.items()}
 
 
@@ -107,24 +111,25 @@ def all_pairs_scores(features: Tensor, labels: np.ndarray, max_far: float, block
     order = torch.as_tensor(np.argsort(labels, kind="stable"))
     features, labels = features[order.to(features.device)], torch.as_tensor(labels)[order].to(features.device)
     kept = min(allowed_errors(max_far, num_impostors) + 1, num_impostors)
-    genuine, tail = [], HighestScores(kept)
+    none = features.new_empty(0)  # a rank may have no block, or none with a genuine pair
+    genuine, tail = [none], HighestScores(kept, none)
     for scores, same in _blocks(features, labels, block_size):
         if same is not None:
             genuine.append(scores[same])
             scores = scores.masked_fill_(same, -torch.inf)
         tail.add(scores)
-    genuine = _gather(torch.cat(genuine) if genuine else features.new_empty(0))
+    genuine = _gather(torch.cat(genuine))
     impostors = _gather(tail.highest())
     return ComparisonScores(np.sort(genuine), np.sort(impostors)[-kept:], num_impostors)
 
 
 class HighestScores:
-    """The `size` highest of all scores added, in memory bounded by twice that and the block being added."""
+    """The `size` highest of `scores` and of all scores added, in memory bounded by a few times that and a block."""
 
-    def __init__(self, size: int):
+    def __init__(self, size: int, scores: Tensor):
         self.size = size
         self._floor = -torch.inf  # `size` scores above it, or equal, are held
-        self._held: list[Tensor] = []
+        self._held = [scores]
 
     def add(self, scores: Tensor):
         """Take what is above the floor from a block (A, B)."""

@@ -14,7 +14,7 @@ from .evaluator import Evaluator
 from .identification import DEFAULT_FPIRS, DEFAULT_RANKS, SearchResult, search
 from .ijb_files import IJBProtocol, SubjectTemplates
 from .metrics import DEFAULT_FARS, format_far
-from .plots import plot_cmc, plot_roc, save_figure
+from .plots import plot_cmc, plot_det, plot_roc, plot_scores, save_figure
 from .reference_ijb import insightface_identification, insightface_open_set_tpir, insightface_tar_at_far
 from .templates import TemplateFeatures, image_weights, pair_scores, pool_templates
 
@@ -58,6 +58,7 @@ class IJBEvaluator(Evaluator):
             raise ValueError(f"switches are {switches!r}, expected one of {', '.join(SWITCHES)}")
         self.protocol = protocol
         self.switches = switches
+        self.mirror = switches.endswith("F1")
         self.fars = fars
         self.ranks = ranks
         self.fpirs = fpirs
@@ -84,14 +85,19 @@ class IJBEvaluator(Evaluator):
         return [f"{self.name}_{key}" for key in missing]
 
     def evaluate(self, embedder: Embedder, output_dir: str | Path | None = None) -> dict[str, float]:
-        if self.switches.endswith("F1") and not embedder.mirror:
+        if self.mirror and not embedder.mirror:
             raise ValueError(f"the switches {self.switches} add mirror images: embed with mirror=True, or switch F off")
         images = self.protocol.images
-        embeddings = embedder(images) if self.cache is None else self.cache(embedder, images)
+        embeddings = embedder(images, None) if self.cache is None else self.cache(embedder, images)
         templates = self.pool(embeddings, embedder.device)
         scores = self.compare(templates)
-        metrics = self._verification_metrics(scores)
-        figures = {"roc": plot_roc({self.name: scores.curve()})}
+        curve = scores.curve()
+        metrics = {"auc": scores.auc, "eer": curve.eer} | self._rates_at_fars(scores)
+        figures = {
+            "roc": plot_roc({self.name: curve}),
+            "det": plot_det({self.name: curve}),
+            "scores": plot_scores(scores.genuine, scores.impostors, self.name),
+        }
         if self.protocol.galleries:
             results = self.search(templates)
             metrics |= self._identification_metrics(results, templates)
@@ -123,8 +129,8 @@ class IJBEvaluator(Evaluator):
             for name, gallery in self.protocol.galleries.items()
         }
 
-    def _verification_metrics(self, scores: ComparisonScores) -> dict[str, float]:
-        metrics = {"auc": scores.auc, "finest_far": scores.finest_far}
+    def _rates_at_fars(self, scores: ComparisonScores) -> dict[str, float]:
+        metrics = {"finest_far": scores.finest_far}
         for far in self.measurable_fars:
             point = scores.at_far(far)
             metrics |= {f"tar@far={format_far(far)}": point.tar, f"threshold@far={format_far(far)}": point.threshold}

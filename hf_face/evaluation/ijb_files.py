@@ -11,6 +11,7 @@ Every error names the file and the line.
 """
 
 import csv
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -62,7 +63,7 @@ def load_ijb(folder: str | Path) -> IJBProtocol:
     """Reads a folder that holds `meta` and `loose_crop`.
 
     Raises:
-        FileNotFoundError: a file is missing.
+        FileNotFoundError: a file, or a photograph that the lists name, is missing.
         ValueError: a line is not what its file should hold, or two files disagree; the message names file and line.
     """
     folder = Path(folder)
@@ -81,6 +82,7 @@ def load_ijb(folder: str | Path) -> IJBProtocol:
     pairs = read_columns(pairs_path, {"first": int, "second": int, "label": int})
     _check(pairs_path, np.isin(pairs["label"], (0, 1)), "the label is neither 0 nor 1")
     galleries, probes = _read_identification(meta, name)
+    _check_photographs(folder / "loose_crop", faces_path, faces["image"])
     images = Dataset.from_dict(
         {
             "image": [str(folder / "loose_crop" / image) for image in faces["image"]],
@@ -106,7 +108,12 @@ def read_columns(path: Path, columns: dict[str, type]) -> dict[str, np.ndarray]:
 
     Args:
         columns: name and type (`str`, `int` or `float`) of every column.
+
+    Raises:
+        ValueError: the file is empty, or a line is not of these columns.
     """
+    if not path.stat().st_size:
+        raise ValueError(f"{path} is empty")
     arrow_types = {str: pa.string(), int: pa.int64(), float: pa.float64()}
     try:
         table = pyarrow.csv.read_csv(
@@ -178,6 +185,16 @@ def _check_same_images(path: Path, images: np.ndarray, other_path: Path, other_i
     if len(images) != len(other_images):
         raise ValueError(f"{path} lists {len(images)} images, {other_path} {len(other_images)}: they must be parallel")
     _check(path, images == other_images, f"the image is not the one in the same line of {other_path}")
+
+
+def _check_photographs(folder: Path, path: Path, images: np.ndarray):
+    """One listing of the folder tells before the first forward pass what would show up hours later."""
+    there = set(os.listdir(folder))
+    missing = [image for image in images if image not in there]
+    if missing:
+        raise FileNotFoundError(
+            f"{folder} lacks {len(missing)} of the {len(images)} photographs in {path}, for instance {missing[0]}"
+        )
 
 
 def _check(path: Path, good: np.ndarray, fault: str):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..data import VerificationPairs, load_identities, load_verification_pairs
-from .all_pairs import AllPairsEvaluator
+from .all_pairs import ALL_PAIRS_FARS, AllPairsEvaluator
 from .embedding_cache import EmbeddingCache
 from .evaluator import Evaluator
 from .fairness import VerificationFairnessEvaluator, split_by_group
@@ -39,17 +39,32 @@ class ProtocolArguments:
         }
     )
     images: str | None = field(default=None, metadata={"help": "Folder of the images that a list of pairs names."})
+    probes: str | None = field(
+        default=None,
+        metadata={
+            "help": "Identity data to search in `data` by `identification`; if left out, everybody's first image in "
+            "`data` is enrolled and the others are probes."
+        },
+    )
     flip: Literal["sum", "concat", "none"] = field(
         default="sum", metadata={"help": "How to join the embeddings of an image and of its mirror image."}
     )
     similarity: Literal["cosine", "squared_euclidean"] = field(
         default="cosine", metadata={"help": "What the verification thresholds are: similarities or distances."}
     )
-    fars: list[float] = field(
-        default_factory=lambda: list(DEFAULT_FARS), metadata={"help": "False accept rates to report."}
+    fars: list[float] | None = field(
+        default=None,
+        metadata={
+            "help": "False accept rates to report: 1e-1 to 1e-6 if left out, 1e-4 to 1e-6 of `all_pairs`, which keeps "
+            "as many impostor scores as the highest rate takes."
+        },
     )
-    far: float = field(
-        default=1e-3, metadata={"help": "False accept rate that sets the threshold of `quality` and `fairness`."}
+    far: float | None = field(
+        default=None,
+        metadata={
+            "help": "False accept rate that sets the threshold of `quality` and `fairness`: if left out 1e-3, or the "
+            "next power of ten that the pairs can show."
+        },
     )
     quality: str | None = field(
         default=None, metadata={"help": "Column of the images with their quality; the embedding's norm if left out."}
@@ -74,28 +89,32 @@ load_pairs = cache(load_verification_pairs)
 load_identity_data = cache(load_identities)
 
 
-def find_verification_set(name: str, folder: str | Path) -> VerificationPairs:
-    """One of [`VERIFICATION_SETS`] in a folder: as InsightFace's `.bin`, converted (a folder of Parquet), or as a list
-    of pairs, `<name>_pairs.txt`, with the aligned images in a folder whose name begins with the set's (XQLFW).
+def find_verification_set(name: str, data: str | Path, images: str | Path | None = None) -> VerificationPairs:
+    """One of [`VERIFICATION_SETS`], from its own file or from a folder that holds it: as InsightFace's `.bin`,
+    converted (a folder of Parquet), or as a list of pairs, `<name>_pairs.txt`, whose images are in `images` or in a
+    folder beside it whose name begins with the set's (XQLFW; the aligned ones where there are several).
 
     Raises:
-        FileNotFoundError: if `folder` holds it in none of these ways.
+        FileNotFoundError: if `data` holds it in none of these ways.
     """
-    located = _locate(name, Path(folder))
+    if Path(data).is_file():
+        return load_pairs(data, images=images, name=name)
+    located = _locate(name, Path(data))
     if located is None:
         raise FileNotFoundError(
-            f"{folder} holds no {name}: expected {name}.bin, a folder {name} of Parquet files, or {name}_pairs.txt "
+            f"{data} holds no {name}: expected {name}.bin, a folder {name} of Parquet files, or {name}_pairs.txt "
             "with a folder of aligned images"
         )
-    path, images = located
-    return load_pairs(path, images=images, name=name)
+    path, folder = located
+    return load_pairs(path, images=images or folder, name=name)
 
 
 def _locate(name: str, folder: Path) -> tuple[Path, Path | None] | None:
     """The file or folder of a set, and the folder of its images where they are apart."""
     listing = folder / f"{name}_pairs.txt"
     if listing.is_file():
-        return listing, next((path for path in sorted(folder.glob(f"{name}*")) if path.is_dir()), folder)
+        folders = sorted(path for path in folder.glob(f"{name}*") if path.is_dir())
+        return listing, next((path for path in folders if "aligned" in path.name), [*folders, folder][0])
     if (folder / f"{name}.bin").is_file():
         return folder / f"{name}.bin", None
     if any((folder / name).rglob("*.parquet")):
@@ -104,32 +123,39 @@ def _locate(name: str, folder: Path) -> tuple[Path, Path | None] | None:
 
 
 def load_groups(data: str | Path, images: str | Path | None = None) -> dict[str, VerificationPairs]:
-    """The pairs of each group of people: from RFW's own folder (`txts/<group>/<group>_pairs.txt`, `data/<group>`), a
-    folder with one `.bin` a group, or pairs with a column `group`."""
+    """The pairs of each group of people: from RFW's own folder (`txts/<group>/<group>_pairs.txt`, photographs in
+    `data/<group>` that are aligned by `txts/<group>/<group>_lmk.txt`, or aligned ones in `images`), a folder with one
+    `.bin` a group, or pairs with a column `group`."""
     folder = Path(data)
     if lists := sorted(folder.glob("txts/*/*_pairs.txt")):
-        groups = {path.parent.name: path for path in lists}
-        root = folder / "data" if images is None else Path(images)
-        return {group: load_pairs(path, images=root / group, name=group) for group, path in groups.items()}
+        return {path.parent.name: _load_rfw_group(path, folder, images) for path in lists}
     if files := sorted(folder.glob("*.bin")):
         return {path.stem: load_pairs(path) for path in files}
     return split_by_group(load_pairs(data, images=images))
 
 
+def _load_rfw_group(path: Path, folder: Path, images: str | Path | None) -> VerificationPairs:
+    group = path.parent.name
+    if images is not None:
+        return load_pairs(path, images=Path(images) / group, name=group)
+    landmarks = path.with_name(f"{group}_lmk.txt")
+    landmarks = landmarks if landmarks.is_file() else None
+    return load_pairs(path, images=folder / "data" / group, name=group, landmarks=landmarks)
+
+
 def _pairs_of(args: ProtocolArguments, name: str | None = None) -> list[VerificationPairs]:
-    """The set called `name` in a folder; without a name the pairs that `data` is, or all built-in sets it holds."""
+    """The set called `name`; without a name the pairs that `data` is, or all built-in sets that it holds."""
     if name is not None:
-        return [find_verification_set(name, args.data)]
+        return [find_verification_set(name, args.data, args.images)]
     held = [each for each in VERIFICATION_SETS if _locate(each, Path(args.data)) is not None]
     if held:
-        return [find_verification_set(each, args.data) for each in held]
+        return [find_verification_set(each, args.data, args.images) for each in held]
     return [load_pairs(args.data, images=args.images)]
 
 
 def build_verification(args: ProtocolArguments, name: str | None = None) -> list[Evaluator]:
-    return [
-        VerificationEvaluator(pairs, args.flip_or_none, args.similarity, args.fars) for pairs in _pairs_of(args, name)
-    ]
+    fars = args.fars or DEFAULT_FARS
+    return [VerificationEvaluator(pairs, args.flip_or_none, args.similarity, fars) for pairs in _pairs_of(args, name)]
 
 
 def build_quality(args: ProtocolArguments) -> list[Evaluator]:
@@ -144,15 +170,16 @@ def build_fairness(args: ProtocolArguments, name: str = "fairness") -> list[Eval
 def build_ijb(args: ProtocolArguments) -> list[Evaluator]:
     protocol = load_ijb(args.data)
     cache = EmbeddingCache(args.cache_dir) if args.cache_dir is not None else None
-    return [IJBEvaluator(protocol, switches, args.fars, cache=cache) for switches in args.switches]
+    return [IJBEvaluator(protocol, switches, args.fars or DEFAULT_FARS, cache=cache) for switches in args.switches]
 
 
 def build_all_pairs(args: ProtocolArguments) -> list[Evaluator]:
-    return [AllPairsEvaluator(load_identity_data(args.data), args.fars, args.flip_or_none)]
+    return [AllPairsEvaluator(load_identity_data(args.data), args.fars or ALL_PAIRS_FARS, args.flip_or_none)]
 
 
 def build_identification(args: ProtocolArguments) -> list[Evaluator]:
-    gallery, probes = enrol_first(load_identity_data(args.data))
+    dataset = load_identity_data(args.data)
+    gallery, probes = enrol_first(dataset) if args.probes is None else (dataset, load_identity_data(args.probes))
     return [IdentificationEvaluator(gallery, probes, args.flip_or_none)]
 
 

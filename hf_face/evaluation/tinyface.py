@@ -5,13 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from datasets import Dataset, Image, concatenate_datasets
+from datasets import ClassLabel, Dataset, Image, concatenate_datasets
 from scipy.io import loadmat
 
 from ..data.columns import identity_labels
+from .comparison_scores import allowed_errors
 from .embedding import Embedder, Flip, is_main_process
 from .evaluator import Evaluator
 from .identification import DEFAULT_FPIRS, DEFAULT_RANKS, search
+from .metrics import format_far
 from .plots import plot_cmc, save_figure
 
 TINYFACE_RANKS = (1, 5, 10, 20, 50)
@@ -19,10 +21,11 @@ DISTRACTOR = -100  # the label of TinyFace's own scripts for gallery images of n
 
 
 class IdentificationEvaluator(Evaluator):
-    """Rank-k, mean average precision and, where some probes are of nobody in the gallery, TPIR@FPIR.
+    """Rank-k, mean average precision and, where enough probes are of nobody in the gallery, TPIR@FPIR.
 
     Args:
-        gallery, probes: columns `image` and `label`; a person may have several gallery images.
+        gallery, probes: columns `image` and `label`; a person may have several gallery images. Where the label is a
+            `ClassLabel`, its names say who is who, since two data sets may number the same people differently.
         flip: test-time augmentation by the mirror image: `"sum"`, `"concat"` or `None`.
         ranks, fpirs: what to report.
         name: prefix of the metrics.
@@ -46,22 +49,34 @@ class IdentificationEvaluator(Evaluator):
     ):
         self.gallery, self.probes = gallery, probes
         self.flip = flip
+        self.mirror = flip is not None
         self.ranks, self.fpirs = ranks, fpirs
         self.name = name
         self.primary_metric = f"{name}_rank1"
-        if not np.isin(identity_labels(probes), identity_labels(gallery)).any():
+        mated = np.isin(_people(probes), _people(gallery))
+        if not mated.any():
             raise ValueError(f"{name}: no probe is of a person in the gallery")
+        num_unmated = int((~mated).sum())
+        self.not_measurable = [
+            f"{name}_tpir@fpir={format_far(fpir)}" for fpir in fpirs if not allowed_errors(fpir, num_unmated)
+        ]
 
     def evaluate(self, embedder: Embedder, output_dir: str | Path | None = None) -> dict[str, float]:
         sides = []
         for dataset in (self.probes, self.gallery):
             embeddings = embedder(dataset, self.flip).embeddings
-            sides += [torch.from_numpy(embeddings).to(embedder.device), identity_labels(dataset)]
+            sides += [torch.from_numpy(embeddings).to(embedder.device), _people(dataset)]
         result = search(*sides)
         metrics = result.metrics(self.ranks, self.fpirs) | {"map": result.mean_average_precision}
         if output_dir is not None and is_main_process():
             save_figure(plot_cmc({self.name: result.cmc(max(self.ranks))}), Path(output_dir) / f"{self.name}_cmc.png")
         return {f"{self.name}_{key}": value for key, value in metrics.items()}
+
+
+def _people(dataset: Dataset) -> np.ndarray:
+    """Who is on each image (N,)."""
+    labels, feature = identity_labels(dataset), dataset.features["label"]
+    return np.array(feature.names)[labels] if isinstance(feature, ClassLabel) else labels
 
 
 def enrol_first(dataset: Dataset) -> tuple[Dataset, Dataset]:

@@ -228,6 +228,7 @@ class FaceTrainer(PublishingMixin, Trainer):
             self.evaluated_model,
             self.processing_class,
             batch_size=self.args.per_device_eval_batch_size,
+            mirror=any(evaluator.mirror for evaluator in evaluators),
             dtype={"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision),
             num_workers=self.args.dataloader_num_workers,
             progress=not self.args.disable_tqdm,

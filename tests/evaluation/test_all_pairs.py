@@ -5,9 +5,10 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from hf_face.data import load_orl
-from hf_face.evaluation import Embedder
+from hf_face.evaluation import Embedder, all_pairs
 from hf_face.evaluation.all_pairs import AllPairsEvaluator, HighestScores, all_pairs_scores, count_pairs
 from hf_face.evaluation.comparison_scores import ComparisonScores
+from hf_face.evaluation.protocols import PROTOCOLS, ProtocolArguments
 
 
 def faces(num_images=300, num_people=60):
@@ -43,7 +44,7 @@ def test_pairs_are_counted_without_overflow():
 
 def test_highest_scores_keeps_little_and_loses_nothing():
     scores = torch.randn(50, 8, 40, generator=torch.Generator().manual_seed(0))
-    highest = HighestScores(100)
+    highest = HighestScores(100, torch.empty(0))
     for block in scores:
         highest.add(block)
         assert sum(len(held) for held in highest._held) <= 200
@@ -71,7 +72,7 @@ def test_evaluator_over_labelled_images(model, image_processor, tmp_path):
     assert metrics["all_pairs_num_impostors"] == whole.num_impostors
     assert evaluator.primary_metric in metrics
     assert evaluator.not_measurable == ["all_pairs_tar@far=1e-6"]
-    assert (tmp_path / "all_pairs_roc.png").stat().st_size > 1000
+    assert {path.name for path in tmp_path.iterdir()} == {"all_pairs_roc.png", "all_pairs_det.png"}
     with pytest.raises(ValueError, match="measure none of the FARs"):
         AllPairsEvaluator(faces, fars=[1e-9])
 
@@ -84,6 +85,36 @@ def test_curve_ends_where_the_kept_impostors_end():
     shared = len(tail.far) - 1
     np.testing.assert_allclose(tail.tar[:shared], whole.tar[:shared])
     np.testing.assert_allclose(tail.far[:shared], whole.far[:shared])
+
+
+def test_no_far_by_default_asks_for_more_scores_than_memory_holds():
+    (evaluator,) = PROTOCOLS["all_pairs"](ProtocolArguments(data="orl"))
+    assert evaluator.fars == (1e-4, 1e-5, 1e-6)
+    (evaluator,) = PROTOCOLS["all_pairs"](ProtocolArguments(data="orl", fars=[1e-2]))
+    assert evaluator.fars == [1e-2]
+
+
+class SecondOfTwoRanks:
+    """`torch.distributed` as the second rank sees it, which receives what the first one sends."""
+
+    def is_initialized(self):
+        return True
+
+    def get_rank(self):
+        return 1
+
+    def get_world_size(self):
+        return 2
+
+    def all_gather_object(self, shares, share):
+        shares[:] = [np.array([0.5]), share]
+
+
+def test_a_rank_without_a_block_has_no_scores(monkeypatch):
+    monkeypatch.setattr(all_pairs, "dist", SecondOfTwoRanks())
+    features, labels = faces()
+    scores = all_pairs_scores(features, labels, max_far=1e-2, block_size=300)  # one block, the first rank's
+    assert scores.genuine.tolist() == scores.impostors.tolist() == [0.5]
 
 
 def _rank_scores(rank: int, store: str, results):

@@ -70,11 +70,18 @@ def test_tpir_asks_for_rank_one_and_for_a_score_above_the_false_alarms():
 def test_insightface_open_set_threshold_allows_one_false_alarm_fewer():
     rng = np.random.default_rng(0)
     probes, gallery = (torch.from_numpy(rng.standard_normal((n, 4))) for n in (120, 20))
+    probes[:20] += gallery
     result = search(probes, np.arange(120), gallery, np.arange(20))
     alarms = np.sort(result.impostor_scores[20:])
     point = insightface_open_set_tpir(result, 0.1)
     assert (point.threshold, point.far) == (alarms[-10], 0.09)
     assert result.at_fpir(0.1).far == 0.1
+    found = (result.mate_ranks[:20, 0] == 1) & (result.mate_scores[:20, 0] > alarms[-10])
+    assert 0 < point.tar == found.mean() <= result.at_fpir(0.1).tar
+    # Where the target allows no false alarm, the highest of them is the threshold.
+    strictest = insightface_open_set_tpir(result, 1e-3)
+    found = (result.mate_ranks[:20, 0] == 1) & (result.mate_scores[:20, 0] > alarms[-1])
+    assert (strictest.threshold, strictest.far, strictest.tar) == (alarms[-1], 0, found.mean())
 
 
 def test_insightface_closed_set_needs_every_subject_once():

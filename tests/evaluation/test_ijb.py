@@ -1,64 +1,17 @@
-import csv
 import shutil
 from itertools import combinations
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from hf_face.data import load_orl
-from hf_face.data.alignment import ARCFACE_LANDMARKS
-from hf_face.evaluation import Embedder
+from hf_face.evaluation import ROC, Embedder
 from hf_face.evaluation.comparison_scores import ComparisonScores
 from hf_face.evaluation.embedding_cache import EmbeddingCache
 from hf_face.evaluation.ijb import IJBEvaluator
 from hf_face.evaluation.ijb_files import load_ijb
 from hf_face.evaluation.protocols import PROTOCOLS, ProtocolArguments
 
-PEOPLE, PHOTOGRAPHS = 8, 6
-SHIFT = (20, 30)  # of the face in its loose crop, which alignment has to undo
-
-
-@pytest.fixture(scope="module")
-def faces() -> np.ndarray:
-    """Aligned faces (people, photographs, 112, 112, 3)."""
-    orl = load_orl()
-    rows = [np.flatnonzero(np.asarray(orl["label"]) == person)[:PHOTOGRAPHS] for person in range(PEOPLE)]
-    images = [orl[int(row)]["image"].convert("RGB").resize((112, 112)) for row in np.concatenate(rows)]
-    return np.stack(images).reshape(PEOPLE, PHOTOGRAPHS, 112, 112, 3)
-
-
-@pytest.fixture(scope="module")
-def ijb_folder(faces, tmp_path_factory):
-    """IJB-C in miniature: of each person a gallery template of three photographs, two of them one media, and a probe
-    template of two and one of one. Half of the people are in each gallery."""
-    folder = tmp_path_factory.mktemp("ijb") / "IJBC"
-    (folder / "meta").mkdir(parents=True)
-    (folder / "loose_crop").mkdir()
-    members, landmarks, templates = [], [], {}
-    for person in range(PEOPLE):
-        for photograph, (template, media) in enumerate([(0, 5), (0, 5), (0, 6), (1, 1), (1, 2), (2, 1)]):
-            name = f"{person}_{photograph}.png"
-            loose = np.zeros((190, 160, 3), np.uint8)
-            loose[SHIFT[1] : SHIFT[1] + 112, SHIFT[0] : SHIFT[0] + 112] = faces[person, photograph]
-            Image.fromarray(loose).save(folder / "loose_crop" / name)
-            points = " ".join(f"{value:.4f}" for value in (ARCFACE_LANDMARKS + SHIFT).ravel())
-            landmarks.append(f"{name} {points} {0.5 + 0.05 * photograph + 0.01 * person:.3f}")
-            members.append(f"{name} {100 * person + 7 * template} {media}")
-            templates[100 * person + 7 * template] = person
-    pairs = [f"{a} {b} {int(templates[a] == templates[b])}" for a, b in combinations(templates, 2)]
-    for name, lines in (("face_tid_mid", members), ("name_5pts_score", landmarks), ("template_pair_label", pairs)):
-        (folder / "meta" / f"ijbc_{name}.txt").write_text("\n".join(lines) + "\n")
-    for name, chosen in {
-        "gallery_G1": [t for t, p in templates.items() if t % 100 == 0 and p % 2 == 0],
-        "gallery_G2": [t for t, p in templates.items() if t % 100 == 0 and p % 2 == 1],
-        "probe_mixed": [t for t in templates if t % 100 for _ in range(2)],  # one row an image: templates recur
-    }.items():
-        with open(folder / "meta" / f"ijbc_1N_{name}.csv", "w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["TEMPLATE_ID", "SUBJECT_ID", "FILENAME"])
-            writer.writerows([template, templates[template] + 1000, "x.png"] for template in chosen)
-    return folder
+PEOPLE = 8  # of the miniature
 
 
 @pytest.fixture
@@ -116,6 +69,8 @@ def test_whole_protocol(ijb_folder, faces, model, image_processor, switches, tmp
         assert metrics[f"{prefix}_tar@far={far}"] == pytest.approx(point.tar)
         assert metrics[f"{prefix}_threshold@far={far}"] == pytest.approx(point.threshold, abs=1e-5)
     assert metrics[f"{prefix}_auc"] == pytest.approx(scores.auc)
+    every_point = ROC.from_scores(person[first] == person[second], (features[first] * features[second]).sum(1))
+    assert metrics[f"{prefix}_eer"] == pytest.approx(every_point.eer)
     assert f"{prefix}_tar@far=1e-3" in evaluator.not_measurable
     assert f"{prefix}_tar@far=1e-3" not in metrics
     assert evaluator.not_measurable[-2:] == [f"{prefix}_tpir@fpir=1e-2", f"{prefix}_tpir@fpir=1e-1"]
@@ -137,7 +92,9 @@ def test_whole_protocol(ijb_folder, faces, model, image_processor, switches, tmp
     assert metrics[f"{prefix}_tpir@fpir=2e-1"] == pytest.approx(np.mean(tpirs))
     assert f"{prefix}_tpir@fpir=1e-2" not in metrics
     assert 0 < metrics[f"{prefix}_insightface_rank1"] <= metrics[f"{prefix}_rank1"]  # one gallery of all people
-    assert {path.name for path in tmp_path.iterdir()} == {f"{prefix}_roc.png", f"{prefix}_cmc.png"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        f"{prefix}_{kind}.png" for kind in ("roc", "det", "scores", "cmc")
+    }
 
 
 def test_cache_resumes_and_never_mixes_models(ijb_folder, model, image_processor, tmp_path):
@@ -154,6 +111,35 @@ def test_cache_resumes_and_never_mixes_models(ijb_folder, model, image_processor
     model.projection.weight.data.mul_(-1)
     cache(Embedder(model, image_processor, mirror=False), protocol.images)
     assert len(list(tmp_path.rglob("*.safetensors"))) == 6
+
+
+def test_cache_tells_slices_of_one_data_set_apart(orl, model, image_processor, tmp_path):
+    cache, embedder = EmbeddingCache(tmp_path), Embedder(model, image_processor)
+    for rows in (range(0, 10), range(10, 20), [3, 1], [1, 3], range(10, 19)):
+        images = orl.select(rows)
+        np.testing.assert_array_equal(cache(embedder, images).original, embedder(images).original)
+    calls = model.num_calls
+    cache(embedder, orl.select(range(10, 20)))
+    assert model.num_calls == calls
+
+
+def test_without_mirror_images(ijb_folder, model, image_processor, tmp_path):
+    protocol = load_ijb(ijb_folder)
+    metrics = IJBEvaluator(protocol, "N1D1F0").evaluate(Embedder(model, image_processor, mirror=False))
+    assert model.num_calls == 1
+    assert metrics == IJBEvaluator(protocol, "N1D1F0").evaluate(Embedder(model, image_processor))
+
+
+def test_galleries_of_ijbb(ijb_folder, model, image_processor, tmp_path):
+    folder = tmp_path / "IJBB"
+    shutil.copytree(ijb_folder, folder)
+    for path in (folder / "meta").iterdir():
+        name = path.name.replace("ijbc", "ijbb").replace("gallery_G", "gallery_S")
+        path.rename(path.with_name(name))
+    ijbc = IJBEvaluator(load_ijb(ijb_folder))(model, image_processor)
+    ijbb = IJBEvaluator(load_ijb(folder))(model, image_processor)
+    assert ijbb == {key.replace("ijbc", "ijbb").replace("_G", "_S"): value for key, value in ijbc.items()}
+    assert "ijbb_S2_rank1" in ijbb
 
 
 def test_folder_without_identification_lists(ijb_folder, model, image_processor, tmp_path):
@@ -207,6 +193,18 @@ def test_missing_files_are_named(tmp_path, ijb_folder):
     folder = shutil.copytree(ijb_folder, tmp_path / "IJBC")
     (folder / "meta" / "ijbc_1N_gallery_G2.csv").unlink()
     with pytest.raises(FileNotFoundError, match=r"gallery_G2\.csv is missing"):
+        load_ijb(folder)
+
+
+def test_missing_photographs_and_empty_lists_are_named_before_work_starts(ijb_folder, tmp_path):
+    folder = shutil.copytree(ijb_folder, tmp_path / "IJBC")
+    (folder / "loose_crop" / "3_2.png").unlink()
+    with pytest.raises(
+        FileNotFoundError, match=r"lacks 1 of the 48 photographs in .*score\.txt, for instance 3_2\.png"
+    ):
+        load_ijb(folder)
+    (folder / "meta" / "ijbc_template_pair_label.txt").write_text("")
+    with pytest.raises(ValueError, match=r"pair_label\.txt is empty"):
         load_ijb(folder)
 
 

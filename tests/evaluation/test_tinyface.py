@@ -1,38 +1,10 @@
 import numpy as np
 import pytest
+from datasets import ClassLabel
 from scipy.io import savemat
 
-from hf_face.data import load_orl
 from hf_face.evaluation import Embedder
 from hf_face.evaluation.tinyface import IdentificationEvaluator, enrol_first, load_tinyface
-
-
-@pytest.fixture(scope="module")
-def orl():
-    return load_orl()
-
-
-@pytest.fixture
-def tinyface(orl, tmp_path):
-    """TinyFace in miniature: of five people three probes and two gallery images, four strangers as distractors."""
-    testing = tmp_path / "tinyface" / "Testing_Set"
-    rows = {person: np.flatnonzero(np.asarray(orl["label"]) == person) for person in range(9)}
-    sets = {"Gallery_Match": {}, "Probe": {}, "Gallery_Distractor": {}}
-    for person in range(5):
-        for place, row in enumerate(rows[person][:5]):
-            sets["Probe" if place < 3 else "Gallery_Match"][f"{person + 1}_{place}.jpg"] = (row, person + 1)
-    for person in range(5, 9):
-        sets["Gallery_Distractor"][f"{person}.jpg"] = (rows[person][0], None)
-    for folder, images in sets.items():
-        (testing / folder).mkdir(parents=True)
-        for name, (row, _) in images.items():
-            orl[int(row)]["image"].save((testing / folder / name).with_suffix(".png"))
-    for kind, folder in (("gallery_match", "Gallery_Match"), ("probe", "Probe")):
-        prefix = kind.split("_")[0]
-        names = np.array([[name] for name in sets[folder]], dtype=object)
-        ids = np.array([[person] for _, person in sets[folder].values()])
-        savemat(testing / f"{kind}_img_ID_pairs.mat", {f"{prefix}_set": names, f"{prefix}_ids": ids})
-    return tmp_path / "tinyface"
 
 
 def test_tinyface_lists_and_distractors(tinyface):
@@ -57,6 +29,7 @@ def test_metrics_are_those_of_the_whole_similarity_matrix(tinyface, model, image
     assert metrics["tinyface_map"] == pytest.approx(((before + precision) / 2 * hits).sum(1).mean() / 2)
     assert (tmp_path / "out" / "tinyface_cmc.png").stat().st_size > 1000
     assert not [key for key in metrics if "fpir" in key]  # all probes are mated
+    assert evaluator.not_measurable == ["tinyface_tpir@fpir=1e-2", "tinyface_tpir@fpir=1e-1"]
 
 
 def test_missing_image_is_named(tinyface):
@@ -75,6 +48,30 @@ def test_first_image_of_everybody_is_enrolled(orl):
     gallery, probes = enrol_first(orl)
     assert (len(gallery), len(probes)) == (40, 360)
     assert gallery["label"] == list(range(40))
+
+
+def test_people_of_two_data_sets_are_told_by_name(orl, model, image_processor):
+    """Gallery: of ten people the first two photographs. Probes: the others of the last five and of ten strangers, who
+    are numbered anew."""
+    labels = np.asarray(orl["label"])
+    gallery = orl.select([row for person in range(10) for row in np.flatnonzero(labels == person)[:2]])
+    names = orl.features["label"].names[5:20]
+    probes = orl.select([row for person in range(5, 20) for row in np.flatnonzero(labels == person)[2:]])
+    features = probes.features.copy()
+    features["label"] = ClassLabel(names=names)
+    probes = probes.map(lambda label: {"label": label - 5}, input_columns="label", features=features)
+
+    evaluator = IdentificationEvaluator(gallery, probes, fpirs=(1e-2, 1e-1))
+    metrics = evaluator(model, image_processor)
+    assert evaluator.not_measurable == ["identification_tpir@fpir=1e-2"]  # ten strangers of eight photographs
+    embedder = Embedder(model, image_processor)
+    scores = embedder(probes).embeddings @ embedder(gallery).embeddings.T
+    own = np.array(names)[probes["label"]][:, None] == np.array(orl.features["label"].names)[gallery["label"]]
+    mated = own.any(1)
+    first = own[np.arange(len(own)), scores.argmax(1)]
+    assert metrics["identification_rank1"] == pytest.approx(first[mated].mean())
+    alarm = np.sort(scores[~mated].max(1))[-9]  # eight of eighty may be let through
+    assert metrics["identification_tpir@fpir=1e-1"] == pytest.approx((first & (scores.max(1) > alarm))[mated].mean())
 
 
 def test_probes_of_nobody_are_an_error(orl):

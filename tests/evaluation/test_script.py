@@ -1,0 +1,220 @@
+"""The command as a user types it, on ORL faces and a model without training."""
+
+import json
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+from itertools import product
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from datasets import Dataset, Features, Image
+
+from hf_face.evaluation import Embedder
+from hf_face.evaluation.protocols import PROTOCOLS, ProtocolArguments, find_verification_set, load_groups
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = str(ROOT / "scripts" / "evaluate.py")
+
+
+@pytest.fixture(scope="module")
+def pairs_folder(orl_pairs, tmp_path_factory) -> Path:
+    return orl_pairs.to_parquet(tmp_path_factory.mktemp("data") / "orl")
+
+
+def run_here(*arguments):
+    """The script in this process."""
+    with patch.object(sys, "argv", [SCRIPT, *map(str, arguments)]):
+        runpy.run_path(SCRIPT, run_name="__main__")
+
+
+def run_on_ranks(num_ranks, script, *arguments) -> dict:
+    """What a script prints on this many ranks, one thread each: other numbers of threads round otherwise."""
+    # Not accelerate launch, which starts several ranks without GPUs through MPI only.
+    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(num_ranks)]
+    run = subprocess.run([*launcher, script, *map(str, arguments)], env=env, check=True, stdout=subprocess.PIPE)
+    return json.loads(run.stdout)
+
+
+@pytest.mark.slow  # starts three processes, each of which imports torch and transformers
+def test_two_ranks_give_the_numbers_of_one(model_folder, pairs_folder, tmp_path):
+    # 40 images in batches of 16: the last batch is short, and the second rank has to repeat it.
+    arguments = [SCRIPT, "--model", model_folder, "--protocol", "verification", "quality", "--far", 0.05]
+    arguments += ["--data", pairs_folder, "--batch_size", 16, "--output_dir"]
+    one, two = (run_on_ranks(ranks, *arguments, tmp_path / str(ranks)) for ranks in (1, 2))
+    assert two == one
+    figures = [{path.name for path in (tmp_path / ranks).glob("*.png")} for ranks in ("1", "2")]
+    assert figures[0] == figures[1] != set()
+
+
+def test_two_ranks_share_what_is_on_disk(model_folder, ijb_folder, tmp_path):
+    script = Path(__file__).with_name("protocols_on_ranks.py")
+    two = run_on_ranks(2, script, model_folder, ijb_folder, tmp_path / "two")
+    one = runpy.run_path(str(script))["run"](model_folder, ijb_folder, tmp_path / "one")
+    assert two == pytest.approx(one, abs=1e-5)
+    assert {"ijbc_auc", "all_pairs_tar@far=1e-4", "rows_after_resuming"} <= two.keys()
+    tables = [pq.read_table(tmp_path / ranks / "embeddings.parquet") for ranks in ("one", "two")]
+    assert tables[0]["file_name"] == tables[1]["file_name"]
+    embeddings = [np.array(table["embedding"].to_pylist()) for table in tables]
+    np.testing.assert_allclose(*embeddings, atol=1e-5)
+
+
+def test_report_and_figures(model_folder, pairs_folder, tmp_path, capsys):
+    run_here(
+        *("--model", model_folder, "--protocol", "verification", "quality", "--far", 0.05),
+        *("--data", pairs_folder, "--output_dir", tmp_path / "results"),
+    )
+    output = capsys.readouterr()
+    report = json.loads(output.out)
+    assert json.loads((tmp_path / "results" / "metrics.json").read_text()) == report
+    figures = {path.name for path in (tmp_path / "results").glob("*.png")}
+    assert figures == {"orl_roc.png", "orl_det.png", "orl_scores.png", "orl_erc_norm.png"}
+    assert {"orl_accuracy", "orl_erc_area"} <= report["metrics"].keys()
+    assert "orl_tar@far=1e-3" in report["not_measurable"]
+    assert output.err.count("Embedding:   0%") == 1  # one pass serves both protocols
+
+
+def test_sample_bin_of_insightface(model_folder, shared_data, tmp_path, capsys):
+    sample = shared_data / "insightface_sample" / "lfw_sample_py3.bin"
+    run_here("--model", model_folder, "--protocol", "verification", "--data", sample)
+    metrics = json.loads(capsys.readouterr().out)["metrics"]
+    assert (metrics["lfw_sample_py3_num_genuine"], metrics["lfw_sample_py3_num_impostors"]) == (20, 20)
+    assert 0 < metrics["lfw_sample_py3_auc"] < 1
+
+
+def run_for_report(capsys, tmp_path, model_folder, *arguments) -> tuple[dict, list, set[str]]:
+    """Metrics, what was not measurable, and the figures that the script made."""
+    run_here("--model", model_folder, "--output_dir", tmp_path / "results", *arguments)
+    report = json.loads(capsys.readouterr().out)
+    return report["metrics"], report["not_measurable"], {path.stem for path in (tmp_path / "results").glob("*.png")}
+
+
+def test_ijb(model_folder, ijb_folder, tmp_path, capsys):
+    arguments = ["--protocol", "ijb", "--data", ijb_folder, "--cache_dir", tmp_path / "cache", "--fars", 1e-1, 1e-6]
+    arguments += ["--switches", "N1D1F1", "N0D0F0"]
+    metrics, not_measurable, figures = run_for_report(capsys, tmp_path, model_folder, *arguments)
+    assert figures == {f"ijbc{name}_{kind}" for name in ("", "_N0D0F0") for kind in ("roc", "det", "scores", "cmc")}
+    assert {"ijbc_tar@far=1e-1", "ijbc_eer", "ijbc_G1_rank1", "ijbc_N0D0F0_insightface_rank1"} <= metrics.keys()
+    assert "ijbc_tar@far=1e-2" not in metrics
+    assert {"ijbc_tar@far=1e-6", "ijbc_N0D0F0_tpir@fpir=1e-2"} <= set(not_measurable)
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 1  # both switches read the same embeddings
+
+
+def test_mirror_images_are_embedded_where_a_protocol_asks_for_them(model_folder, ijb_folder, tmp_path, capsys):
+    reports = []
+    for switches in (["N1D1F0"], ["N1D1F1", "N1D1F0"]):
+        with patch("hf_face.evaluation.Embedder", wraps=Embedder) as embedder:
+            arguments = ["--protocol", "ijb", "--data", ijb_folder, "--switches", *switches]
+            reports.append(run_for_report(capsys, tmp_path, model_folder, *arguments)[0])
+        assert embedder.call_args.kwargs["mirror"] == ("N1D1F1" in switches)
+    assert reports[0].items() <= reports[1].items()
+    assert "ijbc_auc" in reports[1].keys() - reports[0].keys()
+
+
+def test_all_pairs(model_folder, tmp_path, capsys):
+    arguments = ["--protocol", "all_pairs", "--data", "orl"]
+    metrics, not_measurable, figures = run_for_report(capsys, tmp_path, model_folder, *arguments)
+    assert (metrics["all_pairs_num_genuine"], metrics["all_pairs_num_impostors"]) == (1800, 78000)
+    assert {key for key in metrics if "tar@" in key} == {"all_pairs_tar@far=1e-4"}
+    assert not_measurable == ["all_pairs_tar@far=1e-5", "all_pairs_tar@far=1e-6"]
+    assert figures == {"all_pairs_roc", "all_pairs_det"}
+
+
+def test_identification(model_folder, orl, tmp_path, capsys):
+    for kind, people, photographs in (("gallery", range(10), range(3)), ("probes", range(5, 20), range(3, 10))):
+        for person, photograph in product(people, photographs):
+            file = tmp_path / kind / f"s{person}" / f"{photograph}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            orl[10 * person + photograph]["image"].save(file)
+    arguments = ["--protocol", "identification", "--data", tmp_path / "gallery"]
+    metrics, not_measurable, figures = run_for_report(capsys, tmp_path, model_folder, *arguments)
+    assert not_measurable == ["identification_tpir@fpir=1e-2", "identification_tpir@fpir=1e-1"]
+    assert figures == {"identification_cmc"}
+    arguments += ["--probes", tmp_path / "probes"]
+    apart, not_measurable, _ = run_for_report(capsys, tmp_path, model_folder, *arguments)
+    assert not_measurable == ["identification_tpir@fpir=1e-2"]
+    assert 0 < apart["identification_tpir@fpir=1e-1"] <= apart["identification_rank1"] <= 1
+    assert apart["identification_rank1"] != metrics["identification_rank1"]
+
+
+def test_tinyface(model_folder, tinyface, tmp_path, capsys):
+    arguments = ["--protocol", "tinyface", "--data", tinyface]
+    metrics, _, figures = run_for_report(capsys, tmp_path, model_folder, *arguments)
+    assert {f"tinyface_rank{rank}" for rank in (1, 5, 10, 20, 50)} | {"tinyface_map"} == metrics.keys()
+    assert figures == {"tinyface_cmc"}
+
+
+def test_rfw(model_folder, rfw, tmp_path, capsys):
+    arguments = ["--data", rfw, "--fars", 1e-1, 1e-6]
+    metrics, not_measurable, figures = run_for_report(
+        capsys, tmp_path, model_folder, "--protocol", "rfw", "fairness", *arguments
+    )
+    assert metrics["rfw_Asian_num_genuine"] == metrics["fairness_African_num_genuine"] == 24
+    accuracies = [metrics[f"rfw_{group}_accuracy"] for group in ("African", "Asian")]
+    assert metrics["rfw_accuracy_min"] == min(accuracies)
+    assert "rfw_Asian_tar@far=1e-6" in not_measurable
+    assert {"African_roc", "Asian_scores", "rfw_roc_by_group", "fairness_roc_by_group"} <= figures
+
+
+def test_unknown_protocol_is_named(model_folder):
+    with pytest.raises(ValueError, match="unknown protocol lwf; known are verification, lfw"):
+        run_here("--model", model_folder, "--protocol", "lwf", "--data", "nowhere")
+
+
+def test_built_in_sets_are_found_as_bin_converted_or_listed(orl_pairs, shared_data, tmp_path):
+    sample = shared_data / "insightface_sample" / "lfw_sample_py3.bin"
+    (tmp_path / "lfw.bin").symlink_to(sample)
+    orl_pairs.to_parquet(tmp_path / "agedb_30")
+    for name, image in zip(["Ann/Ann_0001", "Ann/Ann_0002", "Bob/Bob_0001"], orl_pairs.images["image"], strict=False):
+        file = tmp_path / "xqlfw_aligned_112" / f"{name}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        image.save(file)
+    (tmp_path / "xqlfw_pairs.txt").write_text("2\t1\nAnn\t1\t2\nAnn\t1\tBob\t1\nAnn\t1\t2\nAnn\t2\tBob\t1\n")
+    expected = [[0, 1], [0, 2], [0, 1], [1, 2]]
+    (tmp_path / "xqlfw").mkdir()  # the photographs as they were before they were aligned
+    assert find_verification_set("xqlfw", tmp_path).pairs.tolist() == expected
+    aligned = (tmp_path / "xqlfw_aligned_112").rename(tmp_path / "elsewhere")
+    for data in (tmp_path, tmp_path / "xqlfw_pairs.txt"):
+        (evaluator,) = PROTOCOLS["xqlfw"](ProtocolArguments(data=str(data), images=str(aligned)))
+        assert (evaluator.name, evaluator.pairs.pairs.tolist()) == ("xqlfw", expected)
+    (tmp_path / "xqlfw_pairs.txt").unlink()
+
+    evaluators = PROTOCOLS["verification"](ProtocolArguments(data=str(tmp_path)))
+    assert [(evaluator.name, len(evaluator.pairs)) for evaluator in evaluators] == [("lfw", 40), ("agedb_30", 360)]
+    (evaluator,) = PROTOCOLS["lfw"](ProtocolArguments(data=str(tmp_path), flip="none", similarity="squared_euclidean"))
+    assert (evaluator.name, evaluator.flip, evaluator.similarity) == ("lfw", None, "squared_euclidean")
+    with pytest.raises(FileNotFoundError, match=r"holds no cplfw: expected cplfw\.bin"):
+        find_verification_set("cplfw", tmp_path)
+
+
+def test_groups_are_found_as_bins_or_as_a_column(orl_pairs, shared_data, tmp_path):
+    sample = shared_data / "insightface_sample"
+    for group, file in {"African": "lfw_sample_py3.bin", "Asian": "lfw_sample_py2.bin"}.items():
+        (tmp_path / f"{group}.bin").symlink_to(sample / file)
+    assert {name: len(pairs) for name, pairs in load_groups(tmp_path).items()} == {"African": 40, "Asian": 40}
+    (evaluator,) = PROTOCOLS["rfw"](ProtocolArguments(data=str(tmp_path), far=0.1))
+    assert evaluator.name == "rfw"
+    orl_pairs.to_parquet(tmp_path / "orl")
+    with pytest.raises(ValueError, match="the pairs have no column 'group'"):
+        load_groups(tmp_path / "orl")
+
+
+def test_photographs_of_rfw_are_aligned(rfw, faces, model, image_processor, tmp_path):
+    pairs = load_groups(rfw)["African"]
+    names = [path.removesuffix(".jpg").split("_") for path in pairs.images["name"]]
+    expected = np.stack([faces[int(person[-1]), int(number) - 1] for person, number in names])
+    aligned = Dataset.from_dict({"image": list(expected)}, features=Features({"image": Image()}))
+    embedder = Embedder(model, image_processor)
+    cosines = (embedder(pairs.images).embeddings * embedder(aligned).embeddings).sum(1)
+    assert cosines.min() > 0.995
+    photographs = pairs.images.remove_columns("landmarks")
+    assert (embedder(photographs).embeddings * embedder(aligned).embeddings).sum(1).max() < 0.99
+    for group in ("African", "Asian"):  # aligned copies need no landmarks
+        shutil.copytree(rfw / "data" / group, tmp_path / "aligned" / group)
+    assert "landmarks" not in load_groups(rfw, tmp_path / "aligned")["Asian"].images.column_names
