@@ -1,0 +1,63 @@
+"""Error versus discard: does a quality score know which comparisons go wrong?"""
+
+import datasets
+import evaluate
+
+from hf_face.evaluation.metrics import ErrorDiscard
+
+_DESCRIPTION = """\
+The error-versus-discard characteristic of a quality score (Grother and Tabassi 2007): the error rate of the comparisons
+that are left once those of the lowest quality are discarded, and the area under it. Smaller is better; a useless
+quality leaves the error rate where it is.
+"""
+
+_KWARGS_DESCRIPTION = """
+Args:
+    predictions (`list[float]`): quality of each comparison, higher is better: of a pair of images, the lesser one's.
+    references (`list[int]`): 1 where the comparison goes wrong, 0 otherwise.
+    discards (`list[float]`): shares of the comparisons to discard, by default 0.1, 0.2 and 0.3.
+Returns:
+    error: the error rate with nothing discarded.
+    error@discard=...: the error rate once at most that share is gone. Comparisons of equal quality go together.
+    area, area@discard=...: the area under the whole curve, and up to that share.
+Examples:
+    >>> error_versus_discard = evaluate.load("hf_face/metrics/error_versus_discard")
+    >>> quality, wrong = [0.1, 0.9, 0.3, 0.8, 0.7], [1, 0, 0, 0, 0]
+    >>> results = error_versus_discard.compute(predictions=quality, references=wrong, discards=[0.2])
+    >>> results["error"], results["error@discard=0.2"]
+    (0.2, 0.0)
+"""
+
+_CITATION = """\
+@article{grother2007performance,
+  title = {Performance of Biometric Quality Measures},
+  author = {Grother, Patrick and Tabassi, Elham},
+  journal = {IEEE Transactions on Pattern Analysis and Machine Intelligence},
+  volume = {29},
+  number = {4},
+  pages = {531--543},
+  year = {2007},
+}
+"""
+
+
+@evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _KWARGS_DESCRIPTION)
+class ErrorVersusDiscard(evaluate.Metric):
+    def _info(self):
+        return evaluate.MetricInfo(
+            description=_DESCRIPTION,
+            citation=_CITATION,
+            inputs_description=_KWARGS_DESCRIPTION,
+            features=datasets.Features(
+                {"predictions": datasets.Value("float64"), "references": datasets.Value("int32")}
+            ),
+        )
+
+    def _compute(self, predictions, references, discards=(0.1, 0.2, 0.3)):
+        curve = ErrorDiscard.from_errors(references, predictions)
+        return {
+            "error": curve.at(0.0),
+            **{f"error@discard={discard:g}": curve.at(discard) for discard in discards},
+            "area": curve.area(),
+            **{f"area@discard={discard:g}": curve.area(discard) for discard in discards},
+        }
