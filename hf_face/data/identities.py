@@ -36,10 +36,9 @@ def load_identities(
             `"orl"`, the ORL faces.
         split: Which split of a Hub data set; of a folder of shards, those whose names begin with it, or all of them
             where no name tells a split.
-        streaming: Give an `IterableDataset`, which reads as it goes instead of filling the cache first. Give each rank
-            its part with `datasets.distributed.split_dataset_by_node`; `DataLoader` workers share that part by
-            themselves; `state_dict()` and `load_state_dict()` resume in the middle of an epoch (with `shuffle`, without
-            the rows that were in its buffer). What needs all the labels at once is not checked.
+        streaming: Give an `IterableDataset`, which reads as it goes instead of filling the cache first. For training,
+            [`FaceStream`] splits it over ranks and workers and resumes it. What needs all the labels at once is not
+            checked.
         image_column: The source's column of images, renamed to `image`. Its only one if not given.
         label_column: The source's column of identities, integers or names, renamed to `label`. If not given `label`, or
             else `cls` (webdataset).

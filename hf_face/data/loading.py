@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow.compute as pc
-from datasets import Dataset, Image, IterableDataset
+from datasets import Dataset, Image
 from torch.utils.data import Dataset as TorchDataset
 
 
@@ -24,7 +24,7 @@ class EncodedRows:
 
     @classmethod
     def from_rows(cls, rows: Sequence[Mapping]) -> "EncodedRows":
-        """Rows as mappings, which is what streaming gives."""
+        """Rows as mappings, as `datasets` gives them one by one."""
         return cls([row["image"] for row in rows], [row["label"] for row in rows], rows)
 
     def describe(self, i: int) -> str:
@@ -70,10 +70,3 @@ class FaceDataset(TorchDataset):
         if None in images:
             images = table["image"].to_pylist()  # some images are in files of their own: their paths are needed too
         return EncodedRows(images, table["label"].to_pylist(), self._rows, indices)
-
-
-def undecoded(dataset: Dataset | IterableDataset) -> FaceDataset | IterableDataset:
-    """What to give to a `DataLoader` with [`FaceCollator`], be the data set on disk or streamed."""
-    if isinstance(dataset, Dataset):
-        return FaceDataset(dataset)
-    return dataset.cast_column("image", Image(decode=False))

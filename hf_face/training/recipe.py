@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from datasets import Dataset, IterableDataset
+from datasets import ClassLabel, Dataset, IterableDataset
 from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModel, HfArgumentParser
 
@@ -172,13 +172,7 @@ def read_recipe(path: str, known: set[str]) -> dict[str, Any]:
 def load_data(args: DataArguments) -> tuple[Dataset | IterableDataset, list[VerificationPairs]]:
     """The training data and the verification pairs of a recipe."""
     if args.streaming:
-        if len(args.train_data) > 1 or args.held_out_identities:
-            raise ValueError(
-                "streaming reads one source, and holds nobody out: give eval_data and a single train_data."
-            )
-        train = load_identities(args.train_data[0], streaming=True, num_identities=args.num_identities)
-        train = train.shuffle(seed=args.split_seed, buffer_size=SHUFFLE_BUFFER)
-        return train, [load_verification_pairs(path) for path in args.eval_data]
+        return _load_stream(args), [load_verification_pairs(path) for path in args.eval_data]
     sources = [load_identities(name) for name in args.train_data]
     train = sources[0] if len(sources) == 1 else merge_identities(sources)
     pairs = [load_verification_pairs(path) for path in args.eval_data]
@@ -190,6 +184,23 @@ def load_data(args: DataArguments) -> tuple[Dataset | IterableDataset, list[Veri
         train, args.num_identities, args.images_per_identity, args.min_images_per_identity, args.split_seed
     )
     return train, pairs
+
+
+def _load_stream(args: DataArguments) -> IterableDataset:
+    if len(args.train_data) > 1 or args.held_out_identities:
+        raise ValueError("streaming reads one source, and holds nobody out: give eval_data and a single train_data.")
+    if args.images_per_identity is not None or args.min_images_per_identity > 1:
+        raise ValueError(
+            "streaming takes every image: images_per_identity and min_images_per_identity choose among all of them, "
+            "which needs streaming: false."
+        )
+    stream = load_identities(args.train_data[0], streaming=True, num_identities=args.num_identities)
+    if not isinstance(stream.features["label"], ClassLabel):
+        raise ValueError(
+            f"{args.train_data[0]} does not say how many people it has (its labels are {stream.features['label']}): "
+            "set num_identities."
+        )
+    return stream.shuffle(seed=args.split_seed, buffer_size=SHUFFLE_BUFFER)
 
 
 def build_model(args: ModelArguments, num_identities: int) -> tuple[FaceRecognitionModel, FaceImageProcessor]:

@@ -18,7 +18,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import TrainOutput, speed_metrics
 from transformers.utils import logging
 
-from ..data import BatchNormalize, FaceCollator, VerificationPairs, build_augmentation, check_identities, undecoded
+from ..data import BatchNormalize, FaceCollator, FaceDataset, VerificationPairs, build_augmentation, check_identities
 from ..evaluation import Embedder, Evaluator, VerificationEvaluator
 from ..heads import clip_grad_norm_, load_head, save_head, step_sampled_rows_only
 from ..heads.checkpoint import INDEX_NAME as HEAD_INDEX_NAME
@@ -27,13 +27,14 @@ from ..models import FaceImageProcessor
 from ..recognition import FaceRecognitionModel
 from .arguments import FaceTrainingArguments
 from .publishing import PublishingMixin
+from .streaming import StreamingMixin
 
 logger = logging.get_logger(__name__)
 
 RAW_BACKBONE_FILE = "raw_backbone.safetensors"
 
 
-class FaceTrainer(PublishingMixin, Trainer):
+class FaceTrainer(PublishingMixin, StreamingMixin, Trainer):
     """
     transformers' `Trainer` for a [`FaceRecognitionModel`]: batches travel as uint8 and are augmented and normalised on
     the device, the class centres have a learning rate of their own, evaluation is face verification.
@@ -44,7 +45,8 @@ class FaceTrainer(PublishingMixin, Trainer):
         args ([`FaceTrainingArguments`]):
             Settings of the run.
         train_dataset (`datasets.Dataset` or `datasets.IterableDataset`):
-            Identity data: columns `image` and `label`.
+            Identity data: columns `image` and `label`. A stream is read pass after pass, whole (every rank and worker
+            takes its own part) and in full batches; `shuffle` it with a seed.
         eval_dataset ([`VerificationPairs`], [`Evaluator`], or a sequence of these, *optional*):
             Protocols that evaluation runs. Their metrics come as `eval_<name>_accuracy` and so on; any of them can be
             `metric_for_best_model`.
@@ -88,7 +90,7 @@ class FaceTrainer(PublishingMixin, Trainer):
             model=model,
             args=args,
             data_collator=FaceCollator(image_processor.size["height"], model.config.num_identities, on_bad_image),
-            train_dataset=undecoded(train_dataset) if train_dataset is not None else None,
+            train_dataset=FaceDataset(train_dataset) if isinstance(train_dataset, Dataset) else train_dataset,
             eval_dataset=_as_evaluators(eval_dataset),
             processing_class=image_processor,
             **kwargs,

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from datasets import Value
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 from transformers.image_utils import OPENAI_CLIP_MEAN
 
+from hf_face.data import load_orl
 from hf_face.training.recipe import DataArguments, ModelArguments, build_model, load_data, parse_recipe
 
 RECIPE = """
@@ -95,3 +97,18 @@ def test_streaming_reads_one_source():
         load_data(DataArguments(train_data=["a", "b"], streaming=True))
     with pytest.raises(ValueError, match="streaming reads one source"):
         load_data(DataArguments(train_data=["a"], held_out_identities=1, streaming=True))
+
+
+@pytest.mark.parametrize("choice", [{"images_per_identity": 3}, {"min_images_per_identity": 2}])
+def test_streaming_chooses_no_images(choice):
+    with pytest.raises(ValueError, match="streaming takes every image: images_per_identity and min_images_per"):
+        load_data(DataArguments(streaming=True, **choice))
+
+
+def test_a_stream_that_does_not_know_its_people_is_told(tmp_path):
+    path = str(tmp_path / "orl.parquet")
+    load_orl().cast_column("label", Value("int64")).to_parquet(path)
+    with pytest.raises(ValueError, match=r"orl.parquet does not say how many people it has .*: set num_identities"):
+        load_data(DataArguments(train_data=[path], streaming=True))
+    train, _ = load_data(DataArguments(train_data=[path], streaming=True, num_identities=40))
+    assert train.features["label"].num_classes == 40

@@ -1,0 +1,86 @@
+"""Training on a stream: the ranks' and workers' batches, going on in a first and a second pass."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hf_face.data import load_identities, load_orl, split_identities, write_recordio
+
+from .test_launch import losses as losses_of_run
+from .test_launch import train
+
+STEPS = 40  # of 16 images: one pass over 300 ends in step 19
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Thirty people's faces as RecordIO, which streams in 64 shards."""
+    return write_recordio(split_identities(load_orl(), num_held_out=10, seed=0)[0], tmp_path_factory.mktemp("faces"))
+
+
+@pytest.fixture
+def make_streaming_trainer(make_trainer, folder):
+    def make(**settings):
+        stream = load_identities(folder, streaming=True).shuffle(seed=0, buffer_size=100)
+        return make_trainer(train_dataset=stream, max_steps=STEPS, save_strategy="steps", save_steps=7, **settings)
+
+    return make
+
+
+def losses(trainer) -> list[float]:
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+@pytest.mark.parametrize("settings", [{}, {"dataloader_num_workers": 2, "gradient_accumulation_steps": 3}])
+def test_goes_on_in_the_first_and_in_the_second_pass(make_streaming_trainer, tmp_path, settings):
+    whole = make_streaming_trainer(**settings)
+    whole.train()
+    assert whole.state.epoch == 1
+    for step in (7, 35):
+        checkpoint = tmp_path / "run" / f"checkpoint-{step}"
+        resumed = make_streaming_trainer(output_dir=str(tmp_path / f"from {step}"), **settings)
+        resumed.train(resume_from_checkpoint=str(checkpoint))
+        assert losses(resumed) == losses(whole)
+    positions = json.loads((checkpoint / "stream.json").read_text())["positions"]
+    assert min(number for _, _, number, _ in positions) >= 1
+
+
+def test_a_checkpoint_of_another_number_of_workers_is_refused_unless_data_is_not_to_be_skipped(
+    make_streaming_trainer, tmp_path
+):
+    make_streaming_trainer().train()
+    checkpoint = str(tmp_path / "run" / "checkpoint-35")
+    with pytest.raises(ValueError, match=r"num_parts=1 .*, now it is 2"):
+        make_streaming_trainer(dataloader_num_workers=2).train(resume_from_checkpoint=checkpoint)
+    from_the_start = make_streaming_trainer(dataloader_num_workers=2, ignore_data_skip=True)
+    from_the_start.train(resume_from_checkpoint=checkpoint)
+    assert from_the_start.state.global_step == STEPS
+
+
+def train_on_ranks(run: Path, num_ranks: int, folder: Path, *overrides: str) -> list[float]:
+    stream = ["--train_data", str(folder), "--streaming", "true", "--held_out_identities", "0"]
+    settings = ["--max_steps", str(STEPS), "--margin", "arcface", "--augmentation", "[]", *stream]
+    return train(run, num_ranks, *settings, *overrides)
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory, folder) -> tuple[Path, list[float]]:
+    run = tmp_path_factory.mktemp("two ranks")
+    return run, train_on_ranks(run, 2, folder)
+
+
+def test_two_ranks_read_what_two_workers_of_one_rank_read(two_ranks, folder, tmp_path):
+    half = ["--per_device_train_batch_size", "8", "--gradient_accumulation_steps", "2"]
+    one = train_on_ranks(tmp_path, 1, folder, *half, "--dataloader_num_workers", "2")
+    assert len(one) == STEPS
+    np.testing.assert_allclose(two_ranks[1], one, atol=1e-4, rtol=0)
+
+
+def test_two_ranks_go_on_in_the_second_pass(two_ranks, folder, tmp_path):
+    whole, expected = two_ranks
+    shutil.copytree(whole / "run" / "checkpoint-28", tmp_path / "run" / "checkpoint-28")
+    assert len(losses_of_run(tmp_path)) == 28
+    assert train_on_ranks(tmp_path, 2, folder) == expected
