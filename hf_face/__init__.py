@@ -26,6 +26,15 @@ _SUBPACKAGES = ("convert", "data", "evaluation", "heads", "hub", "training")
 __all__ = [*models.__all__, *recognition.__all__, *_HOME]
 
 
+def _push_to_hub(model, repo_id: str, **kwargs):
+    """Publish the model with its image processor, code and card: [`hf_face.hub.push_to_hub`], with its arguments."""
+    return importlib.import_module(".hub", __name__).push_to_hub(model, repo_id, **kwargs)
+
+
+# transformers' own sends weights alone. Set here, because the models' files travel to where there is no hf_face.
+models.FacePreTrainedModel.push_to_hub = recognition.FaceRecognitionModel.push_to_hub = _push_to_hub
+
+
 def __getattr__(name: str):
     if name in _SUBPACKAGES:
         return importlib.import_module(f".{name}", __name__)

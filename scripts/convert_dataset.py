@@ -2,7 +2,7 @@
 Converts identity data between the field's formats, with the images' bytes as they are.
 
     python scripts/convert_dataset.py --source faces_emore --output_dir data/ms1mv2
-    python scripts/convert_dataset.py --source faces_emore --output_dir data/ms1mv2 --push_to_hub me/ms1mv2
+    python scripts/convert_dataset.py --source faces_emore --output_dir data/ms1mv2 --push_to_hub me/x --license other
     python scripts/convert_dataset.py --source data/ms1mv2 --output_dir ms1mv2_recordio --to recordio
 
 Started again after an interruption, it goes on with the shards that are missing.
@@ -13,13 +13,8 @@ from typing import Literal
 
 from transformers import HfArgumentParser
 
-from hf_face.data import (
-    convert_to_parquet,
-    load_identities,
-    open_for_conversion,
-    push_folder_to_hub,
-    write_recordio,
-)
+from hf_face.data import convert_to_parquet, load_identities, open_for_conversion, write_recordio
+from hf_face.hub.sharing import check_license, push_dataset
 
 
 @dataclass
@@ -42,7 +37,10 @@ class ConversionArguments:
     push_to_hub: str | None = field(
         default=None, metadata={"help": "Hub data set to publish the Parquet files as, such as me/ms1mv2."}
     )
-    private: bool = field(default=False, metadata={"help": "Make that data set private."})
+    license: str | None = field(
+        default=None, metadata={"help": "Its licence, such as cc-by-nc-4.0, other or unknown; needed to publish it."}
+    )
+    private: bool | None = field(default=None, metadata={"help": "Make that data set private."})
     split: str = field(default="train", metadata={"help": "Which split of a source that has several."})
     image_column: str | None = field(default=None, metadata={"help": "The source's column of images."})
     label_column: str | None = field(default=None, metadata={"help": "The source's column of people."})
@@ -50,6 +48,8 @@ class ConversionArguments:
     def __post_init__(self):
         if self.push_to_hub and self.to != "parquet":
             raise ValueError("only Parquet is pushed to the Hub: leave out --to recordio")
+        if self.push_to_hub:
+            check_license(self.license)
 
 
 def main():
@@ -61,7 +61,8 @@ def main():
     source = open_for_conversion(args.source, **columns)
     print(convert_to_parquet(source, args.output_dir, args.name, args.images_per_shard, args.num_threads))
     if args.push_to_hub:
-        print(push_folder_to_hub(args.output_dir, args.push_to_hub, private=args.private))
+        info = push_dataset(args.output_dir, args.push_to_hub, license=args.license, private=args.private)
+        print(info.commit_url)
 
 
 if __name__ == "__main__":

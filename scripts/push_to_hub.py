@@ -2,12 +2,24 @@
 Publishes a model folder on the Hub: weights, code, image processor, card and figures, in one commit.
 
     python scripts/push_to_hub.py --model outputs/demo --repo_id org/resnet10t_orl
-    python scripts/push_to_hub.py --model converted/r50 --repo_id org/r50 --license other \
-        --license_name insightface-non-commercial --license_link https://github.com/deepinsight/insightface \
-        --training_data '[{"name": "MS1MV3", "license": "non-commercial research only"}]' \
-        --metrics results/metrics.json --evaluations '{"lfw": "LFW"}'
+    python scripts/push_to_hub.py --model converted/r50 --repo_id org/r50 --card r50.yaml \
+        --results results --evaluations '{"lfw": "LFW"}'
 
-A folder that was trained here has the card's data in `model_card.json`; what is given here replaces it.
+A folder that was trained here has the card's data in `model_card.json`. Of another, a converted one for instance, they
+are stated in a file, fields of `hf_face.hub.FaceModelCardData`; those in the folder hold for what it leaves out:
+
+    license: other
+    license_name: insightface-non-commercial
+    license_link: https://github.com/deepinsight/insightface
+    training_data:
+      - {name: MS1MV3, license: non-commercial research only}
+    evaluations:
+      - name: IJB-C
+        metrics: {tar@far=1e-4: 0.9625}
+        source_name: InsightFace model zoo
+        source_url: https://github.com/deepinsight/insightface/tree/master/model_zoo
+
+What `scripts/evaluate.py` wrote into its output folder becomes what was measured: figures, thresholds, ROC curves.
 """
 
 import dataclasses
@@ -17,28 +29,21 @@ from pathlib import Path
 
 from transformers import HfArgumentParser
 
-from hf_face.hub import FaceModelCardData, TrainingData, evaluations_from_metrics, push_to_hub
+from hf_face.hub import FaceModelCardData, evaluations_from_metrics, push_to_hub
 from hf_face.hub.card_data import CARD_DATA_NAME
 
 
 @dataclass
 class PushArguments:
     model: str = field(metadata={"help": "Model folder: a backbone, or a checkpoint of the training."})
-    repo_id: str = field(metadata={"help": "org/name."})
-    license: str | None = field(default=None, metadata={"help": "Licence of the weights, such as cc-by-nc-4.0."})
-    license_name: str | None = field(default=None, metadata={"help": "Name of a license 'other'."})
-    license_link: str | None = field(default=None, metadata={"help": "Where the terms of a license 'other' are."})
-    training_data: str | None = field(
-        default=None,
-        metadata={
-            "help": 'JSON list: [{"name": ..., "license": ...}], also hub_id, url, images, identities, citation.'
-        },
+    repo_id: str = field(metadata={"help": "org/name, or name for a repository of your own."})
+    card: str | None = field(
+        default=None, metadata={"help": "YAML or JSON file with what the card says: license, training_data ..."}
     )
-    base_model: str | None = field(default=None, metadata={"help": "Hub name of the model this one comes from."})
-    description: str | None = field(default=None, metadata={"help": "A sentence or two for the card."})
-    metrics: str | None = field(default=None, metadata={"help": "metrics.json of scripts/evaluate.py."})
+    results: str | None = field(default=None, metadata={"help": "Output folder of scripts/evaluate.py."})
     evaluations: str | None = field(
-        default=None, metadata={"help": 'JSON: names in metrics.json to names for the card, {"lfw": "LFW"}.'}
+        default=None,
+        metadata={"help": 'JSON: names of the evaluations in these results to names for the card, {"lfw": "LFW"}.'},
     )
     include_head: bool = field(default=False, metadata={"help": "Publish the class centres too."})
     private: bool | None = field(default=None, metadata={"help": "For a repository that does not exist yet."})
@@ -48,24 +53,27 @@ class PushArguments:
     commit_message: str = field(default="Publish face recognition model", metadata={"help": "Title of the commit."})
 
     def __post_init__(self):
-        if (self.metrics is None) != (self.evaluations is None):
-            raise ValueError("--metrics and --evaluations belong together: the figures, and what the card calls them.")
-
-
-STATED = ("license", "license_name", "license_link", "base_model", "description")
+        if (self.results is None) != (self.evaluations is None):
+            raise ValueError("--results and --evaluations belong together: the figures, and what the card calls them.")
 
 
 def load_card(args: PushArguments) -> FaceModelCardData:
-    """The folder's card data, with what the command line states."""
-    in_folder = (Path(args.model) / CARD_DATA_NAME).is_file()
-    card = FaceModelCardData.load(args.model) if in_folder else FaceModelCardData(license="", training_data=[])
-    stated = {name: getattr(args, name) for name in STATED if getattr(args, name) is not None}
-    if args.training_data:
-        stated["training_data"] = [TrainingData(**source) for source in json.loads(args.training_data)]
-    if args.metrics:
-        metrics = json.loads(Path(args.metrics).read_text(encoding="utf-8"))["metrics"]
-        stated["evaluations"] = evaluations_from_metrics(metrics, json.loads(args.evaluations))
-    return dataclasses.replace(card, **stated)
+    """The folder's card data, with what is stated in place of it, and the results."""
+    card = FaceModelCardData.load(args.model) if (Path(args.model) / CARD_DATA_NAME).is_file() else None
+    if args.card is not None:
+        card = FaceModelCardData.read(args.card, base=card)
+    if card is None:
+        raise ValueError(f"{args.model} has no {CARD_DATA_NAME}: state the licences in a file, --card card.yaml.")
+    if args.results is None:
+        return card
+    results, titles = Path(args.results), json.loads(args.evaluations)
+    metrics = json.loads((results / "metrics.json").read_text(encoding="utf-8"))["metrics"]
+    rocs = [results / f"{name}_roc.png" for name in titles]
+    return dataclasses.replace(
+        card,
+        evaluations=evaluations_from_metrics(metrics, titles) + card.reported,
+        figures=[str(roc) for roc in rocs if roc.is_file()],
+    )
 
 
 def main():

@@ -1,6 +1,6 @@
 from .augmentation import build_augmentation
 from .collator import FaceCollator
-from .conversion import convert_to_parquet, open_for_conversion, push_folder_to_hub
+from .conversion import convert_to_parquet, open_for_conversion
 from .decode import UndecodableImageError
 from .identities import as_identities, check_identities, load_identities
 from .loading import FaceDataset

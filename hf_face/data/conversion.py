@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset
-from huggingface_hub import DatasetCard, DatasetCardData, HfApi
+from huggingface_hub import DatasetCard, DatasetCardData
 from tqdm.auto import tqdm
 
 from .builder import identity_features, open_source
@@ -89,14 +89,6 @@ def convert_to_parquet(
     counts = _count_images(shards, len(source.names))
     _card(name or output_dir.name, counts).save(output_dir / "README.md")
     return output_dir
-
-
-def push_folder_to_hub(folder: str | Path, repo_id: str, private: bool | None = None) -> str:
-    """Publish a converted folder as a Hub data set, or go on with an upload that was interrupted; gives its address."""
-    api = HfApi()
-    url = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
-    api.upload_folder(repo_id=url.repo_id, repo_type="dataset", folder_path=folder, ignore_patterns="*.unfinished")
-    return str(url)
 
 
 class DatasetSource:

@@ -6,7 +6,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 from datasets import Dataset, load_dataset
-from huggingface_hub import DatasetCard, DatasetCardData, HfApi
+from huggingface_hub import CommitInfo, DatasetCard, DatasetCardData
 
 from .columns import embed_images, identity_labels
 
@@ -91,13 +91,12 @@ class VerificationPairs:
             columns.get("group"),
         )
 
-    def push_to_hub(self, repo_id: str, private: bool | None = None) -> str:
-        """Publish as a Hub data set; gives its address."""
-        api = HfApi()
-        url = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
+    def push_to_hub(self, repo_id: str, **kwargs) -> CommitInfo:
+        """Publish as a Hub data set: [`hf_face.hub.push_dataset`], which asks for the licence, with its arguments."""
+        from ..hub import push_dataset  # at first use: it brings all of publishing along
+
         with TemporaryDirectory() as folder:
-            api.upload_folder(repo_id=url.repo_id, repo_type="dataset", folder_path=self.to_parquet(folder))
-        return str(url)
+            return push_dataset(self.to_parquet(folder), repo_id, **kwargs)
 
     def _card(self) -> DatasetCard:
         configs = [

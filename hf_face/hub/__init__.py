@@ -1,7 +1,7 @@
 """Publishing models, data sets and metrics on the Hub, and the cards that go with them."""
 
 from .card_data import Evaluation, FaceModelCardData, TrainingData, evaluations_from_metrics, read_emissions
-from .from_trainer import complete_card
+from .from_trainer import Measurement, complete_card
 from .measuring import ModelMeasurements, measure_model
 from .model_card import create_model_card
 from .model_folder import write_model_card, write_model_folder
@@ -11,6 +11,7 @@ from .sharing import push_dataset, push_metric
 __all__ = [
     "Evaluation",
     "FaceModelCardData",
+    "Measurement",
     "ModelMeasurements",
     "TrainingData",
     "complete_card",

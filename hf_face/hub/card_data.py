@@ -9,7 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 CARD_DATA_NAME = "model_card.json"
+NO_RESULT = re.compile(r"(.+_)?(threshold(@far=.+)?|num_genuine|num_impostors|finest_far)")
 ARCFACE_ALIGNMENT = (
     "aligned: the five landmarks (eyes, nose, corners of the mouth) lie at the ArcFace reference points for 112 x 112"
 )
@@ -67,9 +70,18 @@ class Evaluation:
 
     @property
     def thresholds(self) -> dict[str, float]:
-        """Cosine similarity threshold by false accept rate, `{"1e-3": 0.31}`, where the pairs allowed to measure it."""
-        found = {re.fullmatch(r"threshold@far=(.+)", key): value for key, value in self.metrics.items()}
+        """
+        Cosine similarity threshold by false accept rate, `{"1e-3": 0.31}`, where the pairs allowed to measure it: for
+        embeddings of single images, which is what a model or its pipeline gives. Other thresholds belong to a
+        protocol's test-time augmentation, and may be distances.
+        """
+        found = {re.fullmatch(r"single_image_threshold@far=(.+)", key): value for key, value in self.metrics.items()}
         return {match[1]: float(value) for match, value in found.items() if match and math.isfinite(value)}
+
+    @property
+    def results(self) -> dict[str, float]:
+        """The metrics that say how good the model is: no thresholds, and no sizes of the evaluation."""
+        return {key: value for key, value in self.metrics.items() if not NO_RESULT.fullmatch(key)}
 
 
 def evaluations_from_metrics(metrics: dict[str, float], titles: dict[str, str]) -> list[Evaluation]:
@@ -112,7 +124,7 @@ class FaceModelCardData:
         train_runtime (`float`, *optional*): Seconds of training.
         hardware (`str`, *optional*): What it was trained on.
         emissions_kg (`float`, *optional*): kg of CO2 equivalent, as codecarbon measured them.
-        alignment (`str`): How the crops the model expects are cut.
+        alignment (`str`, *optional*): How the crops the model expects are cut, such as `ARCFACE_ALIGNMENT`.
         description (`str`, *optional*): A sentence or two of the publisher's own.
         citations (`list[str]`): Further BibTeX entries, or keys of `templates/citations.bib`.
         tags (`list[str]`): Further tags for the Hub.
@@ -131,7 +143,7 @@ class FaceModelCardData:
     train_runtime: float | None = None
     hardware: str | None = None
     emissions_kg: float | None = None
-    alignment: str = ARCFACE_ALIGNMENT
+    alignment: str | None = None
     description: str | None = None
     citations: list[str] = field(default_factory=list)
     tags: list[str] = field(default_factory=list)
@@ -167,21 +179,49 @@ class FaceModelCardData:
     @classmethod
     def load(cls, folder: str | Path) -> "FaceModelCardData":
         """Read what `save` wrote; figures are found beside it."""
-        path = Path(folder) / CARD_DATA_NAME
-        values = json.loads(path.read_text(encoding="utf-8"))
+        return cls.read(Path(folder) / CARD_DATA_NAME)
+
+    @classmethod
+    def read(cls, path: str | Path, base: "FaceModelCardData | None" = None) -> "FaceModelCardData":
+        """
+        Read card data from a JSON or YAML file; figures are found beside it.
+
+        Args:
+            base: What holds for the fields that the file does not have.
+
+        Raises:
+            ValueError: for a field that there is not.
+        """
+        path = Path(path)
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        card = cls.from_dict(values, str(path))
+        card.figures = [str(path.parent / figure) for figure in card.figures]
+        return card if base is None else dataclasses.replace(base, **{name: getattr(card, name) for name in values})
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], origin: str = "the card's data") -> "FaceModelCardData":
+        """
+        From plain values, such as a recipe has them. Licences that are left out are asked for when it is published.
+
+        Raises:
+            ValueError: for a field that there is not; `origin` says where.
+        """
         if unknown := values.keys() - {field.name for field in dataclasses.fields(cls)}:
-            raise ValueError(f"{path} holds unknown fields {sorted(unknown)}.")
+            raise ValueError(f"{origin} holds unknown fields {sorted(unknown)}.")
+        values = {"license": "", "training_data": [], "evaluations": [], **values}
         values["training_data"] = [TrainingData(**data) for data in values["training_data"]]
         values["evaluations"] = [Evaluation(**evaluation) for evaluation in values["evaluations"]]
-        values["figures"] = [str(path.parent / figure) for figure in values["figures"]]
         return cls(**values)
 
 
-def read_emissions(folder: str | Path) -> float | None:
-    """kg of CO2 equivalent of the last run in codecarbon's `emissions.csv`, or None where it did not run."""
+def read_emissions(folder: str | Path, since: float = 0.0) -> float | None:
+    """
+    kg of CO2 equivalent of the last run in codecarbon's `emissions.csv`; None where it did not run, or last ran before
+    `since` (seconds since the epoch).
+    """
     path = Path(folder) / "emissions.csv"
-    if not path.is_file():
+    if not path.is_file() or path.stat().st_mtime < since:
         return None
     with path.open(newline="", encoding="utf-8") as file:
-        *_, last = csv.DictReader(file)
-    return float(last["emissions"])
+        rows = list(csv.DictReader(file))
+    return float(rows[-1]["emissions"]) if rows else None

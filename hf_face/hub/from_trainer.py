@@ -2,51 +2,107 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import Trainer
-from transformers.modelcard import extract_hyperparameters_from_trainer
+from peft import PeftModel
+from torch import nn
+from transformers import PreTrainedModel, Trainer
 
-from .card_data import FaceModelCardData, evaluations_from_metrics, read_emissions
+from .card_data import Evaluation, FaceModelCardData, TrainingData, read_emissions
 from .measuring import cpu_name
+from .model_card import is_repo_id
 
 # What an embedding is made of when faces are compared, by the evaluator's `flip`.
 AUGMENTATIONS = {
     "sum": "embeddings of the image and its mirror image summed",
     "concat": "embeddings of the image and its mirror image side by side",
 }
+# Arguments of the training that the card lists, where they are set to something.
+SETTINGS = (
+    "learning_rate",
+    "head_learning_rate",
+    "lr_scheduler_type",
+    "lr_scheduler_kwargs",
+    "warmup_steps",
+    "num_train_epochs",
+    "optim",
+    "optim_args",
+    "weight_decay",
+    "head_weight_decay",
+    "max_grad_norm",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "world_size",
+    "ema_decay",
+    "partial_fc_sample_rate",
+    "bf16",
+    "fp16",
+    "tf32",
+    "channels_last",
+    "seed",
+)
+ADAM_SETTINGS = ("adam_beta1", "adam_beta2", "adam_epsilon")
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """
+    What one protocol found for the trainer's present weights.
+
+    Args:
+        evaluator (`Evaluator`): The protocol.
+        metrics (`dict[str, float]`): What it answered, each metric named `<name of the protocol>_<metric>`.
+        figures_dir (`Path`, *optional*): Where it drew its figures.
+    """
+
+    evaluator: Any
+    metrics: dict[str, float]
+    figures_dir: Path | None
+
+    def evaluation(self) -> Evaluation:
+        """As the card shows it."""
+        name = self.evaluator.name
+        metrics = {key.removeprefix(f"{name}_"): float(value) for key, value in self.metrics.items()}
+        return Evaluation(name, metrics, note=AUGMENTATIONS.get(getattr(self.evaluator, "flip", None)))
+
+    def figures(self) -> list[str]:
+        """The ROC curve, where the protocol draws one."""
+        roc = self.figures_dir / f"{self.evaluator.name}_roc.png" if self.figures_dir else None
+        return [str(roc)] if roc is not None and roc.is_file() else []
 
 
 def complete_card(card: FaceModelCardData, trainer: Trainer) -> FaceModelCardData:
     """
-    The card with everything the trainer saw: settings, log, run time, hardware, the figures of the last evaluation, and
-    emissions where codecarbon ran. What the publisher states (licences, data, description) stays as it is.
+    The card with everything the trainer saw: settings, log, what was measured with its present weights, and run time,
+    hardware and emissions if all of the training ran in this process. What the publisher states (licences, data,
+    description) stays as it is.
 
     Args:
         card: What the publisher states. A single training set without counts is counted.
-        trainer: After training; its `eval_dataset` are evaluators, and their figures lie in `<output_dir>/figures`.
+        trainer (`FaceTrainer`): After training.
     """
-    log = trainer.state.log_history
-    last_evaluation = next((entry for entry in reversed(log) if any(key.startswith("eval_") for key in entry)), {})
-    evaluators = {evaluator.name: evaluator for evaluator in trainer.eval_dataset or []}
-    measured = evaluations_from_metrics(last_evaluation, {name: name for name in evaluators})
-    for evaluation in measured:
-        evaluation.note = AUGMENTATIONS.get(getattr(evaluators[evaluation.name], "flip", None))
+    measured = trainer.measured.values()
     return dataclasses.replace(
         card,
+        base_model=card.base_model or base_model(trainer.model.backbone),
         training_data=count_training_data(card, trainer),
-        evaluations=measured + card.evaluations,
-        hyperparameters=extract_hyperparameters_from_trainer(trainer) | card.hyperparameters,
-        log_history=log,
-        figures=[str(path) for path in sorted(Path(trainer.args.output_dir, "figures").glob("*_roc.png"))]
-        + card.figures,
-        train_runtime=next((entry["train_runtime"] for entry in reversed(log) if "train_runtime" in entry), None),
-        hardware=card.hardware or hardware_name(trainer.args.world_size),
-        emissions_kg=read_emissions(trainer.args.output_dir),
+        evaluations=[measurement.evaluation() for measurement in measured] + card.evaluations,
+        hyperparameters=training_settings(trainer) | card.hyperparameters,
+        log_history=trainer.state.log_history,
+        figures=[figure for measurement in measured for figure in measurement.figures()] + card.figures,
+        citations=card.citations + (["partial_fc"] if trainer.args.partial_fc_sample_rate < 1 else []),
+        **training_costs(card, trainer),
     )
 
 
-def count_training_data(card: FaceModelCardData, trainer: Trainer) -> list:
+def base_model(backbone: nn.Module) -> str | None:
+    """The Hub name that a backbone, or the model inside it, was loaded from."""
+    names = (module.name_or_path for module in backbone.modules() if isinstance(module, PreTrainedModel))
+    return next((name for name in names if "/" in name and is_repo_id(name) and not Path(name).exists()), None)
+
+
+def count_training_data(card: FaceModelCardData, trainer: Trainer) -> list[TrainingData]:
     """A single training set is counted; of several only their publisher knows which image came from where."""
     if len(card.training_data) != 1 or not hasattr(trainer.train_dataset, "__len__"):
         return card.training_data
@@ -55,6 +111,36 @@ def count_training_data(card: FaceModelCardData, trainer: Trainer) -> list:
     return [dataclasses.replace(source, **{key: getattr(source, key) or value for key, value in counts.items()})]
 
 
-def hardware_name(world_size: int) -> str:
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_name()
-    return device if world_size == 1 else f"{world_size} x {device}"
+def training_settings(trainer: Trainer) -> dict[str, Any]:
+    """The settings that made the present weights, by the names of the arguments that set them."""
+    args = trainer.args
+    names = SETTINGS + (ADAM_SETTINGS if "adam" in args.optim else ())
+    settings = {name: getattr(args, name) for name in names}
+    settings = {name: getattr(value, "value", value) for name, value in settings.items() if value or value == 0.0}
+    settings |= {"augmentation": trainer.augmentation, "steps": trainer.weights_step}
+    if args.max_steps > 0:
+        settings |= {"max_steps": args.max_steps}
+        del settings["num_train_epochs"]
+    if isinstance(trainer.model.backbone, PeftModel):
+        lora = trainer.model.backbone.peft_config[trainer.model.backbone.active_adapter]
+        targets = lora.target_modules  # a set of names, or a pattern
+        targets = targets if isinstance(targets, str) else ", ".join(sorted(targets))
+        settings["lora"] = f"r = {lora.r}, alpha = {lora.lora_alpha}, on {targets}"
+    return settings
+
+
+def training_costs(card: FaceModelCardData, trainer: Trainer) -> dict[str, Any]:
+    """Run time, hardware and emissions; nothing of a training that ran in several sessions, of which one is known."""
+    runtimes = [entry["train_runtime"] for entry in trainer.state.log_history if "train_runtime" in entry]
+    if not runtimes or trainer.started_at_step > 0:
+        return {"train_runtime": card.train_runtime, "emissions_kg": card.emissions_kg}
+    return {
+        "train_runtime": runtimes[-1],
+        "hardware": card.hardware or hardware_name(trainer.args.device, trainer.args.world_size),
+        "emissions_kg": read_emissions(trainer.args.output_dir, since=trainer.started_at),
+    }
+
+
+def hardware_name(device: torch.device, world_size: int) -> str:
+    name = {"cuda": torch.cuda.get_device_name, "cpu": lambda _: cpu_name()}.get(device.type, str)(device)
+    return name if world_size == 1 else f"{world_size} x {name}"

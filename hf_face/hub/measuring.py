@@ -59,11 +59,12 @@ def evaluated_on_cpu(model: PreTrainedModel):
     """The model on the CPU and in evaluation mode; afterwards where it was, each module in the mode it was in."""
     device = model.device
     modes = [(module, module.training) for module in model.modules()]
-    model.to("cpu").eval()
-    yield model
-    model.to(device)
-    for module, training in modes:
-        module.training = training
+    try:
+        yield model.to("cpu").eval()
+    finally:
+        model.to(device)
+        for module, training in modes:
+            module.training = training
 
 
 def cpu_name() -> str:

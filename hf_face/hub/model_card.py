@@ -7,6 +7,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from ..models import FaceConfig
@@ -15,7 +17,6 @@ from .measuring import ModelMeasurements, measure_model
 
 TEMPLATES = Path(__file__).parent / "templates"
 PIPELINE_TAG = "image-feature-extraction"
-REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
 # The identifiers of https://huggingface.co/docs/hub/repositories-licenses
 LICENSES = frozenset((TEMPLATES / "licenses.txt").read_text(encoding="utf-8").split())
@@ -29,6 +30,9 @@ FAMILY_CITATIONS = {
     "vit_face": ["vit"],
     "foundation_face": ["froundation"],
     "timm_face": ["timm"],
+    # and of the model inside a foundation_face
+    "dinov2": ["dinov2"],
+    "clip_vision_model": ["clip"],
 }
 MARGIN_CITATIONS = {"elastic": "elasticface", "combined": "arcface", "linear": None}
 
@@ -68,8 +72,9 @@ def create_model_card(
         figures=[{"file": Path(path).name, "title": Path(path).stem.replace("_", " ")} for path in data.figures],
         weights_license=describe_license(data),
         link=link,
+        cell=cell,
         versions=library_versions(),
-        citations="\n\n".join(collect_citations(data, model.config.model_type, model.config.margin)),
+        citations="\n\n".join(collect_citations(data, model.config)),
     )
 
 
@@ -104,12 +109,12 @@ def evaluation_results(data: FaceModelCardData) -> list[EvalResult]:
             dataset_config=f"as reported by {evaluation.source_name}" if evaluation.source_name else None,
             metric_type=metric.replace("@", "_at_").replace("=", "_"),
             metric_name=metric,
-            metric_value=round(float(value), 6),
+            metric_value=float(f"{value:.6g}"),
             source_name=evaluation.source_name,
             source_url=evaluation.source_url,
         )
         for evaluation in data.evaluations
-        for metric, value in evaluation.metrics.items()
+        for metric, value in evaluation.results.items()
     ]
 
 
@@ -151,7 +156,11 @@ def check_metadata(metadata: ModelCardData) -> None:
 
 
 def is_repo_id(name: object) -> bool:
-    return isinstance(name, str) and REPO_ID.fullmatch(name) is not None
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
 
 
 def describe_architecture(model: PreTrainedModel) -> str:
@@ -185,16 +194,25 @@ def library_versions() -> str:
     return ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "datasets", "timm"))
 
 
-def collect_citations(data: FaceModelCardData, model_type: str, margin: dict | None) -> list[str]:
+def cell(value: object) -> str:
+    """A value as it can stand in a cell of a table."""
+    return " ".join(str(value).replace("|", "\\|").split())
+
+
+def collect_citations(data: FaceModelCardData, config: FaceConfig) -> list[str]:
     """BibTeX entries of backbone, margin and data, each once."""
-    wanted = list(FAMILY_CITATIONS.get(model_type, []))
-    if margin:
-        name = margin["name"]
-        wanted.append(MARGIN_CITATIONS.get(name.split("_")[0], name))
-    wanted += [source.citation for source in data.training_data]
-    wanted += data.citations
     known = known_citations()
-    return [known.get(entry, entry) for entry in dict.fromkeys(wanted) if entry]
+    stated = [source.citation for source in data.training_data if source.citation] + data.citations
+    for entry in stated:
+        if entry not in known and not entry.lstrip().startswith("@"):
+            raise ValueError(f"citation {entry!r} is neither a BibTeX entry nor one of {', '.join(sorted(known))}.")
+    wanted = list(FAMILY_CITATIONS.get(config.model_type, []))
+    if inner := getattr(config, "backbone_config", None):
+        wanted += FAMILY_CITATIONS.get(inner.model_type, [])
+    if config.margin:
+        name = config.margin["name"]
+        wanted.append(MARGIN_CITATIONS.get(name.split("_")[0], name))
+    return [known.get(entry, entry) for entry in dict.fromkeys([*wanted, *stated]) if entry]
 
 
 @cache

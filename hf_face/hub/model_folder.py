@@ -1,15 +1,21 @@
 """The folder that is published: weights, code, image processor, card and figures that belong together."""
 
+import copy
 import dataclasses
 import json
 import shutil
 from pathlib import Path
 
 import torch
+from peft import PeftModel
+from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 from transformers import AutoConfig, AutoModel, BaseImageProcessor, PreTrainedModel
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
+from transformers.utils import IMAGE_PROCESSOR_NAME, SAFE_WEIGHTS_NAME
 
+from ..heads import MarginHead
 from ..models import FAMILIES
 from ..models.loading import load_image_processor
 from ..recognition import FaceRecognitionConfig
@@ -37,37 +43,91 @@ def write_model_folder(
     folder loads like the repository: `AutoModel.from_pretrained(folder, trust_remote_code=True)`.
 
     Args:
-        model: A backbone, a training model (its backbone is published), or a folder with either of them.
+        model: A backbone, a training model (its backbone is published), or a folder with either of them. LoRA adapters
+            are merged.
         folder: Where to write; created if it does not exist. Its last name is how transformers caches the code.
         repo_id: The name that the card's code samples load.
-        card: What the card says; for a model folder, what is in its `model_card.json` if not given.
-        image_processor: For a model folder, the one in it if not given.
+        card: What the card says; default what is in the model folder's `model_card.json`. A model in memory has such a
+            folder as long as its weights are those it was loaded with.
+        image_processor: Default the one in that folder.
         include_head: Also write the training model's margin head, `head.state_dict()`, to `head.safetensors`.
 
     Raises:
         FileNotFoundError: a model folder without weights, configuration, image processor or card data.
         ValueError: no licences stated, metadata the Hub refuses, or weights that do not fit the code.
     """
-    folder = Path(folder)
+    folder, source = Path(folder), None
     if isinstance(model, str | Path):
         source = Path(model)
         card = card or load_card_data(source)
         image_processor = image_processor or load_image_processor(source)
         model = load_model(source)
+    elif card is None or image_processor is None:
+        source = folder_of(model)
+        if source is not None and (source / CARD_DATA_NAME).is_file():
+            card = card or load_card_data(source)
+        if source is not None and (source / IMAGE_PROCESSOR_NAME).is_file():
+            image_processor = image_processor or load_image_processor(source)
     if card is None:
         raise ValueError("A model is published with a card: card=FaceModelCardData(license=..., training_data=[...]).")
     if image_processor is None:
         raise ValueError("A model is published with its image processor: image_processor=FaceImageProcessor(...).")
-    backbone = model if model.config.model_type in BACKBONE_TYPES else model.backbone
-    if include_head and backbone is model:
-        raise ValueError(f"include_head=True asks for a training model; {type(model).__name__} has no head.")
-    write_model_card(folder, backbone, image_processor, card, repo_id)
+    check_licenses(card)
+    backbone = bare_backbone(model)
     backbone.save_pretrained(folder)
     image_processor.save_pretrained(folder)
     if include_head:
-        save_file(model.head.state_dict(), folder / HEAD_NAME, metadata={"format": "pt"})
+        write_head(model, source, folder)
+    write_model_card(folder, backbone, image_processor, card, repo_id)
     check_model_folder(folder, backbone, image_processor)
     return folder
+
+
+def bare_backbone(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
+    """What embeds faces: of a training model the backbone; low-rank adapters are merged into a copy."""
+    backbone = model if model.config.model_type in BACKBONE_TYPES else model.backbone
+    return copy.deepcopy(backbone).merge_and_unload() if isinstance(backbone, PeftModel) else backbone
+
+
+def write_head(model: PreTrainedModel, source: Path | None, folder: Path) -> None:
+    """Write a training model's margin head beside its backbone, or copy the one that lies beside it in its folder."""
+    head = getattr(model, "head", None)
+    if isinstance(head, MarginHead):
+        refuse_split_head(head)
+        save_head(head.state_dict(), folder)
+    elif source is not None and (source / HEAD_NAME).is_file():
+        copy_file(source / HEAD_NAME, folder / HEAD_NAME)
+    else:
+        raise ValueError(f"include_head=True asks for a training model; {type(model).__name__} has no head.")
+
+
+def save_head(state_dict: dict[str, Tensor], folder: Path) -> None:
+    save_file(state_dict, folder / HEAD_NAME, metadata={"format": "pt"})
+
+
+def refuse_split_head(head: MarginHead) -> None:
+    if head.group is not None:
+        raise ValueError(
+            "The margin head is split over ranks, each of which has a part of it: push a checkpoint folder, which "
+            "holds all of it, push_to_hub('run/checkpoint-1000', ..., include_head=True)."
+        )
+
+
+def folder_of(model: PreTrainedModel) -> Path | None:
+    """The folder a model was loaded from, if its weights are still those in it."""
+    file = Path(model.name_or_path, SAFE_WEIGHTS_NAME)
+    if not model.name_or_path or not file.is_file():
+        return None
+    weights = model.state_dict()
+    with safe_open(file, "pt") as saved:
+        same = weights.keys() == set(saved.keys()) and all(
+            _equal(saved.get_tensor(name), weight.cpu()) for name, weight in weights.items()
+        )
+    return file.parent if same else None
+
+
+def _equal(first: Tensor, second: Tensor) -> bool:
+    return first.dtype == second.dtype and torch.equal(first, second)
 
 
 def write_model_card(
@@ -78,27 +138,32 @@ def write_model_card(
     repo_id: str,
 ) -> None:
     """
-    Write a model folder's card with its figures, the training log, and the data the card is rendered from; the
-    calibrated thresholds go into the model's configuration too.
+    Write the card of the model saved in `folder`, with its figures, the training log, and the data the card is rendered
+    from; the calibrated thresholds go into the saved configuration too.
 
     Arguments and errors as for [`write_model_folder`].
     """
     folder = Path(folder)
     check_licenses(card)
-    if card.calibration:
-        backbone.config.similarity_thresholds = card.calibration.thresholds
-    readme = create_model_card(card, backbone, image_processor, repo_id)
-    folder.mkdir(parents=True, exist_ok=True)
-    backbone.config.save_pretrained(folder)
-    readme.save(folder / "README.md")
     names = [Path(figure).name for figure in card.figures]
     if len(set(names)) < len(names):
         raise ValueError(f"Two figures have one file name: {sorted(names)}.")
+    create_model_card(card, backbone, image_processor, repo_id).save(folder / "README.md")
+    write_thresholds(folder / "config.json", card)
     for figure, name in zip(card.figures, names, strict=True):
         copy_file(Path(figure), folder / "figures" / name)
     if card.log_history:
         (folder / LOG_NAME).write_text(json.dumps(card.log_history, indent=2) + "\n", encoding="utf-8")
     dataclasses.replace(card, figures=[f"figures/{name}" for name in names]).save(folder)
+
+
+def write_thresholds(config_file: Path, card: FaceModelCardData) -> None:
+    """Thresholds of other weights, such as those a fine-tuning started from, do not stay."""
+    config = json.loads(config_file.read_text(encoding="utf-8"))
+    config.pop("similarity_thresholds", None)
+    if card.calibration:
+        config["similarity_thresholds"] = card.calibration.thresholds
+    config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def copy_file(source: Path, target: Path) -> None:
@@ -172,9 +237,11 @@ def check_model_folder(folder: Path, backbone: PreTrainedModel, image_processor:
     Raises:
         ValueError: with the weights that do not fit, or the difference of the answers.
     """
-    config = AutoConfig.from_pretrained(folder)
-    code = get_class_from_dynamic_module(config.auto_map["AutoModel"], folder)
-    published = load_every_weight(code, folder, device_map="meta")
+    if broken := [name for name, weight in backbone.state_dict().items() if not weight.isfinite().all()]:
+        raise ValueError(f"{len(broken)} weights are not finite numbers, among them {broken[0]}: nobody can use them.")
+    code = get_class_from_dynamic_module(AutoConfig.from_pretrained(folder).auto_map["AutoModel"], folder)
+    attention = backbone.config._attn_implementation  # another one rounds otherwise
+    published = load_every_weight(code, folder, device_map="meta", attn_implementation=attention)
 
     size = image_processor.size
     generator = torch.Generator().manual_seed(0)

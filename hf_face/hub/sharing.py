@@ -1,12 +1,25 @@
 """Data sets and metrics on the Hub."""
 
+import re
 from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
-from huggingface_hub import CommitInfo, DatasetCard, HfApi, RepoCard, SpaceCard
+from huggingface_hub import (
+    CommitInfo,
+    CommitOperationAdd,
+    CommitOperationDelete,
+    DatasetCard,
+    HfApi,
+    RepoCard,
+    SpaceCard,
+)
 
 from .model_card import LICENSES
+from .publishing import full_name
+
+LEFT_OVER = {".unfinished", ".pyc"}  # of a conversion that was interrupted; of Python
+SHARD_NUMBER = re.compile(r"-\d+-of-\d+\.parquet")
 
 
 def push_dataset(
@@ -20,7 +33,7 @@ def push_dataset(
 ) -> CommitInfo:
     """
     Publish a folder of Parquet files with its card, as `scripts/convert_dataset.py` and `VerificationPairs.to_parquet`
-    write it. A push that was interrupted goes on where it stopped: what arrived is not sent again.
+    write it, in one commit. A push that was interrupted goes on where it stopped: what arrived is not sent again.
 
     Args:
         folder: Parquet files and `README.md`.
@@ -42,13 +55,21 @@ def push_dataset(
         except pyarrow.ArrowInvalid as error:
             raise ValueError(f"{shard} is not a complete Parquet file: {error}") from error
     card.data.license = license or card.data.license
-    if card.data.license not in LICENSES:
-        raise ValueError(
-            "State the licence of the data with one of the Hub's identifiers such as license='cc-by-4.0' or 'unknown'; "
-            f"found {card.data.license!r}."
-        )
+    check_license(card.data.license)
     card.save(folder / "README.md")
     return _push_folder(folder, repo_id, card, token, private, commit_message)
+
+
+def check_license(license: str | None) -> None:
+    """
+    Raises:
+        ValueError: the licence of a data set is not stated, or not with one of the Hub's identifiers.
+    """
+    if license not in LICENSES:
+        raise ValueError(
+            "State the licence of the data with one of the Hub's identifiers such as license='cc-by-4.0', 'other' or "
+            f"'unknown'; found {license!r}."
+        )
 
 
 def push_metric(
@@ -91,15 +112,28 @@ def _load_card(folder: Path, card_class: type[RepoCard]) -> RepoCard:
 def _push_folder(
     folder: Path, repo_id: str, card: RepoCard, token: str | None, private: bool | None, commit_message: str
 ) -> CommitInfo:
+    """Unlike a model's, a new repository stays when its push fails: what arrived need not be sent again."""
     api = HfApi(token=token, library_name="hf_face")
-    api.whoami()
+    repo_id = full_name(api, repo_id)
     card.validate()
+    kind = {"repo_id": repo_id, "repo_type": card.repo_type}
     space_sdk = card.data.sdk if card.repo_type == "space" else None
-    repo = api.create_repo(repo_id, repo_type=card.repo_type, private=private, exist_ok=True, space_sdk=space_sdk)
-    return api.upload_folder(
-        repo_id=repo.repo_id,
-        repo_type=card.repo_type,
-        folder_path=folder,
-        commit_message=commit_message,
-        ignore_patterns=["__pycache__/*", "*.pyc"],
-    )
+    api.create_repo(**kind, private=private, exist_ok=True, space_sdk=space_sdk)
+    before = api.repo_info(**kind)
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    files = {name: path for name, path in files.items() if path.suffix not in LEFT_OVER}
+    operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=path) for name, path in files.items()]
+    operations += [
+        CommitOperationDelete(path_in_repo=sibling.rfilename)
+        for sibling in before.siblings
+        if sibling.rfilename not in files and _is_shard_of(sibling.rfilename, files)
+    ]
+    return api.create_commit(
+        **kind, operations=operations, commit_message=commit_message, parent_commit=before.sha
+    )  # not upload_folder, which may split a folder over several commits
+
+
+def _is_shard_of(name: str, files: dict[str, Path]) -> bool:
+    """Whether it is a shard of a split that `files` hold in another number of shards."""
+    splits = {SHARD_NUMBER.sub("", file) for file in files if SHARD_NUMBER.search(file)}
+    return SHARD_NUMBER.search(name) is not None and SHARD_NUMBER.sub("", name) in splits

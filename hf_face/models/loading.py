@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from transformers import AutoImageProcessor
+from transformers.utils import IMAGE_PROCESSOR_NAME, cached_file
 
 from .image_processing_face import FaceImageProcessor
 
@@ -13,11 +14,15 @@ def load_image_processor(name_or_path: str | Path) -> FaceImageProcessor:
 
     Raises:
         FileNotFoundError: there is none: the crops' size and normalisation are not known.
+        OSError: there is no such folder or repository, it is closed to this user, or the Hub does not answer.
     """
     try:
-        return AutoImageProcessor.from_pretrained(name_or_path)
+        cached_file(name_or_path, IMAGE_PROCESSOR_NAME)
     except OSError as error:
+        if "does not appear to have" not in str(error):  # transformers has one class for everything
+            raise
         raise FileNotFoundError(
-            f"{name_or_path} has no image processor (preprocessor_config.json), so the crops' size and normalisation "
-            "are not known: save one beside the model, `FaceImageProcessor(...).save_pretrained(folder)`."
+            f"{name_or_path} has no image processor ({IMAGE_PROCESSOR_NAME}), so the crops' size and normalisation are "
+            "not known: save one beside the model, `FaceImageProcessor(...).save_pretrained(folder)`."
         ) from error
+    return AutoImageProcessor.from_pretrained(name_or_path)

@@ -64,6 +64,7 @@ class FaceRecognitionModel(PreTrainedModel):
         super().__init__(config)
         self.backbone = AutoModel.from_config(config.backbone_config) if backbone is None else backbone
         self.backbone.config.margin = config.margin_record
+        self.backbone.config.similarity_thresholds = None  # were calibrated for the weights before training
         self.head = MarginHead(
             config.backbone_config.embedding_size,
             config.num_identities,

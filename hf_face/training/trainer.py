@@ -26,7 +26,7 @@ from ..hub import FaceModelCardData
 from ..models import FaceImageProcessor
 from ..recognition import FaceRecognitionModel
 from .arguments import FaceTrainingArguments
-from .publishing import PublishingMixin
+from .publishing import PublishingMixin, check_card
 from .streaming import StreamingMixin
 
 logger = logging.get_logger(__name__)
@@ -83,6 +83,10 @@ class FaceTrainer(PublishingMixin, StreamingMixin, Trainer):
         card: FaceModelCardData | None = None,
         **kwargs,
     ):
+        if args.push_to_hub:
+            check_card(card)
+        self.card, self.augmentation = card, augmentation
+        self.weights_changed(step=0)
         image_processor = image_processor or FaceImageProcessor(**model.config.backbone_config.preprocessing)
         if isinstance(train_dataset, Dataset):
             _check_training_data(train_dataset, model, args)
@@ -99,7 +103,6 @@ class FaceTrainer(PublishingMixin, StreamingMixin, Trainer):
         self.normalize = BatchNormalize(
             image_processor.image_mean, image_processor.image_std, image_processor.channel_order
         ).to(args.device)
-        self.card = card
         self._last_draw = (-1, 0)  # step and batch within it
         self._observed: list[Tensor] = []
         if args.channels_last:
@@ -125,6 +128,7 @@ class FaceTrainer(PublishingMixin, StreamingMixin, Trainer):
             if state.global_step >= last_step:
                 self._load_from_checkpoint(resume_from_checkpoint)
                 self.state = state
+                self.weights_changed(state.global_step)
                 return TrainOutput(state.global_step, math.nan, {})
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
@@ -237,7 +241,9 @@ class FaceTrainer(PublishingMixin, StreamingMixin, Trainer):
         )
         metrics = {}
         for evaluator in evaluators:
-            metrics |= evaluator.evaluate(embedder, figures_dir)
+            found = evaluator.evaluate(embedder, figures_dir)
+            self.remember(evaluator, found, figures_dir)
+            metrics |= found
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         metrics |= speed_metrics(metric_key_prefix, start_time)
         self.log(metrics)
@@ -274,16 +280,18 @@ class FaceTrainer(PublishingMixin, StreamingMixin, Trainer):
             super().save_model(output_dir, _internal_call=True)
             return
         output_dir = output_dir or self.args.output_dir
-        state_dict = None
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            state_dict = {
-                name.removeprefix("backbone."): weight
-                for name, weight in self.accelerator.get_state_dict(self.model_wrapped).items()
-                if name.startswith("backbone.")
-            }
+        split = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        state_dict = self.whole_state_dict("backbone") if split else None
         if self.args.should_save:
             self.backbone.save_pretrained(output_dir, state_dict=state_dict)
             self.processing_class.save_pretrained(output_dir)
+
+    def whole_state_dict(self, part: str) -> dict[str, Tensor]:
+        """Weights of the backbone or the head, on the first rank whole whoever splits them over the ranks."""
+        if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            return getattr(self.model, part).state_dict()
+        weights = self.accelerator.get_state_dict(self.model_wrapped) or {}
+        return {name.removeprefix(f"{part}."): w for name, w in weights.items() if name.startswith(f"{part}.")}
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         if self.ema is not None:
@@ -313,6 +321,7 @@ class FaceTrainer(PublishingMixin, StreamingMixin, Trainer):
 
     def _load_best_model(self) -> None:
         super()._load_best_model()
+        self.weights_changed(self.state.best_global_step)
         if Path(self.state.best_model_checkpoint, HEAD_INDEX_NAME).exists():
             load_head(self.model.head, self.state.best_model_checkpoint)
         if self.ema is not None:
@@ -330,7 +339,11 @@ class _TrainerSteps(TrainerCallback):
     def __init__(self, trainer: FaceTrainer):
         self.trainer = trainer
 
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.trainer.training_starts(state.global_step)
+
     def on_step_end(self, args, state, control, **kwargs):
+        self.trainer.weights_changed(state.global_step)
         if self.trainer.ema is not None:
             self.trainer.ema.update_parameters(self.trainer.model.backbone)
 

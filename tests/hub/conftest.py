@@ -112,7 +112,9 @@ def card(tmp_path):
     return FaceModelCardData(
         license="cc-by-nc-4.0",
         training_data=[TrainingData("ORL faces", "free for research", images=300, identities=30, citation="orl")],
-        evaluations=[Evaluation("ORL", {"accuracy": 0.91, "tar@far=1e-2": 0.75, "threshold@far=1e-2": 0.3125})],
+        evaluations=[
+            Evaluation("ORL", {"accuracy": 0.91, "tar@far=1e-2": 0.75, "single_image_threshold@far=1e-2": 0.3125})
+        ],
         hyperparameters={"learning_rate": 0.001},
         log_history=[{"step": 1, "loss": 12.5}],
         figures=[str(roc)],

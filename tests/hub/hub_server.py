@@ -17,7 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from hub_store import LARGE_SUFFIXES, Commit, File, HubError, HubStore, Repo, Request, User, card_errors
+from hub_store import ANSWER_LOST, LARGE_SUFFIXES, Commit, File, HubError, HubStore, Repo, Request, User, card_errors
 
 PREFIXES = {"": "model", "datasets/": "dataset", "spaces/": "space"}
 REPO = r"(?P<id>[^/]+(?:/[^/]+)?)"
@@ -70,11 +70,12 @@ class Handler(BaseHTTPRequestHandler):
         try:
             fault = self.hub.take_fault(self.command, url.path)
             self.cut = fault is not None and fault.status is None
+            self.lost = fault is not None and fault.status == ANSWER_LOST
             if self.cut and self.command != "GET":
                 self.rfile.read(1)  # the body has begun to arrive
                 self.close_connection = True
                 return
-            if fault and not self.cut:
+            if fault and not self.cut and not self.lost:
                 self.body()
                 raise HubError(fault.status, "the local Hub was told to fail")
             self.user = self.authenticate()
@@ -92,7 +93,7 @@ class Handler(BaseHTTPRequestHandler):
             }
             self.answer(json.dumps(error.body).encode(), error.status, headers)
 
-    do_GET = do_HEAD = do_POST = do_PUT = do
+    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do
 
     @property
     def hub(self) -> HubStore:
@@ -132,6 +133,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer(self, content: bytes, status: int = 200, headers: dict | None = None) -> None:
         self.request_log.status = status
+        if self.lost:
+            self.close_connection = True
+            return
         self.send_response(status)
         defaults = {"Content-Length": len(content), "Content-Type": "application/json"}
         for key, value in {**defaults, **(headers or {})}.items():
@@ -171,6 +175,14 @@ class Handler(BaseHTTPRequestHandler):
             raise HubError(409, "You already created this repo", url=url)
         self.hub.create(type, id, private=wanted.get("visibility") == "private" or bool(wanted.get("private")))
         self.json({"url": url, "name": id})
+
+    @route("DELETE", "/api/repos/delete")
+    def delete(self) -> None:
+        wanted = json.loads(self.body())
+        repo = self.repo(wanted.get("type", "model"), f"{wanted['organization']}/{wanted['name']}", write=True)
+        self.hub.check_may_write(repo, self.user)
+        del self.hub.repos[repo.type, repo.id]
+        self.json({})
 
     @route("POST", "/api/validate-yaml")
     def validate(self) -> None:
@@ -212,6 +224,13 @@ class Handler(BaseHTTPRequestHandler):
         if branch in repo.refs:
             raise HubError(409, f"Reference already exists: {branch}")
         repo.refs[branch] = repo.commit(start).oid
+        self.json({})
+
+    @route("DELETE", api("/branch/(?P<branch>[^/]+)"))
+    def delete_branch(self, type: str, id: str, branch: str) -> None:
+        repo = self.repo(type, id, write=True)
+        self.hub.check_may_write(repo, self.user)
+        del repo.refs[branch]
         self.json({})
 
     @route("GET", api("/commits/(?P<revision>[^/]+)"))

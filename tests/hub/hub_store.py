@@ -11,6 +11,7 @@ import yaml
 
 LARGE_SUFFIXES = {".safetensors", ".bin", ".pt", ".parquet", ".arrow", ".png", ".jpg", ".npy", ".rec"}
 LICENSES = {"apache-2.0", "mit", "cc-by-4.0", "cc-by-nc-4.0", "unknown", "other"}  # those the tests use
+ANSWER_LOST = 0  # a fault's status: the request is carried out, and then the connection breaks
 REPO_ID = re.compile(r"[\w.-]+/[\w.-]+|[\w.-]+")
 
 
@@ -86,7 +87,7 @@ class Repo:
 
 @dataclass
 class Fault:
-    """The next `times` requests that match are answered with `status`; with None the connection is cut in mid-body."""
+    """The next `times` requests that match get `status`; with None or `ANSWER_LOST` the connection is cut."""
 
     method: str
     path: str  # a regular expression
@@ -114,7 +115,10 @@ class HubStore:
     # what tests do
 
     def fail(self, method: str, path: str, status: int | None, times: int = 1) -> None:
-        """Let the next `times` requests of `method` whose path matches `path` fail with `status` (None: cut)."""
+        """
+        Let the next `times` requests of `method` whose path matches `path` fail: with `status`; None: cut in the middle
+        of their body; `ANSWER_LOST`: carried out, but their sender does not hear of it.
+        """
         self.faults.append(Fault(method, path, status, times))
 
     def uploads(self) -> list[Request]:
@@ -163,9 +167,13 @@ class HubStore:
             pull_request = f"refs/pr/{len(repo.pull_requests)}"
             repo.refs[pull_request] = repo.refs[ref]
             return pull_request
-        if not user.may_write(repo.namespace) and not ref.startswith("refs/pr/"):
-            raise HubError(403, f"you don't have write access to {repo.id} as {user.name}")
+        if not ref.startswith("refs/pr/"):
+            self.check_may_write(repo, user)
         return ref
+
+    def check_may_write(self, repo: Repo, user: User) -> None:
+        if not user.may_write(repo.namespace):
+            raise HubError(403, f"you don't have write access to {repo.id} as {user.name}")
 
     def commit(self, repo: Repo, ref: str, header: dict, operations: list[tuple[str, dict]]) -> Commit:
         """All operations or none: the ref moves only after every one of them was understood."""

@@ -14,11 +14,11 @@ from hf_face.data import (
     load_verification_pairs,
     make_verification_pairs,
     open_for_conversion,
-    push_folder_to_hub,
     select_identities,
     write_recordio,
 )
 from hf_face.data.columns import encoded_images
+from hf_face.hub import push_dataset
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +44,8 @@ def images(dataset) -> list[bytes]:
 def test_parquet_is_pushed_and_loaded(hub, small, tmp_path):
     folder = convert_to_parquet(small, tmp_path / "faces", name="Four people", images_per_shard=5)
     (folder / "data" / "left-over.unfinished").write_bytes(b"of an earlier run")
-    url = push_folder_to_hub(folder, "alice/four-people", private=True)
-    assert url == f"{hub.url}/datasets/alice/four-people"
+    info = push_dataset(folder, "alice/four-people", license="other", private=True)
+    assert info.repo_url.repo_id == "alice/four-people" and hub.store.repos["dataset", "alice/four-people"].private
     dataset = load_identities("alice/four-people")
     assert images(dataset) == images(small)
     assert dataset.features["label"].names == ["s1", "s2", "s3", "s4"]
@@ -54,7 +54,7 @@ def test_parquet_is_pushed_and_loaded(hub, small, tmp_path):
 
 
 def test_parquet_is_streamed(hub, small, tmp_path):
-    push_folder_to_hub(convert_to_parquet(small, tmp_path / "faces", images_per_shard=5), "alice/streamed")
+    push_dataset(convert_to_parquet(small, tmp_path / "faces", images_per_shard=5), "alice/streamed", license="other")
     stream = load_identities("alice/streamed", streaming=True).cast_column("image", Image(decode=False))
     assert stream.num_shards == 3
     assert sorted(row["image"]["bytes"] for row in stream) == sorted(images(small))
@@ -75,7 +75,9 @@ def test_recordio_repository_to_parquet(recordio_repository, small, tmp_path):
 
 def test_pairs(hub, small):
     pairs = make_verification_pairs(small, name="four_people")
-    pairs.push_to_hub("alice/pairs")
+    with pytest.raises(ValueError, match="State the licence of the data"):
+        pairs.push_to_hub("alice/pairs")
+    pairs.push_to_hub("alice/pairs", license="other")
     for read in (VerificationPairs.from_parquet("alice/pairs"), load_verification_pairs("alice/pairs")):
         assert read.name == "four_people"
         assert (read.pairs == pairs.pairs).all() and (read.fold == pairs.fold).all()

@@ -62,9 +62,12 @@ def test_metrics_are_sorted_by_evaluation():
 
 
 def test_figures_of_others_are_never_shown_as_ours(render):
-    ours = Evaluation("LFW", {"accuracy": 0.99, "threshold@far=1e-3": 0.3})
+    ours = Evaluation("LFW", {"accuracy": 0.99, "single_image_threshold@far=1e-3": 0.3})
     theirs = Evaluation(
-        "LFW", {"accuracy": 0.998, "threshold@far=1e-3": 0.2}, source_name="the paper", source_url="https://example.org"
+        "LFW",
+        {"accuracy": 0.998, "single_image_threshold@far=1e-3": 0.2},
+        source_name="the paper",
+        source_url="https://example.org",
     )
     for evaluations in ([ours, theirs], [theirs, ours]):
         card = render(FaceModelCardData(license="mit", training_data=DATA, evaluations=evaluations))

@@ -1,10 +1,12 @@
 """`push_to_hub` against a Hub: what arrives, and that it arrives whole or not at all."""
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 import torch
+from hub_store import ANSWER_LOST
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 from safetensors.torch import load
@@ -29,6 +31,10 @@ def push(hub, backbone, image_processor, card, measurements, monkeypatch):
 def main(hub):
     """The commit that `main` of a repository is at."""
     return lambda repo_id: hub.store.repos["model", repo_id].commit("main")
+
+
+def nothing_was_sent(hub) -> bool:
+    return all(request.method == "GET" for request in hub.store.requests)
 
 
 def different(backbone: IResNetModel) -> IResNetModel:
@@ -112,14 +118,22 @@ def test_someone_without_write_access_can_open_a_pull_request(hub, push, backbon
     assert info.pr_num == 1 and "model.safetensors" in hub.store.repos["model", "org/public"].commit("refs/pr/1").files
 
 
-def test_another_architecture_leaves_no_code_of_the_old_one(hub, push, main):
+def test_nothing_of_the_old_model_stays_beside_the_new_one(hub, push, main, card):
     push("org/changing")
-    hub.store.repos["model", "org/changing"].add_commit(
-        "main", "by hand", main("org/changing").files | {"modeling_old.py": hub.store.keep(b"old")}, None
-    )
-    push("org/changing")
-    assert "modeling_old.py" not in main("org/changing").files
-    assert "modeling_iresnet.py" in main("org/changing").files
+    config = json.loads(hub.store.read("org/changing", "config.json"))
+    config["auto_map"]["AutoModel"] = "modeling_old.OldModel"
+    old = {"modeling_vit_face.py": b"", "modeling_old.py": b"", "config.json": json.dumps(config).encode()}
+    own = {"app.py": b"the user's", "notes/figures.txt": b"the user's"}
+    files = main("org/changing").files | {name: hub.store.keep(content) for name, content in (old | own).items()}
+    files["model-00001-of-00002.safetensors"] = files["model.safetensors"]
+    hub.store.repos["model", "org/changing"].add_commit("main", "by hand", files, main("org/changing").oid)
+    assert {"figures/orl_roc.png", "training_log.json"} < files.keys()
+
+    push("org/changing", card=dataclasses.replace(card, figures=[], log_history=[]))
+    left = set(main("org/changing").files)
+    assert {"app.py", "notes/figures.txt", "modeling_iresnet.py", "model.safetensors"} < left
+    gone = {"modeling_vit_face.py", "modeling_old.py", "model-00001-of-00002.safetensors"}
+    assert not left & (gone | {"figures/orl_roc.png", "training_log.json"})
 
 
 def test_the_head_travels_only_when_asked_for(hub, push, main):
@@ -169,6 +183,48 @@ def test_a_push_that_fails_leaves_the_previous_revision(hub, push, main, backbon
     assert main(name).oid == info.oid != before.oid
 
 
+@pytest.mark.parametrize("made", ["repository", "branch"])
+@pytest.mark.parametrize(("method", "path"), [("PUT", "/upload/"), ("POST", "/commit/")])
+def test_a_first_push_that_fails_leaves_nothing(hub, push, main, backbone, made, method, path):
+    name = f"org/first_{made}_{method}"
+    revision = None if made == "repository" else "dev"
+    if made == "branch":
+        push(name)
+    hub.store.fail(method, path, 500, times=100)
+    with pytest.raises(Exception) as failure:
+        push(name, different(backbone), revision=revision)
+    assert "Nothing was published" in failure.value.__notes__[0]
+    hub.store.faults.clear()
+    if made == "branch":
+        assert hub.store.repos["model", name].refs == {"main": main(name).oid}
+    else:
+        assert ("model", name) not in hub.store.repos
+    push(name, different(backbone), revision=revision)  # the same call again
+    assert "model.safetensors" in hub.store.repos["model", name].commit(revision or "main").files
+
+
+@pytest.mark.parametrize("new", [True, False])
+def test_an_answer_that_is_lost_is_not_called_nothing(hub, push, main, backbone, new):
+    """The commit arrived: what is on the Hub must not be taken away, and the user must hear of it."""
+    name = f"org/lost_{new}"
+    if not new:
+        push(name)
+    hub.store.fail("POST", "/commit/main", ANSWER_LOST, times=100)
+    with pytest.raises(Exception) as failure:
+        push(name, different(backbone))
+    assert f"main of {name} has moved from" in failure.value.__notes__[0]
+    assert main(name).oid in failure.value.__notes__[0] and "model.safetensors" in main(name).files
+
+
+def test_a_hub_that_is_gone_is_not_said_to_be_as_it_was(hub, push, backbone):
+    push("org/gone")
+    hub.store.fail("POST", "/commit/main", 500, times=100)
+    hub.store.fail("GET", "/refs", 500, times=100)
+    with pytest.raises(HfHubHTTPError) as failure:
+        push("org/gone", different(backbone))
+    assert "what it holds now could not be found out" in failure.value.__notes__[0]
+
+
 def test_a_change_by_someone_else_in_between_is_not_overwritten(hub, push, main, backbone, monkeypatch):
     push("org/contended")
     info = HfApi.model_info
@@ -199,6 +255,7 @@ def test_wrong_token(hub, push):
     with pytest.raises(HfHubHTTPError, match="Invalid user token") as error:
         push("org/wrong", token="hf_nonsense")
     assert error.value.response.status_code == 401
+    assert ("model", "org/wrong") not in hub.store.repos
 
 
 @pytest.mark.parametrize("exists", [False, True])
@@ -211,7 +268,8 @@ def test_no_permission(hub, push, exists):
     with pytest.raises(HfHubHTTPError, match="403 Forbidden"):
         push(name, token="hf_bob")
     assert hub.store.uploads() == []
-    assert not exists or hub.store.repos["model", name].commits == commits
+    assert commits == (hub.store.repos["model", name].commits if exists else None)
+    assert exists or ("model", name) not in hub.store.repos
 
 
 def test_a_repository_with_other_content(hub, push, main):
@@ -239,7 +297,7 @@ def test_an_incomplete_folder(hub, backbone, image_processor, card, tmp_path, mi
     }
     with pytest.raises(FileNotFoundError, match=f"{folder} has no {what.get(missing, missing)}"):
         push_to_hub(folder, "org/incomplete")
-    assert hub.store.requests == []
+    assert nothing_was_sent(hub)
 
 
 def test_a_folder_that_is_not_a_face_model(hub, tmp_path, card, image_processor):
@@ -255,7 +313,7 @@ def test_weights_that_do_not_fit_the_code(hub, backbone, image_processor, card, 
     (folder / "config.json").write_text(json.dumps(config | {"depths": [1, 1, 1, 2], "embedding_size": 32}))
     with pytest.raises(ValueError, match=r"do not fit IResNetModel .*\d+ missing \(.*\d+ of another shape \("):
         push_to_hub(folder, "org/misfit")
-    assert hub.store.requests == []
+    assert nothing_was_sent(hub)
 
 
 def test_code_that_answers_something_else(hub, push, backbone, monkeypatch):
@@ -268,7 +326,7 @@ def test_code_that_answers_something_else(hub, push, backbone, monkeypatch):
     monkeypatch.setattr(IResNetModel, "forward", doubled)
     with pytest.raises(ValueError, match="does not answer what IResNetModel answers with the same weights"):
         push("org/changed")
-    assert hub.store.requests == []
+    assert nothing_was_sent(hub)
 
 
 def test_no_card_no_processor_no_licence(hub, push, card):
@@ -284,11 +342,11 @@ def test_no_card_no_processor_no_licence(hub, push, card):
         push("org/bare", card=FaceModelCardData(license="mit", training_data=[TrainingData("WebFace", "")]))
     with pytest.raises(ValueError, match="IResNetModel has no head"):
         push("org/bare", include_head=True)
-    with pytest.raises(ValueError, match="'org/a/b' is not a Hub name"):
+    with pytest.raises(ValueError, match="Repo id must be in the form 'repo_name' or 'namespace/repo_name': 'org/a/b'"):
         push("org/a/b")
     with pytest.raises(ValueError, match="create_pr=True or revision='dev', not both"):
         push("org/bare", create_pr=True, revision="dev")
-    assert hub.store.requests == []
+    assert nothing_was_sent(hub)
 
 
 def test_loading_what_is_not_there(hub):

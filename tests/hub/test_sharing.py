@@ -65,6 +65,33 @@ def test_a_data_set_is_sent_once(hub, folder):
     assert hub.store.uploads() == []
 
 
+def test_other_shards_take_the_place_of_the_old_ones_in_one_commit(hub, folder, identities):
+    push_dataset(folder, "org/resharded", license="mit")
+    repo = hub.store.repos["dataset", "org/resharded"]
+    files = repo.commit("main").files
+    repo.add_commit("main", "by hand", files | {"data/test-00000-of-00001.parquet": hub.store.keep(b"")}, None)
+    shutil.rmtree(folder / "data")
+    identities.to_parquet(folder / "data" / "train-00000-of-00001.parquet")
+    (folder / "data" / "train-00000-of-00001.unfinished").write_bytes(b"of a run that was interrupted")
+    push_dataset(folder, "org/resharded")
+    assert [commit.title for commit in repo.history("main")] == ["Publish data set", "by hand"]
+    assert repo.commit("main").files.keys() == {
+        ".gitattributes",
+        "README.md",
+        "data/test-00000-of-00001.parquet",  # another split is not ours to remove
+        "data/train-00000-of-00001.parquet",
+    }
+
+
+def test_a_card_that_the_hub_refuses(hub, folder):
+    card = DatasetCard.load(folder / "README.md")
+    card.data.tags = ["x" * 200]
+    card.save(folder / "README.md")
+    with pytest.raises(ValueError, match="tags"):
+        push_dataset(folder, "org/refused_card", license="mit")
+    assert ("dataset", "org/refused_card") not in hub.store.repos
+
+
 def test_a_metric_is_loaded_from_its_space(hub, monkeypatch, tmp_path):
     monkeypatch.setattr("evaluate.config.HUB_EVALUATE_URL", hub.url + "/spaces/{path}/resolve/{revision}/{name}")
     monkeypatch.setattr("evaluate.config.HF_EVALUATE_CACHE", tmp_path / "evaluate")

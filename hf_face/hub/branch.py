@@ -1,0 +1,126 @@
+"""The branch that a publication goes to: found, checked, made, and put back as it was when something fails."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HTTPError, RepositoryNotFoundError, RevisionNotFoundError  # HTTPError is httpx's
+
+from .model_folder import MODEL_TYPES
+
+# What any repository may hold without holding a model.
+NEUTRAL_FILES = {".gitattributes", "README.md", "LICENSE", "LICENSE.md", "LICENSE.txt"}
+
+
+class HubBranch:
+    """
+    A branch of a model repository as it is before a push.
+
+    Args:
+        api (`HfApi`): Whom to ask.
+        repo_id (`str`): `org/name`.
+        name (`str`, *optional*): The branch; default `main`.
+
+    Attributes:
+        start (`ModelInfo`, *optional*): The commit to build on: the branch's, or `main`'s where the branch has still to
+            be made; None where the repository has.
+    """
+
+    def __init__(self, api: HfApi, repo_id: str, name: str | None = None):
+        self.api, self.repo_id, self.name = api, repo_id, name or "main"
+        self.exists = True
+        self.made_repository = self.made_branch = False
+        try:
+            self.start = api.model_info(repo_id, revision=self.name)
+        except RevisionNotFoundError:
+            self.start, self.exists = api.model_info(repo_id), False
+        except RepositoryNotFoundError:
+            self.start, self.exists = None, False
+
+    @property
+    def files(self) -> set[str]:
+        return {sibling.rfilename for sibling in self.start.siblings}
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """A JSON file at the root of the branch; nothing where there is none."""
+        if name not in self.files:
+            return {}
+        path = self.api.hf_hub_download(self.repo_id, name, revision=self.start.sha)
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+
+    def check(self, private: bool | None, overwrite: bool) -> None:
+        """
+        Raises:
+            ValueError: the repository is public and `private` asks for the opposite, or the other way round; or it
+                holds something else than a face model, unless `overwrite`.
+        """
+        if self.start is None:
+            return
+        if private is not None and private != self.start.private:
+            raise ValueError(
+                f"The repository {self.repo_id} is {'private' if self.start.private else 'public'}, which a push does "
+                f"not change: leave private={private} out, or change it in the repository's settings."
+            )
+        if not overwrite:
+            self._check_content()
+
+    def _check_content(self) -> None:
+        names = self.files - NEUTRAL_FILES
+        if not names:
+            return
+        what = f"files that are not a model's ({', '.join(sorted(names)[:3])})"
+        if "config.json" in names:
+            model_type = self.read_json("config.json").get("model_type")
+            if model_type in MODEL_TYPES:
+                return
+            what = f"a model of type {model_type!r}"
+        raise ValueError(
+            f"The repository {self.repo_id} holds {what}, not a face model. Choose another name, or give "
+            "overwrite=True to replace all of it."
+        )
+
+    def make(self, private: bool | None) -> None:
+        """Create what is missing, repository or branch."""
+        if self.start is None:
+            self.api.create_repo(self.repo_id, private=private)
+            self.made_repository = True
+            self.start = self.api.model_info(self.repo_id)
+            self.exists = self.name == "main"
+        if not self.exists:
+            self.api.create_branch(self.repo_id, branch=self.name, revision=self.start.sha)
+            self.made_branch = True
+
+    @contextmanager
+    def put_back_on_error(self) -> Iterator[None]:
+        """On an error take away what `make` made, and say with the error in which state the repository is."""
+        try:
+            yield
+        except BaseException as error:
+            error.add_note(self._put_back())
+            raise
+
+    def _put_back(self) -> str:
+        if self.start is None:
+            return f"Nothing was published: there is no repository {self.repo_id}."
+        try:
+            branches = self.api.list_repo_refs(self.repo_id).branches
+            now = next((branch.target_commit for branch in branches if branch.name == self.name), self.start.sha)
+            if now != self.start.sha:
+                return (
+                    f"{self.name} of {self.repo_id} has moved from {self.start.sha} to {now}: by this push, whose "
+                    "answer was lost, or by someone else's. Look at it before pushing again."
+                )
+            if self.made_repository:
+                self.api.delete_repo(self.repo_id)
+                return f"Nothing was published: {self.repo_id}, made for this push, was removed again."
+            if self.made_branch:
+                self.api.delete_branch(self.repo_id, branch=self.name)
+        except HTTPError as error:
+            return (
+                f"{self.repo_id} was at {self.start.sha}; what it holds now could not be found out, or what was made "
+                f"for this push could not be removed: {error}"
+            )
+        return f"Nothing was published: {self.repo_id} is still at {self.start.sha}. The same call can be made again."
