@@ -7,10 +7,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
-from .margin_softmax import Classes, check_labels, margin_softmax, weighted_mean
+from .margin_softmax import Classes, check_chunk_size, check_labels, compute_dtype, margin_softmax, weighted_mean
 from .margins import Margin, build_margin
 from .partial_fc import sample_classes, sampled_classes
-from .sharding import gather_rows, gather_with_gradient, shard_range
+from .sharding import check_same_batch_size, gather_rows, gather_with_gradient, shard_range
 
 _INIT_BLOCK = 4096  # rows drawn from one generator, so that a shard starts as the same rows of the whole would
 
@@ -52,7 +52,7 @@ class MarginHead(nn.Module):
         first_label, last_label: the identities [first_label, last_label) that are this rank's.
 
     Raises:
-        ValueError: for a sample_rate outside (0, 1] or a margin that is not known.
+        ValueError: for a sample_rate outside (0, 1], a chunk_size below 1 or a margin that is not known.
     """
 
     def __init__(
@@ -72,6 +72,7 @@ class MarginHead(nn.Module):
         super().__init__()
         if not 0 < sample_rate <= 1:
             raise ValueError(f"sample_rate must be in (0, 1], found {sample_rate}")
+        check_chunk_size(chunk_size)
         self.embedding_size, self.num_labels, self.sub_centers = embedding_size, num_labels, sub_centers
         self.margin = build_margin(margin, **(margin_kwargs or {})) if isinstance(margin, str) else margin
         self.scale, self.chunk_size, self.filter_threshold = scale, chunk_size, filter_threshold
@@ -86,18 +87,24 @@ class MarginHead(nn.Module):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Draws class centres from N(0, 0.01^2), the same ones on any number of ranks with the same seed of torch."""
-        generator, seed = torch.Generator(), int(torch.randint(2**62, ()))
-        first, last = self.first_label * self.sub_centers, self.last_label * self.sub_centers
+        generator, seed = torch.Generator(), int(torch.randint(2**62, (), device="cpu"))
+        first, last = self.own_rows.start, self.own_rows.stop
         for block in range(first // _INIT_BLOCK, -(-last // _INIT_BLOCK)):
-            rows = torch.randn(_INIT_BLOCK, self.embedding_size, generator=generator.manual_seed(seed + block)) * 0.01
+            generator.manual_seed(seed + block)
+            rows = 0.01 * torch.randn(_INIT_BLOCK, self.embedding_size, generator=generator, device="cpu")
             start, stop = max(first, block * _INIT_BLOCK), min(last, (block + 1) * _INIT_BLOCK)
             self.weight[start - first : stop - first] = rows[start - block * _INIT_BLOCK : stop - block * _INIT_BLOCK]
 
     def shard(self, group: dist.ProcessGroup) -> None:
         """Keeps this rank's rows of the class centres. To be called on every rank, before the optimizer is made."""
         self._split_over(group)
-        rows = slice(self.first_label * self.sub_centers, self.last_label * self.sub_centers)
-        self.weight = nn.Parameter(self.weight.detach()[rows].clone(), requires_grad=self.weight.requires_grad)
+        own = self.weight.detach()[self.own_rows].clone()
+        self.weight = nn.Parameter(own, requires_grad=self.weight.requires_grad)
+
+    @property
+    def own_rows(self) -> slice:
+        """This rank's rows among those of all class centres."""
+        return slice(self.first_label * self.sub_centers, self.last_label * self.sub_centers)
 
     def _split_over(self, group: dist.ProcessGroup | None) -> None:
         self.group = group
@@ -107,8 +114,9 @@ class MarginHead(nn.Module):
     def forward(self, embeddings: Tensor, labels: Tensor, sample_weight: Tensor | None = None) -> MarginHeadOutput:
         """The loss of embeddings (B, D), raw, with labels (B,); -1 for a sample to ignore.
 
-        When the head is split over ranks, B must be the same on all of them, the loss is the mean over the samples of
-        all ranks, and gradients of the backbone are to be averaged over the ranks, as DDP does.
+        On several ranks B must be the same on all of them, and gradients are to be averaged over them, as DDP does. The
+        loss of a head that is split over them is the mean over the samples of all ranks; the losses that copies of a
+        head give average to that.
 
         Args:
             embeddings: (B, D), not normalised.
@@ -116,15 +124,17 @@ class MarginHead(nn.Module):
             sample_weight: (B,) factors on the samples' losses.
 
         Raises:
-            ValueError: for labels out of range.
+            ValueError: for labels out of range, or ranks with different numbers of samples.
         """
-        check_labels(labels, self.num_labels)
-        batch_size = len(labels)
+        batch_size, copies = len(labels), self._ranks_with_copies()
+        if (self.group or copies) is not None:
+            check_same_batch_size(batch_size, self.group or copies, labels.device)
         if self.group is not None:
-            embeddings = gather_with_gradient(embeddings.to(self.weight.dtype), self.group)
+            embeddings = gather_with_gradient(embeddings.to(compute_dtype(embeddings, self.weight)), self.group)
             labels = gather_rows(labels, self.group)
             if sample_weight is not None:
                 sample_weight = gather_rows(sample_weight, self.group)
+        check_labels(labels, self.num_labels)
         labelled = labels >= 0
         softmax = margin_softmax(
             embeddings,
@@ -135,12 +145,12 @@ class MarginHead(nn.Module):
             self.chunk_size,
             self.filter_threshold,
             self.group,
-            statistics_group=self._statistics_group(),
+            statistics_group=copies,
         )
-        loss = weighted_mean(softmax.cross_entropy, labelled, sample_weight)
+        loss = weighted_mean(softmax.cross_entropy, labelled, sample_weight, copies)
         regularizer = None
         if softmax.regularizer is not None:
-            regularizer = weighted_mean(softmax.regularizer, labelled, None)
+            regularizer = weighted_mean(softmax.regularizer, labelled, None, copies)
             loss = loss + regularizer
             regularizer = regularizer.detach()
         own = slice(0, batch_size)
@@ -162,9 +172,9 @@ class MarginHead(nn.Module):
         self.num_samples += 1
         return sampled_classes(self.weight, labels, sample, self.sample_rate, self.sub_centers)
 
-    def _statistics_group(self) -> dist.ProcessGroup | None:
-        """The ranks whose batches a margin's statistics are to cover, when these are not gathered anyway."""
-        if self.group is None and dist.is_initialized() and dist.get_world_size() > 1:
+    def _ranks_with_copies(self) -> dist.ProcessGroup | None:
+        """The ranks that train copies of this head, each on samples of its own; in `eval()` a rank may be alone."""
+        if self.training and self.group is None and dist.is_initialized() and dist.get_world_size() > 1:
             return dist.group.WORLD
         return None
 
@@ -179,8 +189,7 @@ class MarginHead(nn.Module):
         key = prefix + "weight"
         if self.group is not None:
             whole = state_dict.get(key)
-            rows = slice(self.first_label * self.sub_centers, self.last_label * self.sub_centers)
-            state_dict = {**state_dict, key: self.weight if whole is None else whole[rows]}
+            state_dict = {**state_dict, key: self.weight if whole is None else whole[self.own_rows]}
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:

@@ -10,6 +10,9 @@ lses go through one more logsumexp.
 """
 
 import functools
+import importlib.util
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -21,7 +24,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .margins import ArcFaceMargin, Margin
-from .sharding import gather_rows, logsumexp_over_ranks, share_gradient, sum_over_ranks
+from .sharding import gather_rows, logsumexp_over_ranks, share_gradient, sum_over_ranks, with_other_ranks
 
 NEVER = -1e30  # a logit that no softmax notices; minus infinity would give NaN where nothing else is left
 
@@ -115,7 +118,13 @@ def _softmax_terms(directions: Tensor, classes: Classes, *settings) -> tuple[Ten
 @functools.cache
 def _fused(function: Callable, device_type: str) -> Callable:
     """Compiled by torch on CUDA, where the launches of a chunk's small steps would outweigh its arithmetic."""
-    return torch.compile(function, dynamic=True) if device_type == "cuda" else function
+    return torch.compile(function, dynamic=True) if device_type == "cuda" and _can_compile() else function
+
+
+def _can_compile() -> bool:
+    """Triton, which torch compiles to, builds its launchers with a C compiler; slim containers have none."""
+    has_compiler = "CC" in os.environ or shutil.which("gcc") or shutil.which("clang")
+    return bool(has_compiler) and importlib.util.find_spec("triton") is not None
 
 
 class _ChunkedSoftmaxTerms(torch.autograd.Function):
@@ -125,10 +134,11 @@ class _ChunkedSoftmaxTerms(torch.autograd.Function):
     def forward(ctx, directions, centres, classes, chunk_size, settings):
         terms_of_chunk = _fused(_softmax_terms, directions.device.type)
         target = directions.new_zeros(len(directions))
-        lse = torch.full_like(target, NEVER)
+        lse = torch.full_like(target, NEVER, dtype=torch.float64)  # thousands of chunks would add up their rounding
         for start in range(0, len(classes), chunk_size):
             terms = terms_of_chunk(directions, classes.chunk(start, start + chunk_size), *settings)
-            target, lse = target + terms[0], torch.logaddexp(lse, terms[1])
+            target, lse = target + terms[0], torch.logaddexp(lse, terms[1].double())
+        lse = lse.to(directions.dtype)
         ctx.save_for_backward(directions, centres, classes.labels, classes.log_weight, lse)
         ctx.sub_centers, ctx.chunk_size, ctx.settings = classes.sub_centers, chunk_size, settings
         return target, lse
@@ -183,9 +193,9 @@ def margin_softmax(
         labelled: (B,) bool; the others get no margin and take no part in its statistics.
         margin, scale, chunk_size, filter_threshold: as in [`margin_softmax_loss`].
         group: ranks that hold the other classes, and see the same embeddings.
-        statistics_group: ranks that see other embeddings, whose statistics the margin is to share.
+        statistics_group: ranks that see other embeddings, for margins that depend on the whole batch.
     """
-    dtype = torch.promote_types(torch.promote_types(embeddings.dtype, classes.centres.dtype), torch.float32)
+    dtype = compute_dtype(embeddings, classes.centres)
     with torch.autocast(embeddings.device.type, enabled=False):
         directions, norm = unit_and_norm(embeddings.to(dtype))
         if not margin.normalize:
@@ -209,7 +219,12 @@ def margin_softmax(
             target = target_value + (target - target.detach())
             lse = logsumexp_over_ranks(lse, group)
 
-        margined = torch.where(labelled, margin(target, norm), target)
+        if statistics_group is not None and margin.batch_statistics:
+            of_all = margin(*(torch.cat(with_other_ranks(x, statistics_group)) for x in (target, norm)))
+            margined = of_all.chunk(dist.get_world_size(statistics_group))[dist.get_rank(statistics_group)]
+        else:
+            margined = margin(target, norm)
+        margined = torch.where(labelled, margined, target)
         cross_entropy = -F.logsigmoid(scale * margined - lse)
         return MarginSoftmax(cross_entropy, target.detach(), margin.regularizer(norm))
 
@@ -231,11 +246,28 @@ def check_labels(labels: Tensor, num_labels: int) -> None:
         torch._assert_async(valid.all(), f"labels must be in [0, {num_labels}) or -1 (ignored)")
 
 
-def weighted_mean(values: Tensor, labelled: Tensor, sample_weight: Tensor | None) -> Tensor:
-    """Mean over the labelled samples of weight times value; weights are not normalised."""
+def check_chunk_size(chunk_size: int | None) -> None:
+    """Raises a ValueError for a chunk size below 1."""
+    if chunk_size is not None and chunk_size < 1:
+        raise ValueError(f"chunk_size must be at least 1, or None for all classes at once, found {chunk_size}")
+
+
+def compute_dtype(embeddings: Tensor, centres: Tensor) -> torch.dtype:
+    """float32, or float64 where an input is."""
+    return torch.promote_types(torch.promote_types(embeddings.dtype, centres.dtype), torch.float32)
+
+
+def weighted_mean(values: Tensor, labelled: Tensor, sample_weight: Tensor | None, group=None) -> Tensor:
+    """Mean over the labelled samples of weight times value; weights are not normalised.
+
+    With `group`, ranks that see other samples: the average of what they return is the mean over all their samples.
+    """
     if sample_weight is not None:
         values = values * sample_weight.to(values)
-    return torch.where(labelled, values, 0).sum() / labelled.sum().clamp(min=1)
+    total, count = torch.where(labelled, values, 0).sum(), labelled.sum()
+    if group is not None:
+        total, count = total * dist.get_world_size(group), sum_over_ranks(count, group)
+    return total / count.clamp(min=1)
 
 
 def margin_softmax_loss(
@@ -251,7 +283,8 @@ def margin_softmax_loss(
 ) -> Tensor:
     """Mean cross-entropy of the margin softmax, plus the margin's regulariser where it has one.
 
-    Computed in float32 (float64 for float64 inputs), under autocast too.
+    Computed in float32 (float64 for float64 inputs), under autocast too. Over the samples of this process alone: on
+    several ranks [`MarginHead`] makes margins that depend on the whole batch, such as AdaFace's, see that of all ranks.
 
     Args:
         embeddings: (B, D), raw: normalisation is done here.
@@ -271,7 +304,7 @@ def margin_softmax_loss(
         A scalar.
 
     Raises:
-        ValueError: for labels out of range.
+        ValueError: for labels out of range, or a chunk size below 1.
 
     Example:
         >>> import torch
@@ -281,6 +314,7 @@ def margin_softmax_loss(
     """
     classes = Classes(centres, labels, sub_centers=sub_centers)
     check_labels(labels, len(classes))
+    check_chunk_size(chunk_size)
     labelled = labels >= 0
     softmax = margin_softmax(
         embeddings, classes, labelled, margin or ArcFaceMargin(), scale, chunk_size, filter_threshold

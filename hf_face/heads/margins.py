@@ -18,8 +18,8 @@ BeyondPi = Literal["clip", "wrap", "fallback"]
 
 
 def _angle(cosine: Tensor, eps: float) -> Tensor:
-    """arccos, without gradient within `eps` of -1 and 1, where its derivative is infinite."""
-    return torch.acos(cosine.clamp(-1 + eps, 1 - eps))
+    """arccos, without gradient within `eps` of -1 and 1 (of them, for eps=0), where its derivative is infinite."""
+    return torch.acos(torch.where(cosine.abs() < 1 - eps, cosine, cosine.detach().clamp(-1 + eps, 1 - eps)))
 
 
 def _add_angle(cosine: Tensor, m: float | Tensor, beyond_pi: BeyondPi = "clip", eps: float = 1e-3) -> Tensor:
@@ -37,7 +37,7 @@ class Margin(nn.Module):
 
     Attributes:
         normalize: whether logits are cosines; only [`NoMargin`] can say no.
-        batch_statistics: whether `prepare` must see the batch of all ranks.
+        batch_statistics: whether margins depend on the whole batch: `prepare` and `forward` then see that of all ranks.
     """
 
     normalize = True
@@ -268,6 +268,8 @@ class MagFaceMargin(Margin):
 class _ElasticMargin(Margin):
     """A margin drawn anew for every sample from N(m, std), and m itself in `eval()`."""
 
+    batch_statistics = True  # a sample's draw goes by its place in the batch
+
     def __init__(self, m: float, std: float, plus: bool, seed: int):
         super().__init__()
         self.m, self.std, self.plus, self.seed = m, std, plus, seed
@@ -276,8 +278,7 @@ class _ElasticMargin(Margin):
     def draw_margins(self, cosine: Tensor) -> Tensor:
         """Margins (B,) for target cosines (B,); with `plus`, the smaller the cosine the larger the margin.
 
-        The draws depend on the seed and the number of draws before, so that every rank that sees the whole batch
-        draws the same, and training resumes with the same.
+        They depend on the seed and the number of draws before: all ranks draw the same, and so does a resumed run.
         """
         if not self.training:
             return torch.full_like(cosine, self.m)

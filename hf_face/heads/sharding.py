@@ -12,6 +12,23 @@ def shard_range(num_labels: int, rank: int, world_size: int) -> tuple[int, int]:
     return num_labels * rank // world_size, num_labels * (rank + 1) // world_size
 
 
+def check_same_batch_size(batch_size: int, group: dist.ProcessGroup, device: torch.device) -> None:
+    """All ranks must hand in as many samples: collectives on different sizes wait for ever, or mix up samples.
+
+    Raises:
+        ValueError: on the CPU, on every rank; on an accelerator the device's own assertion fires.
+    """
+    sizes = gather_rows(torch.full((1,), batch_size, device=device), group)
+    same = (sizes == batch_size).all()
+    if device.type != "cpu":
+        torch._assert_async(same, "every rank must hand the head the same number of samples")
+    elif not same:
+        raise ValueError(
+            f"every rank must hand the head the same number of samples, found {sizes.tolist()}; leave out the smaller "
+            "last batch (drop_last=True), or fill it up with samples of label -1"
+        )
+
+
 def gather_rows(rows: Tensor, group: dist.ProcessGroup) -> Tensor:
     """The rows (B, ...) of every rank, in rank order (ranks * B, ...). Without gradient; B is the same on all ranks."""
     gathered = rows.new_empty(dist.get_world_size(group) * len(rows), *rows.shape[1:])
@@ -43,6 +60,13 @@ def gather_with_gradient(rows: Tensor, group: dist.ProcessGroup) -> Tensor:
     return _GatherWithGradient.apply(rows, group)
 
 
+def with_other_ranks(rows: Tensor, group: dist.ProcessGroup) -> list[Tensor]:
+    """The rows (B, ...) of every rank, in rank order; only this rank's own carry a gradient."""
+    gathered = list(gather_rows(rows.detach(), group).chunk(dist.get_world_size(group)))
+    gathered[dist.get_rank(group)] = rows
+    return gathered
+
+
 def share_gradient(value: Tensor, group: dist.ProcessGroup) -> Tensor:
     """The value as it is, with each rank's share of its gradient.
 
@@ -60,9 +84,7 @@ def sum_over_ranks(value: Tensor, group: dist.ProcessGroup) -> Tensor:
 
 def logsumexp_over_ranks(value: Tensor, group: dist.ProcessGroup) -> Tensor:
     """logsumexp (B,) over the ranks' values (B,), with the gradient of this rank's own."""
-    values = list(gather_rows(value.detach(), group).chunk(dist.get_world_size(group)))
-    values[dist.get_rank(group)] = value
-    return torch.logsumexp(torch.stack(values), dim=0)
+    return torch.logsumexp(torch.stack(with_other_ranks(value, group)), dim=0)
 
 
 @torch.no_grad()
@@ -92,10 +114,11 @@ def clip_grad_norm_(
             parameter.grad = parameter.grad.coalesce()
         values = parameter.grad._values() if parameter.grad.is_sparse else parameter.grad
         (own if parameter is shard else replicated).append(values)
-    square = nn.utils.get_total_norm(own).square().to(shard.device if shard is not None else None)
+    square = nn.utils.get_total_norm(own).square()
     if group is not None:
+        square = square.to(shard.device)
         dist.all_reduce(square, group=group)
-    norm = torch.sqrt(nn.utils.get_total_norm(replicated).square().to(square) + square)
+    norm = torch.sqrt(nn.utils.get_total_norm(replicated).square() + square)
     factor = (max_norm / (norm + 1e-6)).clamp(max=1)
     torch._foreach_mul_(replicated + own, factor)
     return norm
