@@ -23,7 +23,8 @@ def main():
     set_seed(args.seed)
     with args.main_process_first(desc="loading the data"):
         train_dataset, eval_pairs = load_data(data_args)
-    model, image_processor = build_model(model_args, train_dataset.features["label"].num_classes)
+    num_identities = train_dataset.features["label"].num_classes
+    model, image_processor = build_model(model_args, num_identities, args.head_group)
     trainer = FaceTrainer(
         model,
         args,

@@ -1,6 +1,6 @@
 """Margin heads: margins, the exact margin softmax, Partial FC."""
 
-from .checkpoint import load_head, save_head
+from .checkpoint import load_head, load_head_optimizer, save_head
 from .insightface import convert_insightface_checkpoint, export_insightface_checkpoint
 from .margin_head import MarginHead, MarginHeadOutput
 from .margin_softmax import margin_logits, margin_softmax_loss
@@ -42,6 +42,7 @@ __all__ = [
     "convert_insightface_checkpoint",
     "export_insightface_checkpoint",
     "load_head",
+    "load_head_optimizer",
     "margin_logits",
     "margin_softmax_loss",
     "save_head",

@@ -54,19 +54,52 @@ def save_head(head: MarginHead, folder: str | Path, optimizer: torch.optim.Optim
         dist.barrier(head.group)
 
 
-def load_head(head: MarginHead, folder: str | Path, optimizer: torch.optim.Optimizer | None = None) -> None:
+def load_head(head: MarginHead, folder: str | Path) -> None:
     """Reads what [`save_head`] wrote, on any number of ranks: each reads the rows of its own identities only.
 
     Args:
         head: the head, split over ranks already if it is to be.
         folder: with the files of one head.
-        optimizer: takes the saved state of the class centres, in place of its own.
 
     Raises:
         FileNotFoundError: when there is no index, or a file that it lists is not there.
         ValueError: when the saved head has other sizes.
     """
-    folder = Path(folder)
+    saved = _read(head, Path(folder), optimizer_state=False)
+    with torch.no_grad():
+        head.weight.copy_(saved["weight"])
+        for name, buffer in head.named_buffers():
+            if name in saved:
+                buffer.copy_(saved[name])
+
+
+def load_head_optimizer(head: MarginHead, folder: str | Path, optimizer: torch.optim.Optimizer) -> None:
+    """Replaces an optimizer's state of the class centres by the one that [`save_head`] wrote; see [`load_head`]."""
+    saved = _read(head, Path(folder), optimizer_state=True)
+    position = next(
+        i for i, p in enumerate(p for group in optimizer.param_groups for p in group["params"]) if p is head.weight
+    )
+    state = optimizer.state_dict()  # its counterpart knows on which device each kind of state belongs
+    state["state"][position] = {key.removeprefix(OPTIMIZER_PREFIX): value for key, value in saved.items()}
+    optimizer.load_state_dict(state)
+
+
+def keep_own_rows(head: MarginHead, optimizer: torch.optim.Optimizer) -> None:
+    """Cuts an optimizer's state of all class centres, from training on one rank, down to those that are this rank's."""
+    state = optimizer.state.get(head.weight, {})
+    for key, value in state.items():
+        if isinstance(value, Tensor) and value.shape == (head.num_labels * head.sub_centers, head.embedding_size):
+            state[key] = value[head.own_rows].clone()
+
+
+def read_weight(folder: Path) -> Tensor:
+    """All class centres of a saved head."""
+    index = read_index(folder)
+    return _read_rows(folder, index, ["weight"], 0, index["num_labels"])["weight"]
+
+
+def _read(head: MarginHead, folder: Path, optimizer_state: bool) -> dict[str, Tensor]:
+    """The head's own rows of what was saved, and tensors that are no rows: the optimizer's state, or all else."""
     index = read_index(folder)
     for key in ("num_labels", "embedding_size", "sub_centers"):
         if index[key] != getattr(head, key):
@@ -74,19 +107,11 @@ def load_head(head: MarginHead, folder: str | Path, optimizer: torch.optim.Optim
                 f"{folder / INDEX_NAME} holds a head of {key}={index[key]}, this one's is {getattr(head, key)}"
             )
     with safe_open(folder / index["shards"][0]["file"], "pt") as first:
-        row_shape = first.get_slice("weight").get_shape()
-        row_keys = [key for key in first.keys() if first.get_slice(key).get_shape() == row_shape]  # noqa: SIM118
-        tensors = {key: first.get_tensor(key) for key in first.keys() if key not in row_keys}  # noqa: SIM118
-    tensors |= _read_rows(folder, index, row_keys, head.first_label, head.last_label)
-
-    with torch.no_grad():
-        head.weight.copy_(tensors["weight"])
-        for name, buffer in head.named_buffers():
-            if name in tensors:
-                buffer.copy_(tensors[name])
-    if optimizer is not None:
-        state = {k.removeprefix(OPTIMIZER_PREFIX): v for k, v in tensors.items() if k.startswith(OPTIMIZER_PREFIX)}
-        _replace_state(optimizer, head.weight, state)
+        shapes = {key: first.get_slice(key).get_shape() for key in first.keys()}  # noqa: SIM118
+        keys = [key for key in shapes if key.startswith(OPTIMIZER_PREFIX) == optimizer_state]
+        row_keys = [key for key in keys if shapes[key] == shapes["weight"]]
+        tensors = {key: first.get_tensor(key) for key in keys if key not in row_keys}
+    return tensors | _read_rows(folder, index, row_keys, head.first_label, head.last_label)
 
 
 def _read_rows(folder: Path, index: dict, keys: list[str], first_label: int, last_label: int) -> dict[str, Tensor]:
@@ -101,15 +126,6 @@ def _read_rows(folder: Path, index: dict, keys: list[str], first_label: int, las
             for key in keys:
                 parts[key].append(file.get_slice(key)[rows])
     return {key: torch.cat(rows) for key, rows in parts.items()}
-
-
-def _replace_state(optimizer: torch.optim.Optimizer, parameter: Tensor, state: dict[str, Tensor]) -> None:
-    """Through `load_state_dict`, which knows on which device each kind of state belongs."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    position = next(i for i, p in enumerate(parameters) if p is parameter)
-    whole = optimizer.state_dict()
-    whole["state"][position] = state
-    optimizer.load_state_dict(whole)
 
 
 def shard_name(number: int, count: int) -> str:

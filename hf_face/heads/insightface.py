@@ -5,14 +5,14 @@ centres (`state_dict_softmax_fc`, key `weight`), whose identities follow those o
 """
 
 import re
+import zipfile
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .checkpoint import read_index, shard_name, write_index
+from .checkpoint import read_index, read_weight, shard_name, write_index
 
 _FILE = re.compile(r"checkpoint_gpu_(\d+)\.pt")
 
@@ -35,7 +35,7 @@ def convert_insightface_checkpoint(source: str | Path, folder: str | Path) -> di
     folder.mkdir(parents=True, exist_ok=True)
     ranges, backbone = [], {}
     for rank, path in enumerate(paths):
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
         try:
             weight, backbone = checkpoint["state_dict_softmax_fc"]["weight"], checkpoint["state_dict_backbone"]
         except KeyError as error:
@@ -52,11 +52,14 @@ def export_insightface_checkpoint(
 ) -> None:
     """Writes a head that [`save_head`] saved, and a backbone, as InsightFace's files for `num_ranks` ranks.
 
+    The weights alone, `state_dict_backbone` and `state_dict_softmax_fc`. Its `resume` also reads `epoch`,
+    `global_step`, `state_optimizer` and `state_lr_scheduler`, which have no counterpart here.
+
     Args:
         folder: of the head.
         target: where `checkpoint_gpu_{rank}.pt` go; made if it is not there.
         backbone: its weights, under InsightFace's names.
-        num_ranks: how many files; InsightFace resumes on as many GPUs.
+        num_ranks: how many files; InsightFace reads as many as it has GPUs.
 
     Raises:
         FileNotFoundError: when a file of the head is missing.
@@ -67,16 +70,10 @@ def export_insightface_checkpoint(
     if index["sub_centers"] != 1:
         raise ValueError(f"{folder} holds {index['sub_centers']} sub-centres an identity; InsightFace's head has one")
     target.mkdir(parents=True, exist_ok=True)
-    weight = torch.cat([_read_weight(folder / shard["file"]) for shard in index["shards"]])
     # InsightFace's own split: the first ranks take one identity more when they do not come out even.
-    for rank, rows in enumerate(torch.tensor_split(weight, num_ranks)):
+    for rank, rows in enumerate(torch.tensor_split(read_weight(folder), num_ranks)):
         checkpoint = {"state_dict_backbone": backbone, "state_dict_softmax_fc": {"weight": rows.clone()}}
         torch.save(checkpoint, target / f"checkpoint_gpu_{rank}.pt")
-
-
-def _read_weight(path: Path) -> Tensor:
-    with safe_open(path, "pt") as file:
-        return file.get_tensor("weight")
 
 
 def _rank_files(source: Path) -> list[Path]:

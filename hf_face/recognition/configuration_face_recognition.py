@@ -53,4 +53,7 @@ class FaceRecognitionConfig(PreTrainedConfig):
     @property
     def margin_record(self) -> dict[str, Any]:
         """How the backbone was trained, for its own configuration and its model card."""
-        return {"name": self.margin, "scale": self.scale, "sub_centers": self.sub_centers, **(self.margin_kwargs or {})}
+        record = {"name": self.margin, "scale": self.scale, "sub_centers": self.sub_centers}
+        if self.filter_threshold is not None:
+            record["filter_threshold"] = self.filter_threshold
+        return record | (self.margin_kwargs or {})

@@ -4,14 +4,18 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor
+import torch.distributed as dist
+from safetensors.torch import load_file
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedModel
+from transformers import initialization as init
 from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAutoMapping
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.utils import ModelOutput, can_return_tuple
 
-from ..heads import MarginHead, load_head
+from ..heads import Margin, MarginHead, build_margin
 from ..heads.checkpoint import INDEX_NAME as HEAD_INDEX_NAME
+from ..heads.checkpoint import read_weight
 from ..models import FaceImageProcessor
 from .configuration_face_recognition import FaceRecognitionConfig
 
@@ -42,6 +46,14 @@ class FaceRecognitionModel(PreTrainedModel):
     """
     A face backbone (`model.backbone`) and its margin head (`model.head`).
 
+    Args:
+        config ([`FaceRecognitionConfig`]):
+            Configuration of both.
+        backbone (`PreTrainedModel`, *optional*):
+            A backbone to use in place of a fresh one.
+        head_group (`torch.distributed.ProcessGroup`, *optional*):
+            Ranks to split the class centres over; no rank then ever holds all of them.
+
     Example:
     ```python
     >>> config = FaceRecognitionConfig(backbone_config={"model_type": "timm_face"}, num_identities=1000)
@@ -60,7 +72,12 @@ class FaceRecognitionModel(PreTrainedModel):
     accepts_loss_kwargs = False
     _supports_sdpa = True
 
-    def __init__(self, config: FaceRecognitionConfig, backbone: PreTrainedModel | None = None):
+    def __init__(
+        self,
+        config: FaceRecognitionConfig,
+        backbone: PreTrainedModel | None = None,
+        head_group: dist.ProcessGroup | None = None,
+    ):
         super().__init__(config)
         self.backbone = AutoModel.from_config(config.backbone_config) if backbone is None else backbone
         self.backbone.config.margin = config.margin_record
@@ -74,29 +91,52 @@ class FaceRecognitionModel(PreTrainedModel):
             sub_centers=config.sub_centers,
             chunk_size=config.chunk_size,
             filter_threshold=config.filter_threshold,
+            group=head_group,
         )
+        # Class centres are drawn when a head is made, but on the meta device, where from_pretrained makes it.
+        self.head._is_hf_initialized = not self.head.weight.is_meta
         self.post_init()
 
     @classmethod
-    def from_backbone(cls, backbone: PreTrainedModel, **config) -> "FaceRecognitionModel":
+    def from_backbone(
+        cls, backbone: PreTrainedModel, head_group: dist.ProcessGroup | None = None, **config
+    ) -> "FaceRecognitionModel":
         """
         Put a fresh margin head on a trained backbone, to fine-tune it.
 
         Args:
             backbone: any face backbone; it is used, not copied.
+            head_group: as in [`FaceRecognitionModel`].
             config: settings of [`FaceRecognitionConfig`] other than `backbone_config`.
         """
-        return cls(FaceRecognitionConfig(backbone_config=backbone.config, **config), backbone)
+        return cls(FaceRecognitionConfig(backbone_config=backbone.config, **config), backbone, head_group)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
         """As for every model; a head that was trained split over ranks is put together from its files."""
-        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        if Path(pretrained_model_name_or_path, HEAD_INDEX_NAME).is_file():
-            model, info = loaded if isinstance(loaded, tuple) else (loaded, {})
-            load_head(model.head, pretrained_model_name_or_path)
-            info.get("missing_keys", set()).discard("head.weight")
-        return loaded
+        folder = Path(pretrained_model_name_or_path)
+        if not (folder / HEAD_INDEX_NAME).is_file():
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        if "config" not in kwargs:
+            config, kwargs = cls.config_class.from_pretrained(folder, return_unused_kwargs=True, **kwargs)
+            kwargs["config"] = config
+        weights = {
+            name: weight for path in folder.glob("model*.safetensors") for name, weight in load_file(path).items()
+        }
+        return super().from_pretrained(
+            None, *args, state_dict={**weights, "head.weight": read_weight(folder)}, **kwargs
+        )
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Gives a head what a checkpoint lacks of it; backbones initialise themselves."""
+        if isinstance(module, MarginHead):
+            init.zeros_(module.num_samples)
+            if not getattr(module.weight, "_is_hf_initialized", False):
+                module.reset_parameters()
+        elif isinstance(module, Margin):
+            fresh = build_margin(self.config.margin, **(self.config.margin_kwargs or {}))
+            for buffer, value in zip(module.buffers(), fresh.buffers(), strict=True):
+                init.copy_(buffer, value)
 
     def _set_gradient_checkpointing(self, enable: bool = True, **kwargs):
         self.backbone._set_gradient_checkpointing(enable=enable, **kwargs)

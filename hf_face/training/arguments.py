@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+import torch.distributed as dist
+from accelerate.utils import parse_flag_from_env
 from transformers import TrainingArguments
 
 
@@ -45,6 +47,7 @@ class FaceTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self):
+        self._check_engine()
         super().__post_init__()
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"ema_decay must lie between 0 and 1, found {self.ema_decay}.")
@@ -52,14 +55,7 @@ class FaceTrainingArguments(TrainingArguments):
             raise ValueError(
                 f"partial_fc_sample_rate must be above 0 and at most 1, found {self.partial_fc_sample_rate}."
             )
-        sharding_engine = "DeepSpeed" if self.deepspeed else "FSDP" if self.fsdp else None
-        for name in ("ema_decay", "shard_head"):
-            if getattr(self, name) and sharding_engine:
-                raise ValueError(
-                    f"{name} does not work with {sharding_engine}, which splits the weights its own way. Leave {name} "
-                    "out, or train with plain data parallelism (`accelerate launch --multi_gpu`)."
-                )
-        if self.shard_head and self.fp16:
+        if self.shard_head and self.mixed_precision == "fp16":
             raise ValueError(
                 "shard_head does not work with fp16: the ranks would scale their losses apart. Use bf16 instead."
             )
@@ -67,3 +63,32 @@ class FaceTrainingArguments(TrainingArguments):
             raise ValueError(
                 "partial_fc_sample_rate below 1 on several ranks needs shard_head: each samples its own centres."
             )
+        if (self.shard_head or self.partial_fc_sample_rate < 1) and self.n_gpu > 1:
+            raise ValueError(
+                f"shard_head and partial_fc_sample_rate work with one process a GPU, not one for {self.n_gpu} of them: "
+                "start with `accelerate launch --multi_gpu`, or show the process one GPU (CUDA_VISIBLE_DEVICES=0)."
+            )
+
+    def _check_engine(self) -> None:
+        """Engines that are asked for here or, as `accelerate launch` does, through the environment."""
+        engine = None
+        if self.deepspeed or parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
+            engine = "DeepSpeed"
+        elif self.fsdp or parse_flag_from_env("ACCELERATE_USE_FSDP"):
+            engine = "FSDP"
+        asked = {
+            "ema_decay": self.ema_decay is not None,
+            "shard_head": self.shard_head,
+            "partial_fc_sample_rate": self.partial_fc_sample_rate < 1,
+        }
+        for name in asked:
+            if engine and asked[name]:
+                raise ValueError(
+                    f"{name} does not work with {engine}, which splits the weights its own way. Leave {name} out, or "
+                    "train with plain data parallelism (`accelerate launch --multi_gpu`)."
+                )
+
+    @property
+    def head_group(self) -> dist.ProcessGroup | None:
+        """The ranks to split the class centres over, None for no split."""
+        return dist.group.WORLD if self.shard_head and self.world_size > 1 else None

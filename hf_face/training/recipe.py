@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from datasets import ClassLabel, Dataset, IterableDataset
 from peft import LoraConfig, get_peft_model
+from torch.distributed import ProcessGroup
 from transformers import AutoConfig, AutoModel, HfArgumentParser
 
 from ..data import (
@@ -65,6 +66,12 @@ class ModelArguments:
     sub_centers: int = field(default=1, metadata={"help": "Class centres an identity."})
     chunk_size: int | None = field(
         default=None, metadata={"help": "Identities whose logits are held at a time; saves memory with many of them."}
+    )
+    filter_threshold: float | None = field(
+        default=None,
+        metadata={
+            "help": "Cosine above which another identity is taken for the face's own, and left out."
+        },
     )
 
     def __post_init__(self):
@@ -203,8 +210,10 @@ def _load_stream(args: DataArguments) -> IterableDataset:
     return stream.shuffle(seed=args.split_seed, buffer_size=SHUFFLE_BUFFER)
 
 
-def build_model(args: ModelArguments, num_identities: int) -> tuple[FaceRecognitionModel, FaceImageProcessor]:
-    """The training model and the image processor of a recipe."""
+def build_model(
+    args: ModelArguments, num_identities: int, head_group: ProcessGroup | None = None
+) -> tuple[FaceRecognitionModel, FaceImageProcessor]:
+    """The training model and the image processor of a recipe, the class centres split over `head_group` if given."""
     head = {
         "num_identities": num_identities,
         "margin": args.margin,
@@ -212,6 +221,7 @@ def build_model(args: ModelArguments, num_identities: int) -> tuple[FaceRecognit
         "scale": args.scale,
         "sub_centers": args.sub_centers,
         "chunk_size": args.chunk_size,
+        "filter_threshold": args.filter_threshold,
     }
     name = args.model_name_or_path
     if name is not None:
@@ -220,11 +230,11 @@ def build_model(args: ModelArguments, num_identities: int) -> tuple[FaceRecognit
         else:
             backbone = FoundationFaceModel.from_backbone(name)
             image_processor = FaceImageProcessor(**backbone.config.preprocessing)
-        model = FaceRecognitionModel.from_backbone(backbone, **head)
+        model = FaceRecognitionModel.from_backbone(backbone, head_group, **head)
     else:
         config = AutoConfig.for_model(**args.backbone)
         image_processor = FaceImageProcessor(**config.preprocessing)
-        model = FaceRecognitionModel(FaceRecognitionConfig(backbone_config=config, **head))
+        model = FaceRecognitionModel(FaceRecognitionConfig(backbone_config=config, **head), head_group=head_group)
     return (add_lora(model, args.lora) if args.lora else model), image_processor
 
 

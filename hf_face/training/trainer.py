@@ -20,8 +20,9 @@ from transformers.utils import logging
 
 from ..data import BatchNormalize, FaceCollator, FaceDataset, VerificationPairs, build_augmentation, check_identities
 from ..evaluation import Embedder, Evaluator, VerificationEvaluator
-from ..heads import clip_grad_norm_, load_head, save_head, step_sampled_rows_only
+from ..heads import clip_grad_norm_, load_head, load_head_optimizer, save_head, step_sampled_rows_only
 from ..heads.checkpoint import INDEX_NAME as HEAD_INDEX_NAME
+from ..heads.checkpoint import keep_own_rows
 from ..hub import FaceModelCardData
 from ..models import FaceImageProcessor
 from ..recognition import FaceRecognitionModel
@@ -90,6 +91,11 @@ class FaceTrainer(PublishingMixin, StreamingMixin, Trainer):
         image_processor = image_processor or FaceImageProcessor(**model.config.backbone_config.preprocessing)
         if isinstance(train_dataset, Dataset):
             _check_training_data(train_dataset, model, args)
+        model.head.sample_rate = args.partial_fc_sample_rate
+        if args.head_group is not None:
+            if model.head.group is None:
+                model.head.shard(args.head_group)  # before the model goes to a device, which may not hold all of it
+            model._ddp_params_and_buffers_to_ignore = ["head.weight"]
         super().__init__(
             model=model,
             args=args,
@@ -107,10 +113,6 @@ class FaceTrainer(PublishingMixin, StreamingMixin, Trainer):
         self._observed: list[Tensor] = []
         if args.channels_last:
             model.to(memory_format=torch.channels_last)
-        model.head.sample_rate = args.partial_fc_sample_rate
-        if args.shard_head and args.world_size > 1:
-            model.head.shard(torch.distributed.group.WORLD)
-            model._ddp_params_and_buffers_to_ignore = ["head.weight"]
         self.add_callback(_TrainerSteps(self))
         self.ema = None
         if args.ema_decay is not None:
@@ -170,6 +172,14 @@ class FaceTrainer(PublishingMixin, StreamingMixin, Trainer):
 
     # Optimizer
 
+    @staticmethod
+    def get_optimizer_cls_and_kwargs(args: FaceTrainingArguments, model: PreTrainedModel | None = None):
+        """As `Trainer`'s; but SGD on a GPU is the fused one, which decays weights without a copy of the gradient."""
+        optimizer_cls, kwargs = Trainer.get_optimizer_cls_and_kwargs(args, model)
+        if optimizer_cls is torch.optim.SGD and args.device.type == "cuda":
+            kwargs["fused"] = True
+        return optimizer_cls, kwargs
+
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
             super().create_optimizer(model)
@@ -180,7 +190,7 @@ class FaceTrainer(PublishingMixin, StreamingMixin, Trainer):
 
     def _split_off_head(self, model: nn.Module) -> None:
         """Gives the class centres parameter groups of their own, with their own learning rate and weight decay."""
-        head = {id(parameter) for name, parameter in model.named_parameters() if "head." in name}
+        head = {id(p) for p in self.accelerator.unwrap_model(model, keep_torch_compile=False).head.parameters()}
         own = {
             "lr": self.args.head_learning_rate,
             "weight_decay": self.args.head_weight_decay,
@@ -278,6 +288,8 @@ class FaceTrainer(PublishingMixin, StreamingMixin, Trainer):
         """
         if _internal_call:
             super().save_model(output_dir, _internal_call=True)
+            if self.model.head.group is not None:  # each rank has a part of it to write, and gets here
+                save_head(self.model.head, output_dir, None if self.args.save_only_model else self.optimizer)
             return
         output_dir = output_dir or self.args.output_dir
         split = self.is_fsdp_enabled or self.is_deepspeed_enabled
@@ -298,11 +310,13 @@ class FaceTrainer(PublishingMixin, StreamingMixin, Trainer):
             averaged = {f"backbone.{name}": weight for name, weight in self.ema.module.state_dict().items()}
             state_dict = {**self.model.state_dict(), **averaged}
         super()._save(output_dir, state_dict)
-        if self.args.shard_head:
-            save_head(self.model.head, output_dir, None if self.args.save_only_model else self.optimizer)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        head = self.model.head
+        of_shard = None if head.group is None else self.optimizer.state.pop(head.weight, None)  # save_head has it
         super()._save_optimizer_and_scheduler(output_dir)
+        if of_shard is not None:
+            self.optimizer.state[head.weight] = of_shard
         if self.ema is not None and self.args.should_save:
             save_file(self.model.backbone.state_dict(), Path(output_dir, RAW_BACKBONE_FILE))
 
@@ -317,7 +331,9 @@ class FaceTrainer(PublishingMixin, StreamingMixin, Trainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None and Path(checkpoint, HEAD_INDEX_NAME).exists():
-            load_head(self.model.head, checkpoint, self.optimizer)
+            load_head_optimizer(self.model.head, checkpoint, self.optimizer)
+        elif checkpoint is not None and self.model.head.group is not None:
+            keep_own_rows(self.model.head, self.optimizer)
 
     def _load_best_model(self) -> None:
         super()._load_best_model()

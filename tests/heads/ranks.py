@@ -10,7 +10,7 @@ import torch.multiprocessing
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from hf_face.heads import MarginHead, clip_grad_norm_, load_head, save_head, step_sampled_rows_only
+from hf_face.heads import MarginHead, clip_grad_norm_, load_head, load_head_optimizer, save_head, step_sampled_rows_only
 
 NUM_IDENTITIES, EMBEDDING_SIZE, BATCH_SIZE = 37, 8, 12
 OPTIMIZERS = {
@@ -28,18 +28,19 @@ class TinyModel(nn.Module):
         self.backbone = nn.Sequential(nn.Linear(12, 16), nn.Tanh(), nn.Linear(16, EMBEDDING_SIZE))
         self.head = MarginHead(EMBEDDING_SIZE, **{"num_labels": NUM_IDENTITIES, **head_kwargs})
 
-    def forward(self, pixels, labels):
-        return self.head(10 * self.backbone(pixels), labels).loss
+    def forward(self, pixels, labels, sample_weight=None):
+        return self.head(10 * self.backbone(pixels), labels, sample_weight).loss
 
 
-def global_batch(step: int, num_labels: int) -> tuple[torch.Tensor, torch.Tensor]:
+def global_batch(step: int, num_labels: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Pixels, labels and weights of the samples; those that are ignored are more on some ranks than on others."""
     generator = torch.Generator().manual_seed(step)
     pixels = torch.randn(BATCH_SIZE, 12, generator=generator)
     labels = torch.randint(num_labels, (BATCH_SIZE,), generator=generator)
     if step % 2:
-        labels[[0, -1]] = -1
+        labels[[0, -1, -2]] = -1
     labels[2] = labels[1]
-    return pixels, labels
+    return pixels, labels, torch.rand(BATCH_SIZE, generator=generator)
 
 
 def train(
@@ -47,6 +48,8 @@ def train(
     steps: range = range(20),
     optimizer: str = "sgd",
     shard: bool = True,
+    weighted: bool = False,
+    double: bool = False,
     max_norm: float = 5.0,
     folder: Path | None = None,
     resume: bool = False,
@@ -55,7 +58,10 @@ def train(
     world_size, rank = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
     model = TinyModel(**head_kwargs)
     head, group = model.head, None
-    head.weight.data *= 30  # centres as short as they start make rounding errors grow too fast to compare runs
+    if double:
+        model.double()
+    else:
+        head.weight.data *= 30  # as short as they start, they make float32's rounding grow too fast to compare runs
     if shard and world_size > 1:
         group = dist.group.WORLD
         head.shard(group)
@@ -67,13 +73,14 @@ def train(
         saved = torch.load(folder / "backbone.pt", weights_only=True)
         model.backbone.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
-        load_head(head, folder, optimizer)
+        load_head(head, folder)
+        load_head_optimizer(head, folder, optimizer)
     wrapped = DistributedDataParallel(model) if world_size > 1 else model
     losses, norms = [], []
     for step in steps:
-        pixels, labels = global_batch(step, head.num_labels)
         own = slice(rank * BATCH_SIZE // world_size, (rank + 1) * BATCH_SIZE // world_size)
-        loss = wrapped(pixels[own], labels[own])
+        pixels, labels, weights = (x[own] for x in global_batch(step, head.num_labels))
+        loss = wrapped(pixels.to(head.weight.dtype), labels, weights if weighted else None)
         optimizer.zero_grad()
         loss.backward()
         norms.append(clip_grad_norm_(model.parameters(), max_norm, head.weight, group))
@@ -97,6 +104,17 @@ def train(
         "centres": torch.cat(centres),
         **{name: value.clone() for name, value in {**weights, **margin}.items()},
     }
+
+
+def refusals(head_kwargs: dict, shard: bool, sizes: list[int], labels: list[int]) -> str:
+    """What a head says when every rank hands in another number of samples, with another label."""
+    head = MarginHead(EMBEDDING_SIZE, NUM_IDENTITIES, group=dist.group.WORLD if shard else None, **head_kwargs)
+    size, label = sizes[dist.get_rank()], labels[dist.get_rank()]
+    try:
+        head(torch.randn(size, EMBEDDING_SIZE), torch.full((size,), label))
+    except ValueError as error:
+        return str(error)
+    return "nothing"
 
 
 def _run(rank: int, world_size: int, folder: Path, function: Callable, calls: list[dict]) -> None:

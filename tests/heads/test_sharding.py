@@ -1,10 +1,9 @@
 """The same training on 1, 2 and 4 ranks: same losses, same backbone, same class centres."""
 
 import pytest
-import torch
-from ranks import NUM_IDENTITIES, on_ranks, train
+from ranks import NUM_IDENTITIES, on_ranks, refusals, train
 
-from hf_face.heads import MARGINS
+from hf_face.heads import MARGINS, build_margin
 from hf_face.heads.sharding import shard_range
 
 CALLS = {
@@ -16,8 +15,13 @@ CALLS = {
     "fewer identities than ranks": {"head_kwargs": {"num_labels": 3}},
     "sampled": {"head_kwargs": {"margin": "adaface", "sample_rate": 0.3}},
     "sampled, Adam, chunks": {"head_kwargs": {"sample_rate": 0.3, "chunk_size": 4}, "optimizer": "adamw"},
+    "sampled, sub-centres": {"head_kwargs": {"sample_rate": 0.3, "sub_centers": 2}},
+    "curricularface, filter": {"head_kwargs": {"margin": "curricularface", "filter_threshold": 0.3}},
+    "weighted": {"head_kwargs": {}, "weighted": True},
+    "float64": {"head_kwargs": {"margin": "adaface"}, "double": True},
 }
-CASE_OF = {f"replicated {name}": name for name in ("adaface", "curricularface", "arcface")}
+BATCHWISE = [name for name in MARGINS if build_margin(name).batch_statistics]
+CASE_OF = {f"replicated {name}": name for name in (*BATCHWISE, "arcface", "magface", "weighted")}
 REPLICATED = {case: {**CALLS[name], "shard": False} for case, name in CASE_OF.items()}
 
 
@@ -73,8 +77,17 @@ def test_margin_statistics_cover_all_ranks_without_sharding_too(case, runs):
     want = runs[1][0][CASE_OF[case]]
     for rank in (0, 1):
         assert_same(runs[2][rank][case], want, [key for key in want if key != "losses"])
-        half = runs[2][1 - rank][case]["losses"]
-        assert torch.allclose((runs[2][rank][case]["losses"] + half) / 2, want["losses"], rtol=1e-5)
+    assert_same({"losses": sum(runs[2][rank][case]["losses"] for rank in (0, 1)) / 2}, want, ["losses"])
+
+
+def test_ranks_that_do_not_fit_together_are_told_so_and_do_not_wait(tmp_path):
+    unequal, wrong = {"sizes": [3, 4], "labels": [0, 0]}, {"sizes": [3, 3], "labels": [0, NUM_IDENTITIES]}
+    shards, copies = ({"head_kwargs": {}, "shard": shard} for shard in (True, False))
+    calls = [{**shards, **unequal}, {**copies, **unequal}, {**shards, **wrong}]
+    for of_rank in on_ranks(2, tmp_path / "ranks", refusals, calls):
+        assert "the same number of samples, found [3, 4]" in of_rank[0]
+        assert of_rank[1] == of_rank[0]
+        assert f"found {[NUM_IDENTITIES] * 3}" in of_rank[2]
 
 
 @pytest.mark.parametrize("num_labels, world_size", [(37, 4), (3, 4), (8, 2), (1, 3)])

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from transformers import AutoModel
+from transformers.utils import logging
 
 from hf_face import (
     AutoModelForFaceRecognition,
@@ -28,7 +29,7 @@ LABELS = torch.tensor([0, 1, 2, 1])
 
 def build(**settings) -> FaceRecognitionModel:
     torch.manual_seed(0)
-    return FaceRecognitionModel(FaceRecognitionConfig(backbone_config=BACKBONE, num_identities=3, **settings))
+    return FaceRecognitionModel(FaceRecognitionConfig(**{"backbone_config": BACKBONE, "num_identities": 3, **settings}))
 
 
 @pytest.mark.parametrize("margin", ["arcface", "cosface", "adaface", "magface", "curricularface"])
@@ -68,6 +69,8 @@ def test_a_trained_backbone_gets_a_fresh_head_and_keeps_its_weights():
     for name, weight in backbone.state_dict().items():
         assert torch.equal(weight, before[name]), name
     assert backbone.config.margin == {"name": "cosface", "scale": 64.0, "sub_centers": 1, "m": 0.2}
+    filtered = FaceRecognitionModel.from_backbone(backbone, num_identities=5, filter_threshold=0.4)
+    assert filtered.head.filter_threshold == backbone.config.margin["filter_threshold"] == 0.4
 
 
 def test_gradient_checkpointing_reaches_the_backbone_and_changes_no_gradient():
@@ -90,14 +93,33 @@ def test_auto_model_gives_embeddings_from_a_training_checkpoint_too(tmp_path):
     assert torch.equal(AutoModel.from_pretrained(tmp_path).eval()(PIXELS).pooler_output, model(PIXELS).pooler_output)
 
 
-def test_a_head_that_was_saved_apart_is_put_back(tmp_path):
+def test_a_head_that_was_saved_apart_is_put_back_without_a_warning(tmp_path, caplog):
     model = build(margin="cosface")
     without_head = {name: weight for name, weight in model.state_dict().items() if name != "head.weight"}
     model.save_pretrained(tmp_path, state_dict=without_head)
     save_head(model.head, tmp_path)
+    logging.enable_propagation()
     again, info = FaceRecognitionModel.from_pretrained(tmp_path, output_loading_info=True)
+    logging.disable_propagation()
+    assert not caplog.records
     assert torch.equal(again.head.weight, model.head.weight)
     assert not info["missing_keys"]
+
+
+@pytest.mark.parametrize("before", [{"margin": "cosface"}, {"margin": "adaface", "num_identities": 5}])
+def test_what_a_checkpoint_lacks_of_the_head_starts_as_in_a_new_one(tmp_path, before):
+    build(**before).save_pretrained(tmp_path)
+    with torch.random.fork_rng():
+        torch.empty(1000).fill_(torch.nan)  # memory that is not given values shows
+        again = FaceRecognitionModel.from_pretrained(
+            tmp_path, num_identities=3, margin="adaface", ignore_mismatched_sizes=True
+        )
+    assert (again.head.margin.norm_mean, again.head.margin.norm_std, again.head.num_samples) == (20, 100, 0)
+    if "num_identities" in before:
+        assert again.head.weight.shape == (3, 16)
+        assert again.head.weight.std().item() == pytest.approx(0.01, rel=0.5)
+    else:
+        assert torch.equal(again.head.weight, build().head.weight)
 
 
 def test_a_label_out_of_range_is_refused():

@@ -67,6 +67,13 @@ def test_a_choice_of_people_and_images():
     assert (train.features["label"].num_classes, len(train)) == (5, 15)
 
 
+def test_a_recipe_reaches_every_setting_of_the_head():
+    backbone = {"model_type": "timm_face", "architecture": "resnet10t", "embedding_size": 16}
+    settings = {"scale": 32.0, "sub_centers": 2, "chunk_size": 8, "filter_threshold": 0.4}
+    model, _ = build_model(ModelArguments(backbone=backbone, margin="cosface", **settings), num_identities=3)
+    assert {name: getattr(model.head, name) for name in settings} == settings
+
+
 def test_a_model_folder_without_image_processor_is_named(tmp_path):
     args = ModelArguments(backbone={"model_type": "timm_face", "architecture": "resnet10t", "embedding_size": 16})
     model, image_processor = build_model(args, num_identities=3)

@@ -49,8 +49,18 @@ def test_the_class_centres_have_their_own_learning_rate_and_weight_decay(make_tr
     assert len(groups) == sum(1 for _ in trainer.model.parameters())
     centres = groups[id(trainer.model.head.weight)]
     assert (centres["lr"], centres["weight_decay"]) == (0.5, 0.25)
-    projection = groups[id(trainer.model.backbone.model.patch_embed.proj.weight)]
-    assert (projection["lr"], projection["weight_decay"]) == (0.01, 0.125)
+    backbone = trainer.model.backbone.model
+    for weight in (backbone.patch_embed.proj.weight, backbone.head.weight):
+        assert (groups[id(weight)]["lr"], groups[id(weight)]["weight_decay"]) == (0.01, 0.125)
+
+
+@pytest.mark.parametrize(("device", "fused"), [("cuda", True), ("cpu", None)])
+def test_sgd_on_a_gpu_decays_weights_without_a_copy_of_the_gradient(make_trainer, monkeypatch, device, fused):
+    trainer = make_trainer(optim="sgd", optim_args="momentum=0.9")
+    monkeypatch.setattr(FaceTrainingArguments, "device", torch.device(device))
+    optimizer, kwargs = trainer.get_optimizer_cls_and_kwargs(trainer.args, trainer.model)
+    assert optimizer is torch.optim.SGD
+    assert (kwargs["momentum"], kwargs.get("fused")) == (0.9, fused)
 
 
 def test_pixels_are_normalised_as_the_image_processor_does_and_augmented_in_training_only(make_trainer, faces):
@@ -256,6 +266,34 @@ def test_evaluation_without_pairs_is_refused(make_trainer):
 )
 def test_settings_that_cannot_work_are_refused(tmp_path, settings, message):
     with pytest.raises(ValueError, match=message):
+        FaceTrainingArguments(str(tmp_path), use_cpu=True, **settings)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "settings", "message"),
+    [
+        (
+            "ACCELERATE_USE_DEEPSPEED",
+            "true",
+            {"shard_head": True},
+            "shard_head does not work with DeepSpeed.*--multi_gpu",
+        ),
+        ("ACCELERATE_USE_FSDP", "true", {"partial_fc_sample_rate": 0.5}, "partial_fc_sample_rate .* with FSDP"),
+        ("ACCELERATE_MIXED_PRECISION", "fp16", {"shard_head": True}, "shard_head does not work with fp16"),
+    ],
+)
+def test_a_launcher_that_a_split_head_cannot_work_with_is_refused(
+    tmp_path, monkeypatch, variable, value, settings, message
+):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ValueError, match=message):
+        FaceTrainingArguments(str(tmp_path), use_cpu=True, **settings)
+
+
+@pytest.mark.parametrize("settings", [{"shard_head": True}, {"partial_fc_sample_rate": 0.5}])
+def test_one_process_for_several_gpus_is_refused(tmp_path, monkeypatch, settings):
+    monkeypatch.setattr(FaceTrainingArguments, "n_gpu", 2)
+    with pytest.raises(ValueError, match="one process a GPU, not one for 2 of them"):
         FaceTrainingArguments(str(tmp_path), use_cpu=True, **settings)
 
 
