@@ -3,7 +3,7 @@
 import pytest
 from ranks import NUM_IDENTITIES, on_ranks, refusals, train
 
-from hf_face.heads import MARGINS, build_margin
+from hf_face.heads import MARGINS
 from hf_face.heads.sharding import shard_range
 
 CALLS = {
@@ -20,8 +20,8 @@ CALLS = {
     "weighted": {"head_kwargs": {}, "weighted": True},
     "float64": {"head_kwargs": {"margin": "adaface"}, "double": True},
 }
-BATCHWISE = [name for name in MARGINS if build_margin(name).batch_statistics]
-CASE_OF = {f"replicated {name}": name for name in (*BATCHWISE, "arcface", "magface", "weighted")}
+ON_COPIES = ("arcface", "adaface", "magface", "curricularface", "weighted", *(n for n in MARGINS if "elastic" in n))
+CASE_OF = {f"replicated {name}": name for name in ON_COPIES}
 REPLICATED = {case: {**CALLS[name], "shard": False} for case, name in CASE_OF.items()}
 
 
