@@ -78,11 +78,11 @@ class FaceCollator:
 
     def _checked_labels(self, rows: EncodedRows) -> Tensor:
         upper = math.inf if self.num_labels is None else self.num_labels
-        for i, label in enumerate(rows.labels):
-            if label is None or not 0 <= label < upper:
-                expected = "0 or more" if self.num_labels is None else f"0 to {self.num_labels - 1}"
-                raise ValueError(f"{rows.describe(i)}: label {label} is out of range, expected {expected}")
-        return torch.tensor(rows.labels, dtype=torch.int64)
+        for i in np.flatnonzero((rows.labels < 0) | (rows.labels >= upper)).tolist():
+            label = rows.row(i)["label"]
+            expected = "0 or more" if self.num_labels is None else f"0 to {self.num_labels - 1}"
+            raise ValueError(f"{rows.describe(i)}: label {label} is out of range, expected {expected}")
+        return torch.from_numpy(rows.labels)
 
     def _reject(self, reason: str):
         if self.on_bad_image == "raise":

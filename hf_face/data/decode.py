@@ -6,12 +6,13 @@ declines (PNG and other formats, broken files) goes through Pillow, whose word i
 """
 
 import io
+import struct
 
 import fsspec
 import numpy as np
 import simplejpeg
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 from torch.nn.functional import interpolate
 
 SCRATCH_BYTES = 4 * 2048 * 2048
@@ -30,17 +31,16 @@ class ImageDecoder:
 
     def __init__(self, image_size: int):
         self.image_size = image_size
-        self._scratch = np.empty(
-            SCRATCH_BYTES, dtype=np.uint8
-        )  # used from its start, so a crop stays in the CPU's cache
+        # used from its start, so that a crop stays in the CPU's cache
+        self._scratch = np.empty(SCRATCH_BYTES, dtype=np.uint8)
 
-    def decode_into(self, planes: np.ndarray, image: bytes | dict | Image.Image | None):
+    def decode_into(self, planes: np.ndarray, image: bytes | memoryview | dict | Image.Image | None):
         """Write `image` into `planes` (3, image_size, image_size), its place in a uint8 batch, as RGB.
 
         Args:
             planes: Written to.
-            image: Encoded bytes, a `datasets.Image` value that was not decoded (`{"bytes": ..., "path": ...}`), or a
-                Pillow image.
+            image: Encoded bytes or a view of them, a `datasets.Image` value that was not decoded (`{"bytes": ...,
+                "path": ...}`), or a Pillow image.
 
         Raises:
             UndecodableImageError: the image is missing or cannot be decoded.
@@ -48,14 +48,14 @@ class ImageDecoder:
         if isinstance(image, Image.Image):
             pixels = np.asarray(image.convert("RGB"))
         else:
-            pixels = self._decode(image if isinstance(image, bytes) else read_bytes(image))
-        if pixels.shape[0] != self.image_size or pixels.shape[1] != self.image_size:
+            pixels = self._decode(read_bytes(image) if image is None or isinstance(image, dict) else image)
+        if pixels.shape[:2] != (self.image_size, self.image_size):
             pixels = self._resize(pixels)
         np.copyto(planes, pixels[..., :3].transpose(2, 0, 1))
 
-    def _decode(self, data: bytes) -> np.ndarray:
+    def _decode(self, data: bytes | memoryview) -> np.ndarray:
         """(H, W, 3 or 4): the first three are RGB."""
-        if b"Exif" in data[:64]:  # it may hold an orientation, which only Pillow follows
+        if b"Exif" in bytes(data[:64]):  # it may hold an orientation, which only Pillow follows
             return decode_with_pillow(data)
         try:
             # four bytes a pixel: libjpeg-turbo writes aligned pixels a quarter faster than packed RGB
@@ -69,12 +69,38 @@ class ImageDecoder:
         return interpolate(image, size, mode="bilinear", antialias=True)[0].permute(1, 2, 0).numpy()
 
 
-def decode_with_pillow(data: bytes) -> np.ndarray:
+# Exif orientation -> how to turn the image. PIL.ImageOps.exif_transpose also writes the Exif data anew, which fails for
+# some photographs that are fine.
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# what Pillow's readers raise for files that are damaged or of a variant they do not know
+DAMAGE = (
+    EOFError,
+    Image.DecompressionBombError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
+
+
+def decode_with_pillow(data: bytes | memoryview) -> np.ndarray:
     """Any format that Pillow reads, to RGB (H, W, 3) uint8, turned as its Exif orientation says."""
     try:
         with Image.open(io.BytesIO(data)) as image:
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # what Pillow raises for broken files
+            pixels = image.convert("RGB")
+            turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+            return np.asarray(pixels if turn is None else pixels.transpose(turn))
+    except DAMAGE as error:
         raise UndecodableImageError(f"{len(data)} bytes that cannot be decoded: {error}") from error
 
 

@@ -3,9 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow.compute as pc
 from datasets import Dataset, Image
 from torch.utils.data import Dataset as TorchDataset
+
+MISSING_LABEL = -1
 
 
 @dataclass
@@ -13,26 +16,29 @@ class EncodedRows:
     """A batch of rows that [`FaceCollator`] has still to decode.
 
     Attributes:
-        images: Encoded bytes, undecoded `datasets.Image` values or Pillow images, one a row.
-        labels: Integers, one a row.
+        images: Encoded bytes or views of them, undecoded `datasets.Image` values or Pillow images, one a row.
+        labels: int64 (rows,), -1 where there is none.
     """
 
     images: Sequence
-    labels: Sequence[int | None]
+    labels: np.ndarray
     _rows: Sequence[Mapping]
     _indices: Sequence[int] | None = None
 
     @classmethod
     def from_rows(cls, rows: Sequence[Mapping]) -> "EncodedRows":
         """Rows as mappings, as `datasets` gives them one by one."""
-        return cls([row["image"] for row in rows], [row["label"] for row in rows], rows)
+        labels = [MISSING_LABEL if row["label"] is None else row["label"] for row in rows]
+        return cls([row["image"] for row in rows], np.array(labels, dtype=np.int64), rows)
+
+    def row(self, i: int) -> Mapping:
+        """The whole row of image `i`."""
+        return self._rows[i] if self._indices is None else self._rows[int(self._indices[i])]
 
     def describe(self, i: int) -> str:
         """Name a row for a message: its number, its file, and whatever strings the data set keeps beside an image."""
-        if self._indices is None:
-            row, where = self._rows[i], [f"image {i} of the batch"]
-        else:
-            row, where = self._rows[self._indices[i]], [f"row {self._indices[i]}"]
+        row = self.row(i)
+        where = [f"image {i} of the batch" if self._indices is None else f"row {self._indices[i]}"]
         path = row["image"].get("path") if isinstance(row["image"], Mapping) else None
         names = {"path": path} | {name: value for name, value in row.items() if isinstance(value, str)}
         return ", ".join(where + [f"{name} {value!r}" for name, value in names.items() if value is not None])
@@ -53,8 +59,18 @@ class FaceDataset(TorchDataset):
     """
 
     def __init__(self, dataset: Dataset):
+        self._dataset = dataset
         self._rows = dataset.cast_column("image", Image(decode=False)).with_format(None)
-        self._columns = dataset.select_columns(["image", "label"]).with_format("arrow")
+        # Straight from Arrow's memory: `datasets` copies the bytes of a batch twice, and where it was selected or
+        # shuffled it looks up the rows one by one.
+        self._chunks = dataset.data.column("image").chunks
+        self._starts = np.cumsum([0, *map(len, self._chunks)])
+        self._bytes = [pc.struct_field(chunk, "bytes") for chunk in self._chunks]
+        self._labels = pc.fill_null(dataset.data.column("label"), MISSING_LABEL).to_numpy()
+        self._places = None if dataset._indices is None else dataset._indices.column(0).to_numpy().astype(np.int64)
+
+    def __reduce__(self):
+        return FaceDataset, (self._dataset,)  # a worker that is not forked opens the file, and is not sent its content
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -65,8 +81,14 @@ class FaceDataset(TorchDataset):
 
     def __getitems__(self, indices: Sequence[int]) -> EncodedRows:
         """The rows of a batch."""
-        table = self._columns[indices].combine_chunks()
-        images = pc.struct_field(table["image"], "bytes").to_pylist()
-        if None in images:
-            images = table["image"].to_pylist()  # some images are in files of their own: their paths are needed too
-        return EncodedRows(images, table["label"].to_pylist(), self._rows, indices)
+        places = np.asarray(indices) if self._places is None else self._places[indices]
+        chunks = np.searchsorted(self._starts, places, side="right") - 1
+        rows = (places - self._starts[chunks]).tolist()
+        images = [self._image(chunk, row) for chunk, row in zip(chunks.tolist(), rows, strict=True)]
+        return EncodedRows(images, self._labels[places], self._rows, indices)
+
+    def _image(self, chunk: int, row: int) -> memoryview | dict | None:
+        data = self._bytes[chunk][row].as_buffer()
+        if data is None:  # it is in a file of its own, or missing
+            return self._chunks[chunk][row].as_py()
+        return memoryview(data).cast("B")

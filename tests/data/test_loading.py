@@ -1,12 +1,15 @@
 """Data loading with the samplers of torch and accelerate, from disk."""
 
+import io
+import pickle
+
 import pytest
 import torch
 from accelerate.data_loader import prepare_data_loader, skip_first_batches
-from datasets import Image
+from datasets import Dataset, Image, concatenate_datasets, load_from_disk
 from torch.utils.data import DataLoader
 
-from hf_face.data import BatchNormalize, FaceCollator, FaceDataset
+from hf_face.data import BatchNormalize, FaceCollator, FaceDataset, decode
 from hf_face.models import FaceImageProcessor
 
 
@@ -61,6 +64,35 @@ def test_resuming_in_an_epoch_skips_the_batches_that_were_seen(orl):
     whole = [batch["labels"].tolist() for batch in loader]
     rest = [batch["labels"].tolist() for batch in skip_first_batches(loader, num_batches=5)]
     assert rest == whole[5:]
+
+
+def test_jpeg_is_decoded_without_pillow(orl, monkeypatch):
+    """Pillow is for what the fast decoder declines; were it to decline everything, only the speed would tell."""
+    faces = [image.convert("RGB") for image in orl.select(range(3))["image"]]
+    buffers = [io.BytesIO() for _ in faces]
+    for face, buffer in zip(faces, buffers, strict=True):
+        face.save(buffer, "JPEG")
+    rows = {"image": [{"bytes": buffer.getvalue(), "path": None} for buffer in buffers], "label": [0, 1, 2]}
+    data = FaceDataset(Dataset.from_dict(rows).cast_column("image", Image()))
+    monkeypatch.setattr(decode, "decode_with_pillow", None)
+    assert FaceCollator(112)(data.__getitems__([2, 0]))["labels"].tolist() == [2, 0]
+
+
+def test_rows_are_found_in_whichever_shard_they_are(orl):
+    joined = concatenate_datasets([orl.select(range(7)), orl.select(range(20, 30)), orl.select(range(390, 400))])
+    batch = FaceCollator(28)(FaceDataset(joined).__getitems__([26, 6, 7, 16, 17, 0]))
+    expected = FaceCollator(28)(FaceDataset(orl).__getitems__([399, 6, 20, 29, 390, 0]))
+    assert torch.equal(batch["pixel_values"], expected["pixel_values"])
+    assert batch["labels"].tolist() == expected["labels"].tolist() == [39, 0, 2, 2, 39, 0]
+
+
+def test_a_worker_that_is_not_forked_is_sent_no_images(orl, tmp_path):
+    orl.save_to_disk(tmp_path)
+    data = FaceDataset(load_from_disk(tmp_path))
+    sent = pickle.dumps(data)
+    assert len(sent) < 20_000  # the images are 3.6 MB
+    batch, expected = (FaceCollator(28)(each.__getitems__([5])) for each in (pickle.loads(sent), data))
+    assert torch.equal(batch["pixel_values"], expected["pixel_values"])
 
 
 def test_images_in_files_of_their_own_are_read(orl, tmp_path):
