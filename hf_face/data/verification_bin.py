@@ -52,7 +52,11 @@ def read_verification_bin(path: str | Path) -> tuple[list[bytes], np.ndarray]:
             raise ValueError(f"{path} is damaged, or not a pickle: {error}") from error
     if not isinstance(content, list | tuple) or len(content) != 2:
         raise ValueError(f"{path} does not hold (images, same), but {type(content).__name__}")
-    images, same = (list(_plain(part)) for part in content)
+    images, same = (_plain(part) for part in content)
+    if not all(isinstance(part, list | tuple | np.ndarray) for part in (images, same)):
+        raise ValueError(
+            f"{path} does not hold two lists (images, same), but {type(images).__name__} and {type(same).__name__}"
+        )
     if len(images) != 2 * len(same):
         raise ValueError(f"{path} has {len(images)} images and {len(same)} pairs: expected two images for each pair")
     images = [_image_bytes(image, path, i) for i, image in enumerate(images)]
@@ -68,7 +72,8 @@ class _DataUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in STAND_INS:
-            return STAND_INS[module, name]
+            stand_in = STAND_INS[module, name]
+            return lambda *arguments: stand_in(*arguments)  # a new object: a pickle may set attributes of what it gets
         raise UnsafePickleError(
             f"{self.path} refers to {module}.{name}, which a verification set has no use for and which could run code: "
             "it was not loaded"
@@ -92,21 +97,21 @@ class _Type:
 
 
 class _Array:
-    """Stands in for `numpy.ndarray`: filled from raw data by numpy's safe constructors."""
+    """Stands in for `numpy.ndarray`: a list of objects, or raw data seen through numpy."""
 
     def __init__(self, *_):
-        self.values = None
+        self.values = []
 
     def __setstate__(self, state: tuple):
         _, shape, kind, _, data = state
-        self.values = np.array(data, dtype=object) if kind.dtype.hasobject else _from_buffer(data, kind, shape).values
-        if self.values.ndim > 1:
+        if len(shape) != 1:
             raise TypeError(f"arrays of shape {shape} are not admitted")
+        self.values = list(data) if kind.dtype.hasobject else np.frombuffer(data, kind.dtype)
 
 
 def _from_buffer(data: bytes, kind: _Type, shape: tuple, *_) -> _Array:
     array = _Array()
-    array.values = np.frombuffer(data, kind.dtype).reshape(shape)
+    array.__setstate__((None, shape, kind, None, data))
     return array
 
 
@@ -115,17 +120,26 @@ def _scalar(kind: _Type, data: bytes) -> Any:
 
 
 def _encode(text: str, encoding: str | bytes) -> bytes:
-    if encoding not in ("latin1", b"latin1"):
+    if encoding not in ("latin1", "latin-1", b"latin1", b"latin-1"):
         raise TypeError(f"text encoded as {encoding!r} is not admitted")
     return text.encode("latin1")
 
 
+def _bytes(content: str | bytes | bytearray | list = b"", *encoding: str | bytes) -> bytes:
+    """Stands in for `bytes` and `bytearray`, which take a number for so many zeros."""
+    if isinstance(content, str):
+        return _encode(content, *encoding)
+    if not isinstance(content, bytes | bytearray | list):
+        raise TypeError(f"bytes of {type(content).__name__} are not admitted")
+    return bytes(content)
+
+
 STAND_INS = {
     ("_codecs", "encode"): _encode,  # bytes before protocol 3
-    ("__builtin__", "bytes"): bytes,  # empty bytes before protocol 3
-    ("builtins", "bytes"): bytes,
-    ("builtins", "bytearray"): bytearray,
-    ("__builtin__", "bytearray"): bytearray,
+    ("__builtin__", "bytes"): _bytes,  # empty bytes before protocol 3
+    ("builtins", "bytes"): _bytes,
+    ("builtins", "bytearray"): _bytes,
+    ("__builtin__", "bytearray"): _bytes,
     ("numpy", "dtype"): _Type,
     ("numpy", "ndarray"): _Array,
 }

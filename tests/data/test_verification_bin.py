@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from hf_face.data import UnsafePickleError, read_verification_bin
+from hf_face.data.verification_bin import STAND_INS
 
 IMAGES = [b"\xff\xd8\x00\n\xe9", b"second", b"third", b"\x80fourth"]
 SAMPLES = ["py3", "py3_protocol2", "py2", "numpy"]
@@ -97,6 +98,39 @@ def test_calls_are_refused(tmp_path, monkeypatch, protocol, call):
     assert os.listdir(tmp_path) == ["a.bin"]
 
 
+@pytest.mark.parametrize("state", [{"stolen": True}, (None, {"__defaults__": ("latin1",)})], ids=["dict", "slots"])
+def test_stand_ins_cannot_be_changed(tmp_path, state):
+    change = b"c_codecs\nencode\n" + pickle.dumps(state, 2)[2:-1] + b"b0"  # BUILD sets a name's attributes
+    path = dump(tmp_path / "a.bin", b"\x80\x02" + change + pickle.dumps((IMAGES, [True, False]), 2)[2:])
+    assert read_verification_bin(path)[0] == IMAGES
+    stand_in = STAND_INS["_codecs", "encode"]
+    assert not vars(stand_in) and stand_in.__defaults__ is None
+
+
+@pytest.mark.parametrize("name", ["bytes", "bytearray"])
+@pytest.mark.parametrize("module", ["builtins", "__builtin__"])
+def test_bytes_of_a_number_are_not_made(tmp_path, module, name):
+    content = f"\x80\x02(c{module}\n{name}\nL100000000000L\n\x85R".encode("latin1") + b"l]\x88a\x86."
+    with pytest.raises(ValueError, match=r"a.bin is damaged, or not a pickle: bytes of int are not admitted"):
+        read_verification_bin(dump(tmp_path / "a.bin", content))
+
+
+def test_python_2_bytearrays(tmp_path):
+    # (bytearray, (u"\xff\xd8", "latin-1")), with Python 2's strings
+    image = b"c__builtin__\nbytearray\n(X\x04\x00\x00\x00\xc3\xbf\xc3\x98U\x07latin-1tR"
+    content = b"\x80\x02(" + image + image + b"l(I01\nl\x86."
+    assert read_verification_bin(dump(tmp_path / "a.bin", content))[0] == [b"\xff\xd8"] * 2
+
+
+def test_an_array_of_endless_lists_is_not_followed(tmp_path):
+    endless = []
+    endless += [endless] * 8
+    array = np.empty(2, dtype=object)
+    array[0] = array[1] = endless
+    with pytest.raises(ValueError, match="image 0 is list, not encoded bytes"):
+        read_verification_bin(dump(tmp_path / "a.bin", (array, [True])))
+
+
 def test_attributes_of_admitted_names_are_refused(tmp_path):
     content = b"\x80\x04\x8c\x05numpy\x8c\x0edtype.__init__\x93."  # STACK_GLOBAL follows dots
     with pytest.raises(UnsafePickleError, match=r"numpy.dtype.__init__"):
@@ -120,6 +154,10 @@ def test_odd_number_of_images(tmp_path):
         (b"not a pickle", "is damaged"),
         (pickle.dumps((IMAGES, [True, False]))[:-20], "is damaged"),
         (IMAGES, r"does not hold \(images, same\), but list"),
+        ((b"x", 3), r"does not hold two lists \(images, same\), but bytes and int"),
+        ((None, []), r"does not hold two lists \(images, same\), but NoneType and list"),
+        ((IMAGES, b"ab"), r"does not hold two lists \(images, same\), but list and bytes"),
+        ((np.array(3), []), r"arrays of shape \(\) are not admitted"),
         (([IMAGES[0], "text"], [True]), "image 1 is str, not encoded bytes"),
         (([b"", b"a"], [True]), "image 0 is bytes, not encoded bytes"),
         ((IMAGES, ["yes", "no"]), "must be a bool"),
