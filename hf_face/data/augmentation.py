@@ -9,6 +9,7 @@ A recipe names augmentations in the order in which they are applied, each a name
 or gives the name of a published set, see `RECIPES`.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -148,18 +149,22 @@ class LowResolution(PerImage):
     """Make images small and large again, each way with a filter drawn at random (AdaFace's low resolution).
 
     Args:
-        min_side: Smallest side, as a fraction of the image's.
+        min_side: Smallest side, as a fraction of the image's, at least 1/7.
         p: Probability.
     """
 
     def __init__(self, min_side: float = 0.2, p: float = 0.2):
         super().__init__(p)
+        if not 1 / low_resolution.MAX_SHRINK <= min_side <= 1:
+            raise ValueError(f"min_side must be from 1/{low_resolution.MAX_SHRINK} to 1, not {min_side}")
         self.min_side = min_side
 
     def augment(self, images: Tensor, generator: Generator | None) -> Tensor:
+        size = images.shape[-1]
         ratio = uniform(len(images), low=self.min_side, generator=generator)
+        sides = (ratio * size).long().clamp(min=math.ceil(size / low_resolution.MAX_SHRINK))
         filters = integers(2, len(images), high=len(low_resolution.FILTERS), generator=generator)
-        return low_resolution.resample(images, (ratio * images.shape[-1]).long(), *filters)
+        return low_resolution.resample(images, sides, *filters)
 
 
 class RandomErasing(PerImage):
@@ -245,7 +250,7 @@ def build_augmentation(spec: str | Sequence[str | Mapping], image_size: int) -> 
         image_size: Height and width of the batches, in pixels.
 
     Raises:
-        ValueError: an unknown name or argument.
+        ValueError: an unknown name or argument, or a value out of range.
 
     Example:
         >>> augment = build_augmentation(["flip", {"random_erasing": {"p": 0.1}}], image_size=112)

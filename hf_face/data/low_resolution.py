@@ -9,7 +9,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-TAPS = torch.arange(-3, 8)  # from 3 pixels before the sampled place to 7 after it: enough to shrink sevenfold
+MAX_SHRINK = 7
+TAPS = torch.arange(-3, MAX_SHRINK + 1)  # pixels around the sampled place: 3 before it, and as many as are averaged
 
 
 def resample(images: Tensor, sides: Tensor, shrink_filter: Tensor, enlarge_filter: Tensor) -> Tensor:

@@ -152,6 +152,18 @@ def test_low_resolution_is_shrinking_and_enlarging(opencv, faces):
         assert largest_difference(images[i], expected) <= 2  # OpenCV rounds weights of uint8 images to 11 bits
 
 
+@pytest.mark.parametrize("min_side", [0, 0.14, 1.5])
+def test_low_resolution_shrinks_sevenfold_at_most(min_side):
+    with pytest.raises(ValueError, match=f"min_side must be from 1/7 to 1, not {min_side}"):
+        build_augmentation([{"low_resolution": {"min_side": min_side}}], image_size=112)
+
+
+@pytest.mark.parametrize("size", [1, 3, 6, 20, 100])
+def test_low_resolution_at_its_limit_keeps_an_even_image(size):
+    images = torch.full((200, 3, size, size), 200, dtype=torch.uint8)
+    assert LowResolution(min_side=1 / 7, p=1.0)(images, torch.Generator().manual_seed(0)).eq(200).all()
+
+
 def test_zero_padded_crop_keeps_the_box_in_its_place(faces):
     for before, after in zip(
         faces, ZeroPaddedCrop(p=1.0)(faces.clone(), torch.Generator().manual_seed(1)), strict=True
