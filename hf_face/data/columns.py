@@ -1,11 +1,14 @@
 """The two columns of identity data, `image` and `label`, read from Arrow without decoding an image."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow.compute as pc
 from datasets import Dataset
 from datasets.table import embed_table_storage
+
+MAX_BATCH_BYTES = 64 << 20  # a thousand crops are far smaller, a thousand photographs far larger
 
 
 def identity_labels(dataset: Dataset) -> np.ndarray:
@@ -28,8 +31,20 @@ def embed_images(dataset: Dataset) -> Dataset:
     """Read images that are in files of their own into the table."""
     if not has_paths_only(dataset):
         return dataset
-    embedded = dataset.with_format("arrow").map(embed_table_storage, batched=True, desc="reading images")
+    rows = dataset.with_format("arrow")
+    embedded = rows.map(embed_table_storage, batched=True, batch_size=100, writer_batch_size=100, desc="reading images")
     return embedded.with_format(None)
+
+
+def encoded_sizes(dataset: Dataset) -> np.ndarray:
+    """How many bytes the table holds of each image, (N,)."""
+    sizes = pc.fill_null(pc.binary_length(pc.struct_field(dataset.data.column("image"), "bytes")), 0).to_numpy()
+    return sizes if dataset._indices is None else sizes[dataset._indices.column(0).to_numpy()]
+
+
+def rows_that_fit(sizes: Sequence[int]) -> int:
+    """How many of the first rows hold at most `MAX_BATCH_BYTES` together; one at least."""
+    return max(1, int(np.searchsorted(np.cumsum(sizes, dtype=np.int64), MAX_BATCH_BYTES, side="right")))
 
 
 def check_labels(labels: np.ndarray, num_identities: int, source: str, first_row: int = 0):

@@ -14,7 +14,7 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from tqdm.auto import tqdm
 
 from .builder import identity_features, open_source
-from .columns import check_labels, embed_images
+from .columns import check_labels, embed_images, encoded_sizes, rows_that_fit
 from .identities import find_shards, find_source, load_identities
 from .image_folder import ImageFolder
 from .recordio import RecordIO
@@ -38,9 +38,10 @@ Faces are personal data. Before using or passing on these, see to it that their 
 
 
 def open_for_conversion(source: str | Path, **load_arguments) -> RecordIO | ImageFolder | Dataset:
-    """Open identity data for [`convert_to_parquet`]: files are read in place where they can be, without the cache.
+    """Open identity data for [`convert_to_parquet`].
 
-    Takes the arguments of [`load_identities`].
+    RecordIO and image folders are read in place. Parquet, tar shards and other Hub data sets go through the cache of
+    `datasets`, which needs as much room as they do. Takes the arguments of [`load_identities`].
     """
     path = find_source(source, load_arguments.get("revision"))
     if path is None or find_shards(path, load_arguments.get("split", "train")):
@@ -58,7 +59,8 @@ def convert_to_parquet(
     """Write identity data as Parquet shards with a data set card.
 
     Shards are written side by side, each first under another name, so that every `.parquet` file is whole. Started
-    again after an interruption, it keeps the shards that are there.
+    again after an interruption, it keeps the shards that are there, if the source is as it was: its files, or for a
+    `Dataset` the files of the cache it was loaded from.
 
     Args:
         source: What to convert; [`open_for_conversion`] opens a path or a Hub name.
@@ -72,7 +74,7 @@ def convert_to_parquet(
 
     Raises:
         ValueError: a label is out of range; the folder has shards of another source, or of another size; or the source
-            is damaged.
+            is damaged, or has no image.
     """
     source = DatasetSource(source) if isinstance(source, Dataset) else source
     output_dir = Path(output_dir)
@@ -94,8 +96,13 @@ def convert_to_parquet(
 class DatasetSource:
     """A `Dataset` read in batches, as [`RecordIO`] and [`ImageFolder`] are."""
 
+    path = "data set"
+
     def __init__(self, dataset: Dataset):
+        if not len(dataset):
+            raise ValueError(f"{self.path} has no image")
         self.rows = embed_images(dataset.select_columns(["image", "label"])).with_format("arrow")
+        self._sizes = encoded_sizes(self.rows)
         self.names = dataset.features["label"].names
         self.fingerprint = dataset._fingerprint
 
@@ -103,9 +110,11 @@ class DatasetSource:
         return len(self.rows)
 
     def batches(self, start: int, stop: int, batch_size: int = 1000) -> Iterator[pa.Table]:
-        """Rows `start` to `stop` as tables of `batch_size` rows."""
-        for begin in range(start, stop, batch_size):
-            yield self.rows[begin : min(begin + batch_size, stop)]
+        """Rows `start` to `stop` as tables of `batch_size` rows, or fewer where they hold more than 64 MB."""
+        while start < stop:
+            end = start + rows_that_fit(self._sizes[start : min(start + batch_size, stop)])
+            yield self.rows[start:end]
+            start = end
 
 
 def _plan(length: int, images_per_shard: int, folder: Path) -> dict[Path, range]:
@@ -137,7 +146,7 @@ def _write_shard(source, path: Path, rows: range, schema: pa.Schema, progress: t
     row = rows.start
     with pq.ParquetWriter(unfinished, schema, compression="none", use_dictionary=["label"]) as writer:
         for table in source.batches(rows.start, rows.stop):  # each batch is a row group
-            check_labels(table["label"].to_numpy(), len(source.names), "the source", first_row=row)
+            check_labels(table["label"].to_numpy(), len(source.names), str(source.path), first_row=row)
             writer.write_table(table.cast(schema))
             row += len(table)
             progress.update(len(table))

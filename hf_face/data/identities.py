@@ -111,7 +111,11 @@ def _open(source: str | Path, split: str, streaming: bool, revision: str | None)
         return load_dataset(str(source), split=split, revision=revision, streaming=streaming)
     if shards := find_shards(path, split):
         kind = "parquet" if shards[0].name.endswith(".parquet") else "webdataset"
-        return load_dataset(kind, data_files=[str(shard) for shard in shards], split="train", streaming=streaming)
+        files = [str(shard) for shard in shards]
+        try:
+            return load_dataset(kind, data_files=files, split="train", streaming=streaming)
+        except ValueError as error:  # without a row, for instance; it does not name the file
+            raise ValueError(f"{source} cannot be read as {kind}: {error}") from error
     builder = IdentityBuilder.from_path(path)
     if streaming:
         return builder.as_streaming_dataset("train")
@@ -152,6 +156,8 @@ def find_shards(path: Path, split: str) -> list[Path]:
 
 def check_identities(dataset: Dataset, source: str = "data set", min_identities: int = 1):
     """Raise ValueError unless every label is in range, every identity has an image, and there are enough of both."""
+    if not len(dataset):
+        raise ValueError(f"{source} has no image")
     names = dataset.features["label"].names
     labels = identity_labels(dataset)
     check_labels(labels, len(names), source)
@@ -185,7 +191,7 @@ def _name_labels(column: pa.ChunkedArray, source: str) -> tuple[np.ndarray, list
     """Labels (N,) and the names of the classes, from a column of integers or of names."""
     if pa.types.is_integer(column.type):
         labels = column.to_numpy()
-        num_identities = int(labels.max()) + 1
+        num_identities = int(labels.max(initial=-1)) + 1
         check_labels(labels, num_identities, source)
         return labels, [str(label) for label in range(num_identities)]
     if pa.types.is_string(column.type):

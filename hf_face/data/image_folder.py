@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from datasets.fingerprint import Hasher
 
+from .columns import rows_that_fit
 from .recordio import IMAGE_TYPE
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".webp")
@@ -50,11 +51,17 @@ class ImageFolder:
         return Hasher.hash([(file, s.st_size, s.st_mtime_ns) for file, s in zip(self.files, statuses, strict=True)])
 
     def batches(self, start: int = 0, stop: int | None = None, batch_size: int = 1000) -> Iterator[pa.Table]:
-        """Rows `start` to `stop` as tables with the columns `image` (the files' bytes and their names) and `label`."""
+        """Rows `start` to `stop` as tables with the columns `image` (the files' bytes and their names) and `label`.
+
+        A table has at most `batch_size` rows, and fewer where they hold more than 64 MB.
+        """
         stop = len(self) if stop is None else stop
-        for begin in range(start, stop, batch_size):
-            rows = slice(begin, min(begin + batch_size, stop))
-            yield pa.table({"image": read_images(self.path, self.files[rows]), "label": self._labels[rows]})
+        while start < stop:
+            files = self.files[start : min(start + batch_size, stop)]
+            files = files[: rows_that_fit([os.path.getsize(self.path / file) for file in files])]
+            end = start + len(files)
+            yield pa.table({"image": read_images(self.path, files), "label": self._labels[start:end]})
+            start = end
 
 
 def list_images(folder: Path, subfolder: str = "") -> list[str]:

@@ -12,19 +12,26 @@ identities, and an identity's two labels say which records are its images.
 """
 
 import mmap
+import os
 import struct
+from array import array
 from bisect import bisect_left
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from datasets import config
+from datasets.fingerprint import Hasher
 from huggingface_hub import snapshot_download
 from pyarrow import csv
 from tqdm.auto import tqdm
+
+from .columns import rows_that_fit
 
 MAGIC = 0xCED7230A
 LENGTH_BITS = 29
@@ -51,8 +58,8 @@ class RecordIO:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a record or the index is damaged; also from every method that reads. The message names the file
-            and the byte.
+        ValueError: there is no image in it, or a record or the index is damaged; also from every method that reads.
+            The message names the file and the byte.
 
     Example:
 
@@ -72,6 +79,8 @@ class RecordIO:
         self._keys, self._offsets = self._read_index()
         self._check_end()
         self._images, self._identities = self._image_and_identity_records()
+        if not len(self._images):
+            raise ValueError(f"{self.path} has no image, only {len(self._offsets)} records that describe others")
 
     @classmethod
     def from_hub(cls, repo_id: str, revision: str | None = None) -> "RecordIO":
@@ -124,22 +133,31 @@ class RecordIO:
         return np.concatenate([self._heads(chunk).identity for chunk in chunks])
 
     def read_batch(self, start: int, stop: int) -> pa.Table:
-        """Rows `start` to `stop` as the columns `image` (encoded, as `datasets.Image` stores it) and `label`."""
+        """Rows `start` to `stop` as the columns `image` (encoded, as `datasets.Image` stores it) and `label`.
+
+        An image's path says where its record is: the file's name, `@` and the byte.
+        """
         offsets = self._images[start:stop]
         heads = self._heads(offsets)
         images = self._slices(np.where(heads.plain, heads.start, offsets), np.where(heads.plain, heads.end, offsets))
         if not heads.plain.all():
             others = pa.array([self._record(offset).image for offset in offsets[~heads.plain]], pa.binary())
             images = pc.replace_with_mask(images, ~heads.plain, others)
-        return pa.table({"image": image_column(images), "label": heads.identity})
+        paths = pc.binary_join_element_wise(self.path.name, pa.array(offsets).cast(pa.string()), "@")
+        return pa.table({"image": image_column(images, paths), "label": heads.identity})
 
     def batches(self, start: int = 0, stop: int | None = None, batch_size: int = 1000) -> Iterator[pa.Table]:
-        """Rows `start` to `stop` in order, in tables of `batch_size` rows; memory holds one of them at a time."""
+        """Rows `start` to `stop` in order, in tables of `batch_size` rows; memory holds one of them at a time.
+
+        A table has fewer rows where they hold more than 64 MB.
+        """
         stop = len(self) if stop is None else stop
-        for begin in range(start, stop, batch_size):
-            end = min(begin + batch_size, stop)
-            yield self.read_batch(begin, end)
-            self._forget(self._images[begin:end])
+        while start < stop:
+            offsets = self._images[start : min(start + batch_size, stop)]
+            end = start + rows_that_fit(self._words[offsets // 4 + 1] & LENGTH_MASK)
+            yield self.read_batch(start, end)
+            self._forget(self._images[start:end])
+            start = end
 
     def _forget(self, offsets: np.ndarray):
         """Give the pages of records back; else they count as this process's until memory is short."""
@@ -174,8 +192,21 @@ class RecordIO:
         return keys[order], offsets[order]
 
     def _scan(self) -> tuple[np.ndarray, np.ndarray]:
-        """The same without an index, by walking from record to record."""
-        offsets, end = [], 0
+        """The same without an index, which is rebuilt once and kept in the cache of `datasets`."""
+        name = Hasher.hash([str(self.path.absolute()), self.fingerprint])
+        kept = Path(config.HF_DATASETS_CACHE, "recordio", f"{name}.npy")
+        if not kept.is_file():
+            offsets = self._walk()
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            with NamedTemporaryFile(dir=kept.parent, delete=False) as file:  # others may be writing the same
+                np.save(file, offsets)
+            os.replace(file.name, kept)
+        offsets = np.asarray(np.load(kept, mmap_mode="r"))
+        return np.arange(len(offsets)), offsets
+
+    def _walk(self) -> np.ndarray:
+        """The byte offsets of all records, found by going from one to the next."""
+        offsets, end = array("q"), 0
         with tqdm(total=len(self._map), unit="B", unit_scale=True, desc=f"indexing {self.path.name}") as progress:
             while end < len(self._map):
                 offsets.append(end)
@@ -183,7 +214,7 @@ class RecordIO:
                 if len(offsets) % 100_000 == 0:
                     progress.update(end - progress.n)
             progress.update(end - progress.n)
-        return np.arange(len(offsets)), np.array(offsets, dtype=np.int64)
+        return np.array(offsets)
 
     def _check_end(self):
         """A copy that was cut short is the commonest damage; the record that comes last in the file shows it."""
@@ -320,6 +351,7 @@ def download_recordio(repo_id: str, revision: str | None = None) -> Path:
     return Path(snapshot_download(repo_id, repo_type="dataset", revision=revision, allow_patterns=patterns))
 
 
-def image_column(encoded: pa.BinaryArray) -> pa.StructArray:
-    """Encoded images as `datasets.Image` stores them."""
-    return pa.StructArray.from_arrays([encoded, pa.nulls(len(encoded), pa.string())], fields=list(IMAGE_TYPE))
+def image_column(encoded: pa.BinaryArray, paths: pa.StringArray | None = None) -> pa.StructArray:
+    """Encoded images, and where they came from, as `datasets.Image` stores them."""
+    paths = pa.nulls(len(encoded), pa.string()) if paths is None else paths
+    return pa.StructArray.from_arrays([encoded, paths], fields=list(IMAGE_TYPE))

@@ -13,7 +13,7 @@ from .identities import check_identities
 from .recordio import FIRST, HEAD, LAST, LENGTH_BITS, LENGTH_MASK, MAGIC, MAGIC_BYTES, MIDDLE, PART, WHOLE
 
 
-def write_recordio(dataset: Dataset, folder: str | Path, batch_size: int = 1000) -> Path:
+def write_recordio(dataset: Dataset, folder: str | Path, batch_size: int = 100) -> Path:
     """Write `train.rec`, `train.idx` and `property`, with the images' bytes as they are.
 
     Images are grouped by identity, since the format gives each identity a range of records.
@@ -28,7 +28,7 @@ def write_recordio(dataset: Dataset, folder: str | Path, batch_size: int = 1000)
 
     Raises:
         FileExistsError: the folder already has a `train.rec`.
-        ValueError: an identity has no image, or an image's bytes are missing.
+        ValueError: there is no image, an identity has none, or an image's bytes are missing.
     """
     path = Path(folder, "train.rec")
     if path.exists():

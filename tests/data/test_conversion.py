@@ -7,11 +7,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from datasets import ClassLabel, Image, load_dataset
+from datasets import ClassLabel, Dataset, Features, Image, load_dataset
 from huggingface_hub import DatasetCard
+from torch.utils.data import DataLoader
 
 from hf_face.data import (
+    FaceCollator,
+    FaceDataset,
     RecordIO,
+    UndecodableImageError,
     convert_to_parquet,
     load_identities,
     open_for_conversion,
@@ -19,6 +23,9 @@ from hf_face.data import (
     write_recordio,
 )
 from hf_face.data.columns import encoded_images, identity_labels
+from hf_face.data.image_folder import ImageFolder
+
+from .test_identities import write_tars
 
 
 @pytest.fixture
@@ -107,6 +114,30 @@ def test_goes_on_after_an_interruption(recordio, tmp_path):
     assert (folder / "README.md").exists()
 
 
+def test_goes_on_with_tar_shards_after_an_interruption(small, tmp_path):
+    tars = write_tars(small, tmp_path / "tars")
+    folder = convert_to_parquet(open_for_conversion(tars), tmp_path / "parquet", images_per_shard=10)
+    first, second, third = shards(folder)
+    kept = first.stat().st_mtime_ns
+    second.unlink()
+    convert_to_parquet(open_for_conversion(tars), folder, images_per_shard=10)
+    assert shards(folder) == [first, second, third]
+    assert first.stat().st_mtime_ns == kept
+    assert images(load_identities(folder)) == images(load_identities(tars))
+
+
+def test_an_undecodable_image_is_named_by_its_place_in_the_source(small, tmp_path):
+    rows = small.sort("label").cast_column("image", Image(decode=False)).to_list()
+    rows[3]["image"]["bytes"] = b"not an image"
+    features = Features({"image": Image(decode=False), "label": small.features["label"]})
+    write_recordio(Dataset.from_list(rows, features=features).cast_column("image", Image()), tmp_path / "rec")
+    recordio = RecordIO(tmp_path / "rec")
+    dataset = load_identities(convert_to_parquet(recordio, tmp_path / "parquet", images_per_shard=7))
+    loader = DataLoader(FaceDataset(dataset), batch_size=4, collate_fn=FaceCollator(32))
+    with pytest.raises(UndecodableImageError, match=f"row 3, path 'train.rec@{recordio._images[3]}': 12 bytes"):
+        next(iter(loader))
+
+
 def test_a_shard_that_fails_leaves_nothing_half_written(recordio, tmp_path):
     data = bytearray(recordio.path.read_bytes())
     data[recordio._images[25]] ^= 1
@@ -127,9 +158,37 @@ def test_shards_of_something_else_are_not_mixed_in(small, recordio, tmp_path):
         convert_to_parquet(RecordIO(tmp_path / "other"), folder, images_per_shard=10)
 
 
+def test_row_groups_of_large_images_have_fewer_rows(small, tmp_path, monkeypatch):
+    shuffled = small.shuffle(seed=1)  # whose rows are not in the order of its table
+    sizes = [len(image) for image in images(shuffled)]
+    monkeypatch.setattr("hf_face.data.columns.MAX_BATCH_BYTES", sum(sizes[:4]))
+    (file,) = shards(convert_to_parquet(shuffled, tmp_path / "parquet"))
+    metadata = pq.read_metadata(file)
+    assert metadata.row_group(0).num_rows == 4 and metadata.num_rows == 30
+    assert images(load_identities(tmp_path / "parquet")) == images(shuffled)
+
+
+def test_a_folder_of_large_images_is_read_in_smaller_batches(small, tmp_path, monkeypatch):
+    monkeypatch.setattr("hf_face.data.columns.MAX_BATCH_BYTES", 100)
+    for name, size in (("a", 60), ("b", 40), ("c", 41), ("d", 300), ("e", 1)):
+        (tmp_path / "faces" / name).mkdir(parents=True)
+        (tmp_path / "faces" / name / "1.png").write_bytes(bytes(size))
+    batches = list(ImageFolder(tmp_path / "faces").batches())
+    assert [batch["label"].to_pylist() for batch in batches] == [[0, 1], [2], [3], [4]]
+    assert [len(image["bytes"]) for batch in batches for image in batch["image"].to_pylist()] == [60, 40, 41, 300, 1]
+
+
+def test_nothing_to_convert(small, tmp_path):
+    with pytest.raises(ValueError, match="data set has no image"):
+        convert_to_parquet(small.select([]), tmp_path / "parquet")
+    assert not (tmp_path / "parquet").exists()
+
+
 def test_label_out_of_range(recordio, tmp_path):
     recordio.path.with_name("property").write_text("5,112,92")
-    with pytest.raises(ValueError, match=r"label 5 in row 25 is out of range: there are 5 identities, 0 to 4"):
+    with pytest.raises(
+        ValueError, match=r"train.rec: label 5 in row 25 is out of range: there are 5 identities, 0 to 4"
+    ):
         convert_to_parquet(RecordIO(recordio.path), tmp_path / "parquet")
 
 
@@ -143,16 +202,24 @@ def test_identities_without_images_are_reported(recordio, tmp_path, caplog):
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="measured by Linux's own count")
-def test_memory_does_not_grow_with_the_file(tmp_path):
+def test_memory_does_not_grow_with_the_file(tmp_path, monkeypatch):
+    monkeypatch.setattr("hf_face.data.columns.MAX_BATCH_BYTES", 10_000_000)
     record = struct.pack("<IfQQ", 0, 0, 0, 0) + bytes(1_000_000)
     with open(tmp_path / "train.rec", "wb") as file:
         for _ in range(200):
             file.write(struct.pack("<II", 0xCED7230A, len(record)) + record)
-    recordio = RecordIO(tmp_path)
+    resident = []
+
+    class Watched(RecordIO):
+        def batches(self, *rows):
+            for table in super().batches(*rows):
+                resident.append(resident_bytes())
+                yield table
+
     before = resident_bytes()
-    for _ in recordio.batches(batch_size=10):
-        pass
-    assert resident_bytes() - before < 60e6
+    convert_to_parquet(Watched(tmp_path), tmp_path / "parquet", num_threads=1)
+    assert len(resident) == 23  # nine images in each batch
+    assert max(resident) - before < 80e6
 
 
 def resident_bytes() -> int:

@@ -207,6 +207,23 @@ def test_folder_without_people(tmp_path):
         load_identities(tmp_path)
 
 
+@pytest.mark.parametrize("compact", [False, True])
+@pytest.mark.parametrize("label", [Value("int64"), Value("string"), ClassLabel(names=PEOPLE)], ids=str)
+def test_no_rows(label, compact):
+    dataset = Dataset.from_dict({"image": [], "label": []}, features=Features({"image": Image(), "label": label}))
+    with pytest.raises(ValueError, match="faces has no image"):
+        as_identities(dataset, "faces", compact=compact)
+
+
+def test_shards_without_rows_are_named(small, tmp_path):
+    small.select([]).to_parquet(tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=r"a.parquet cannot be read as parquet: .*no data"):
+        load_identities(tmp_path / "a.parquet")
+    tarfile.open(tmp_path / "b.tar", "w").close()
+    with pytest.raises(ValueError, match=r"b.tar cannot be read as webdataset"):
+        load_identities(tmp_path / "b.tar")
+
+
 def test_one_identity(orl):
     with pytest.raises(ValueError, match="faces: 1 identities, at least 2 are needed"):
         check_identities(select_identities(orl, 1), "faces", min_identities=2)

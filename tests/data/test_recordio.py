@@ -85,10 +85,44 @@ def test_random_access_iteration_and_batches_agree(written):
         recordio[20]
 
 
+def test_an_images_path_says_where_its_record_is(written):
+    recordio = RecordIO(written)
+    data = (written / "train.rec").read_bytes()
+    for row, image in zip(range(5, 20), recordio.read_batch(5, 20)["image"].to_pylist(), strict=True):
+        name, offset = image["path"].split("@")
+        assert name == "train.rec"
+        assert data[int(offset) :].startswith(MAGIC)
+        assert data[int(offset) + 8 + 24 :].startswith(recordio[row].image)
+
+
+def test_batches_of_large_images_have_fewer_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr("hf_face.data.columns.MAX_BATCH_BYTES", 1000)
+    images = [bytes(size) for size in (300, 300, 300, 2000, 500, 10, 10, 10, 10)]
+    recordio = RecordIO(write(tmp_path, [part(record(image)) for image in images]))
+    batches = list(recordio.batches(batch_size=4))
+    assert [len(batch) for batch in batches] == [3, 1, 4, 1]
+    assert [image["bytes"] for batch in batches for image in batch["image"].to_pylist()] == images
+
+
 def test_index_is_rebuilt_by_scanning(written):
     images = [image for _, image in RecordIO(written)]
     (written / "train.idx").unlink()
     assert [image for _, image in RecordIO(written)] == images
+
+
+def test_a_rebuilt_index_is_kept_until_the_file_changes(written, tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    (written / "train.idx").unlink()
+    walk, walks = RecordIO._walk, []
+    monkeypatch.setattr(RecordIO, "_walk", lambda recordio: walks.append(recordio) or walk(recordio))
+    images = [[image for _, image in RecordIO(written)] for _ in range(3)]
+    assert images[0] == images[1] == images[2] and len(walks) == 1
+    with (written / "train.rec").open("ab") as rec:
+        rec.write(part(record(b"", labels=(21, 21))))
+    with pytest.raises(ValueError, match="images end before record 21 of 27"):  # the header tells of one less
+        RecordIO(written)
+    assert len(walks) == 2
+    assert len(list((tmp_path / "cache").rglob("*"))) == 3  # a folder with one index of each
 
 
 def test_index_in_any_order(written):
@@ -154,6 +188,13 @@ def test_header_that_does_not_fit_the_records(tmp_path):
     images = [part(record(b"a")), part(record(b"b", 1))]
     write(tmp_path, [header, *images, part(record(b"", labels=(1, 2)))])
     with pytest.raises(ValueError, match=r"images end before record 3 and identities before 5.*record 3 of 4"):
+        RecordIO(tmp_path)
+
+
+@pytest.mark.parametrize("records", [[(1, 1)], [(1, 2), (1, 1)]], ids=["header", "header and an empty identity"])
+def test_no_image(tmp_path, records):
+    write(tmp_path, [part(record(b"", labels=labels)) for labels in records])
+    with pytest.raises(ValueError, match=r"train.rec has no image, only \d records"):
         RecordIO(tmp_path)
 
 
@@ -237,6 +278,8 @@ def test_writer_refuses_to_overwrite_and_empty_identities(orl, written):
         write_recordio(orl, written)
     with pytest.raises(ValueError, match=r"identity 's2' \(label 1\) has no image"):
         write_recordio(orl.filter(lambda label: label != 1, input_columns="label"), written / "other")
+    with pytest.raises(ValueError, match="data set has no image"):
+        write_recordio(orl.select([]), written / "other")
 
 
 def test_writer_reads_images_that_are_only_paths(small, tmp_path):
