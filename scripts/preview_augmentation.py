@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 import yaml
+from torch.utils.data import DataLoader
 from torchvision.utils import make_grid, save_image
 
 from hf_face.data import FaceCollator, FaceDataset, build_augmentation, load_identities, load_orl
@@ -28,8 +29,9 @@ def main():
 
     augment = build_augmentation(args.augmentation, args.image_size)
     dataset = load_identities(args.source) if args.source else load_orl()
-    rows = torch.linspace(0, len(dataset) - 1, args.num_faces).long().tolist()
-    faces = FaceCollator(args.image_size)(FaceDataset(dataset).__getitems__(rows))["pixel_values"]
+    chosen = FaceDataset(dataset.select(torch.linspace(0, len(dataset) - 1, args.num_faces).long().tolist()))
+    loader = DataLoader(chosen, batch_size=args.num_faces, collate_fn=FaceCollator(args.image_size))
+    faces = next(iter(loader))["pixel_values"]
     repeated = faces.repeat_interleave(args.num_draws, dim=0)
     augmented = augment(repeated, torch.Generator().manual_seed(args.seed)).unflatten(0, (args.num_faces, -1))
     pictures = torch.cat([faces[:, None], augmented], dim=1).flatten(0, 1)  # (num_faces * (1 + num_draws), 3, H, W)

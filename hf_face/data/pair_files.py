@@ -21,6 +21,7 @@ def load_verification_pairs(
     images: str | Path | Dataset | None = None,
     name: str | None = None,
     landmarks: str | Path | None = None,
+    revision: str | None = None,
 ) -> VerificationPairs:
     """Load a verification protocol.
 
@@ -34,6 +35,7 @@ def load_verification_pairs(
         name: What the metrics are called after; the file's own name if not given.
         landmarks: Where the images of a list are not aligned: RFW's `<group>_lmk.txt`, each line a file, a label and
             five points. They become the column `landmarks` of the images, by which an `Embedder` aligns them.
+        revision: Which version of a Hub data set.
 
     Raises:
         FileNotFoundError: the list, or an image it needs, is missing.
@@ -41,7 +43,7 @@ def load_verification_pairs(
         ValueError: a column is missing, a line or a value is not understood, a `.bin` has an odd number of images.
     """
     if Path(path).suffix not in (".bin", ".csv", ".txt"):
-        return VerificationPairs.from_parquet(path, name)
+        return VerificationPairs.from_parquet(path, name, revision)
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")

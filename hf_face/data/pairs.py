@@ -6,7 +6,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 from datasets import Dataset, load_dataset
-from huggingface_hub import CommitInfo, DatasetCard, DatasetCardData
+from huggingface_hub import CommitInfo, DatasetCard, DatasetCardData, hf_hub_download
 
 from .columns import embed_images, identity_labels
 
@@ -78,16 +78,19 @@ class VerificationPairs:
     def from_parquet(
         cls, path: str | Path, name: str | None = None, revision: str | None = None
     ) -> "VerificationPairs":
-        """Read what [`VerificationPairs.to_parquet`] wrote, or a Hub data set it was pushed to."""
-        card = DatasetCard.load(Path(path, "README.md") if Path(path).is_dir() else str(path))
-        images, pairs = (_load_part(path, part) for part in ("images", "pairs"))
+        """Read what [`VerificationPairs.to_parquet`] wrote, or (a `revision` of) a Hub data set it was pushed to."""
+        if Path(path).is_dir():
+            readme = Path(path, "README.md")
+        else:
+            readme = hf_hub_download(str(path), "README.md", repo_type="dataset", revision=revision)
+        images, pairs = (_load_part(path, part, revision) for part in ("images", "pairs"))
         columns = pairs.with_format("numpy")[:]
         return cls(
             images,
             np.stack([columns["image_a"], columns["image_b"]], axis=1),
             columns["same"],
             columns.get("fold"),
-            name or card.data.pretty_name,
+            name or DatasetCard.load(readme).data.pretty_name,
             columns.get("group"),
         )
 
@@ -124,10 +127,10 @@ class VerificationPairs:
             )
 
 
-def _load_part(path: str | Path, part: str) -> Dataset:
+def _load_part(path: str | Path, part: str, revision: str | None) -> Dataset:
     if Path(path).is_dir():  # `load_dataset(path, part)` would give what its cache holds for any folder of that name
         return load_dataset("parquet", data_files=str(Path(path, part, "*.parquet")), split="train")
-    return load_dataset(str(path), part, split="test")
+    return load_dataset(str(path), part, split="test", revision=revision)
 
 
 def make_verification_pairs(dataset: Dataset, seed: int = 0, name: str = "verification") -> VerificationPairs:

@@ -82,3 +82,14 @@ def test_pairs(hub, small):
         assert read.name == "four_people"
         assert (read.pairs == pairs.pairs).all() and (read.fold == pairs.fold).all()
         assert images(read.images) == images(small)
+
+
+def test_pairs_of_a_revision(hub, small):
+    first, second = (make_verification_pairs(small, seed=seed, name=f"seed_{seed}") for seed in range(2))
+    for pairs in (first, second):
+        pairs.push_to_hub("alice/revised-pairs", license="unknown")
+    newest, pushed, *_ = HfApi().list_repo_commits("alice/revised-pairs", repo_type="dataset")
+    for revision, pairs in ((pushed.commit_id, first), (newest.commit_id, second)):
+        read = load_verification_pairs("alice/revised-pairs", revision=revision)
+        assert read.name == pairs.name
+        assert (read.pairs == pairs.pairs).all()
