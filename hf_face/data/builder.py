@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from datasets.builder import Key
 from .image_folder import ImageFolder
 from .recordio import RecordIO
 
-MAX_SHARDS = 64  # as many workers, over all ranks, can stream at once
+MAX_SHARDS = 256  # as many workers, over all ranks, can stream at once
 
 
 @dataclass
@@ -53,7 +54,7 @@ class IdentityBuilder(datasets.ArrowBasedBuilder):
         yield from (f"{self.config.path}:{start}-{stop}" for start, stop in spans)
 
     def _generate_tables(self, spans: list[tuple[int, int]]) -> Iterator[tuple[Key, pa.Table]]:
-        source = open_source(self.config.path)
+        source = _open_once(self.config.path, self.config.fingerprint)
         for shard, (start, stop) in enumerate(spans):
             for batch, table in enumerate(source.batches(start, stop)):
                 yield Key(shard, batch), table
@@ -65,6 +66,12 @@ def open_source(path: str | Path) -> RecordIO | ImageFolder:
     if path.is_file() and path.suffix != ".rec":
         raise ValueError(f"{path} is neither a folder nor a .rec, .parquet or tar file")
     return RecordIO(path) if path.suffix == ".rec" or any(path.glob("*.rec")) else ImageFolder(path)
+
+
+@lru_cache(maxsize=1)
+def _open_once(path: str, fingerprint: str) -> RecordIO | ImageFolder:
+    """For all the shards that a process reads: to read an index, or list a folder, of millions takes seconds."""
+    return open_source(path)
 
 
 def identity_features(source: RecordIO | ImageFolder) -> datasets.Features:

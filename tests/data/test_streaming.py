@@ -9,7 +9,16 @@ from datasets import Features, Image, IterableDataset, Value
 from datasets.distributed import split_dataset_by_node
 from torch.utils.data import DataLoader
 
-from hf_face.data import FaceCollator, FaceDataset, FaceStream, UndecodableImageError, load_identities, write_recordio
+from hf_face.data import (
+    FaceCollator,
+    FaceDataset,
+    FaceStream,
+    RecordIO,
+    UndecodableImageError,
+    builder,
+    load_identities,
+    write_recordio,
+)
 from hf_face.data.subsets import replace_labels
 
 from .test_identities import write_tars
@@ -137,6 +146,16 @@ def test_a_state_saves_reading_earlier_passes_again(numbered):
     read.clear()
     assert labels(FaceStream(data, 8, 60), [48]) == [expected[48]]  # no state: the same batch, reached the long way
     assert len(read) > 4 * NUM_ROWS
+
+
+def test_a_source_is_opened_once_for_all_its_shards(numbered, tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr(builder, "open_source", lambda path: opened.append(path) or RecordIO(path))
+    data = load_identities(write_recordio(numbered, tmp_path), streaming=True)
+    assert data.num_shards == NUM_ROWS
+    opened.clear()
+    labels(FaceStream(data, 10, 18), range(18))
+    assert len(opened) == 1
 
 
 def test_a_state_of_other_parts_is_refused(stream):

@@ -17,7 +17,7 @@ STEPS = 40  # of 16 images: one pass over 300 ends in step 19
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Thirty people's faces as RecordIO, which streams in 64 shards."""
+    """Thirty people's faces as RecordIO."""
     return write_recordio(split_identities(load_orl(), num_held_out=10, seed=0)[0], tmp_path_factory.mktemp("faces"))
 
 
