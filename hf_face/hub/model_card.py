@@ -32,7 +32,9 @@ FAMILY_CITATIONS = {
     "timm_face": ["timm"],
     # and of the model inside a foundation_face
     "dinov2": ["dinov2"],
+    "dinov2_with_registers": ["dinov2"],
     "clip_vision_model": ["clip"],
+    "siglip_vision_model": ["siglip"],
 }
 MARGIN_CITATIONS = {"elastic": "elasticface", "combined": "arcface", "linear": None}
 

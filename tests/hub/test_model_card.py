@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import time
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from hf_face.hub import (
     measure_model,
     read_emissions,
 )
+from hf_face.hub.card_data import ARCFACE_ALIGNMENT
 
 DATA = [TrainingData("MS1MV3", "research only", hub_id="org/ms1mv3", images=5_179_510, identities=93_431)]
 
@@ -49,6 +51,14 @@ def test_measuring_leaves_the_model_as_it_was():
     assert "bfloat16" in measure_model(model, repeats=1).cpu
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert model.training and model.stem.training and not model.stages.training
+
+
+def test_a_model_that_fails_is_left_as_it_was():
+    model = IResNetModel(IResNetConfig(depths=(1, 1, 1, 1), hidden_sizes=(8, 8, 16, 16))).train()
+    model.config.num_channels = 4  # not what its first convolution takes
+    with pytest.raises(RuntimeError):
+        measure_model(model)
+    assert all(module.training for module in model.modules())
 
 
 def test_metrics_are_sorted_by_evaluation():
@@ -110,6 +120,35 @@ def test_backbone_margin_and_data_are_cited_once(render):
     ]  # fmt: skip
 
 
+def test_what_was_not_stated_is_not_claimed(render, card):
+    text = render(card).text
+    assert "how they were aligned is not stated" in text and "ArcFace reference points" not in text
+    text = render(dataclasses.replace(card, alignment=ARCFACE_ALIGNMENT)).text
+    assert "lie at the ArcFace reference points for 112 x 112." in text
+
+
+def test_small_figures_and_settings_of_several_lines_stay_what_they_are(render, card):
+    card.evaluations = [Evaluation("IJB-C", {"fnir": 1.25e-8, "threshold": 0.5, "num_impostors": 100.0})]
+    card.hyperparameters = {"optim_args": "a=1\n|b=2"}
+    rendered = render(card)
+    assert [(r.metric_name, r.metric_value) for r in rendered.data.eval_results] == [("fnir", 1.25e-8)]
+    assert "| IJB-C | fnir | 1.25e-08 |" in rendered.text and "| optim_args | a=1 \\|b=2 |" in rendered.text
+
+
+def test_thresholds_are_those_of_single_images(render, card):
+    card.evaluations = [Evaluation("LFW", {"threshold@far=1e-3": 1.2, "single_image_threshold@far=1e-3": 0.31})]
+    assert "| 1e-3 | 0.3100 |" in render(card).text
+    card.evaluations = [Evaluation("LFW", {"accuracy": 0.9, "threshold@far=1e-3": 1.2})]  # may be a distance
+    assert "cosine similarity at least" not in render(card).text
+
+
+def test_a_foundation_model_is_cited_too(card, image_processor, measurements):
+    inner = {"model_type": "dinov2", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    model = FoundationFaceModel(FoundationFaceConfig(backbone_config=inner | {"image_size": 28}, image_size=28))
+    text = create_model_card(card, model, image_processor, "org/model", measurements).text
+    assert "@misc{froundation," in text and "{dinov2," in text
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -120,6 +159,7 @@ def test_backbone_margin_and_data_are_cited_once(render):
         ({"base_model": "not a name"}, r"base_model 'not a name' is not a Hub name"),
         ({"training_data": [TrainingData("X", "y", hub_id="a/b/c")]}, r"hub_id of training data 'a/b/c'"),
         ({"evaluations": [Evaluation("LFW", {"accuracy": math.nan})]}, r"metric accuracy of 'LFW' is nan"),
+        ({"citations": ["arcfase"]}, r"citation 'arcfase' is neither a BibTeX entry nor one of adaface, arcface"),
         ({"thresholds_from": "IJB-C"}, r"thresholds_from='IJB-C' names no evaluation .* \['ORL'\]"),
     ],
 )
@@ -160,3 +200,6 @@ def test_emissions_are_those_of_the_last_run(render, card, tmp_path):
     rendered = render(card)
     assert rendered.data.co2_eq_emissions["emissions"] == 12.5  # grams
     assert "0.0125 kg CO2 equivalent" in rendered.text
+    assert read_emissions(tmp_path, since=time.time() + 10) is None, "of a run before"
+    (tmp_path / "emissions.csv").write_text("timestamp,emissions\n")
+    assert read_emissions(tmp_path) is None

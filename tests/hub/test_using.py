@@ -14,6 +14,7 @@ from transformers import AutoModel, pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
 from hf_face.hub import push_to_hub
+from hf_face.models.loading import load_image_processor
 
 REPO = "org/used"
 
@@ -78,6 +79,22 @@ def test_three_fresh_processes_give_the_same_embeddings(published, fresh_process
     similarity = float(embeddings[0] @ embeddings[1])
     assert printed["pipeline"][1] == f"cosine similarity {similarity:.3f}"
     assert f"{similarity:.4f}" in printed["remote_code"][1]
+
+
+def test_why_there_is_no_image_processor(hub, published, backbone, tmp_path):
+    assert load_image_processor(published).size["height"] == 112
+    HfApi().delete_file("preprocessor_config.json", published)
+    backbone.save_pretrained(tmp_path / "bare")
+    for name in (published, tmp_path / "bare"):
+        with pytest.raises(FileNotFoundError, match="has no image processor"):
+            load_image_processor(name)
+    with pytest.raises(OSError, match="is not a local folder and is not a valid model identifier"):
+        load_image_processor("org/nowhere")
+    hub.store.fail("GET", "/resolve/", 500, times=1000)
+    hub.store.fail("HEAD", "/resolve/", 500, times=1000)
+    with pytest.raises(OSError) as failure:
+        load_image_processor(published)
+    assert not isinstance(failure.value, FileNotFoundError)
 
 
 @pytest.fixture
