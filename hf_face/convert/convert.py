@@ -12,8 +12,9 @@ A source is a subclass of `CheckpointSource` (source.py) in a file of its own, l
 - `class_centers`: {name: whether it is (embedding_size, identities)}; `ignored`: what else a training file holds;
 - `preprocessing` of the image processor.
 
-`recognises(checkpoint)` is whether some `prefix + anchor` is there; it is stricter where two sources would say yes. A
-format that is more than names (adapters, folders, transposed tensors) overrides `convert` and `export`.
+`recognises(checkpoint)` is whether some `prefix + anchor` is there; it is stricter where two sources would say yes, and
+`lookalikes` warns where names and shapes cannot tell two apart. A format that is more than names (adapters, folders,
+transposed tensors) overrides `convert` and `export`.
 """
 
 from pathlib import Path

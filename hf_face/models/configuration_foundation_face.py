@@ -138,9 +138,10 @@ def _published_preprocessing(name_or_path: str) -> dict[str, Any]:
     if not any(cached_file(name_or_path, file, _raise_exceptions_for_missing_entries=False) for file in files):
         return {}
     published = AutoImageProcessor.from_pretrained(name_or_path)
+    mean, std = (published.image_mean, published.image_std) if published.do_normalize else ([0] * 3, [1] * 3)
     return {
-        "image_mean": list(published.image_mean),
-        "image_std": list(published.image_std),
+        "image_mean": [float(value) for value in mean],
+        "image_std": [float(value) for value in std],
         "resample": int(published.resample),
     }
 

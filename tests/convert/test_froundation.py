@@ -2,7 +2,7 @@
 
 import math
 import re
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -67,11 +67,13 @@ def test_adapter_travels_alone(case, told, tmp_path):
     assert largest_difference(base, case) <= 1e-4
 
 
-def test_base_and_adapter_share_a_folder(case, told, tmp_path):
+def test_base_and_adapter_share_a_folder(case, told, tmp_path, monkeypatch):
     torch.save(case.state_dict, tmp_path / "30_backbone.pth")
     options = {"merge_lora": "false", **told}
-    command = [sys.executable, SCRIPT, *(f"--set={key}={value}" for key, value in options.items())]
-    subprocess.run([*command, tmp_path / "30_backbone.pth", tmp_path / "out"], check=True, capture_output=True)
+    settings = [f"--set={key}={value}" for key, value in options.items()]
+    paths = [str(tmp_path / "30_backbone.pth"), str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *settings, *paths])
+    runpy.run_path(str(SCRIPT), run_name="__main__")
     model = AutoModel.from_pretrained(tmp_path / "out")
     assert any("lora_A" in key for key in model.state_dict())
     assert largest_difference(model, case) <= 1e-4

@@ -152,8 +152,12 @@ def test_normalisation_of_a_named_backbone_is_what_its_own_processor_says(tmp_pa
     own = {"image_processor_type": "ViTImageProcessor", "image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}
     published = transformers.ViTModel(AutoConfig.for_model(**VIT))
     published.save_pretrained(tmp_path)
-    nested = own if file == "preprocessor_config.json" else {"image_processor": own}
-    (tmp_path / file).write_text(json.dumps(nested))
+
+    def publish(settings):
+        nested = settings if file == "preprocessor_config.json" else {"image_processor": settings}
+        (tmp_path / file).write_text(json.dumps(nested))
+
+    publish(own)
     model = FoundationFaceModel.from_backbone(str(tmp_path), image_size=16)
     model.save_pretrained(tmp_path / "face")
     for config in (model.config, AutoConfig.from_pretrained(tmp_path / "face")):
@@ -163,6 +167,14 @@ def test_normalisation_of_a_named_backbone_is_what_its_own_processor_says(tmp_pa
             "image_mean": [0.1, 0.2, 0.3],
             "image_std": [0.4, 0.5, 0.6],
         }
+    publish({**own, "do_normalize": False})
+    plain = FoundationFaceConfig(backbone_config=str(tmp_path)).preprocessing
+    assert (plain["image_mean"], plain["image_std"]) == ([0.0] * 3, [1.0] * 3)
+
+
+def test_told_normalisation_wins(tmp_path):
+    AutoConfig.for_model(**VIT).save_pretrained(tmp_path)
+    transformers.ViTImageProcessor(image_std=[0.4, 0.5, 0.6]).save_pretrained(tmp_path)
     told = FoundationFaceConfig(backbone_config=str(tmp_path), image_mean=[0.0, 0.0, 0.0])
     assert told.preprocessing["image_mean"] == [0.0, 0.0, 0.0]
     assert told.preprocessing["image_std"] == [0.4, 0.5, 0.6]
