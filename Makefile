@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint format clean
+.PHONY: demo card test lint format clean
 
 $(INSTALLED): setup.py
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hf_face needs Python 3.11 or newer")'
@@ -17,6 +17,11 @@ $(INSTALLED): setup.py
 demo: $(INSTALLED)
 	$(BIN)/accelerate launch --cpu --num_processes 1 scripts/train.py recipes/demo/orl.yaml
 	$(BIN)/python scripts/show_demo.py outputs/demo
+
+card: demo  # what the demo's run wrote, kept in model_cards
+	mkdir -p model_cards/demo_orl/figures
+	cp outputs/demo/README.md model_cards/demo_orl/
+	cp outputs/demo/figures/orl_roc.png model_cards/demo_orl/figures/
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest

@@ -1,6 +1,13 @@
 """Publishing models, data sets and metrics on the Hub, and the cards that go with them."""
 
-from .card_data import Evaluation, FaceModelCardData, TrainingData, evaluations_from_metrics, read_emissions
+from .card_data import (
+    ARCFACE_ALIGNMENT,
+    Evaluation,
+    FaceModelCardData,
+    TrainingData,
+    evaluations_from_metrics,
+    read_emissions,
+)
 from .from_trainer import Measurement, complete_card
 from .measuring import ModelMeasurements, measure_model
 from .model_card import create_model_card
@@ -9,6 +16,7 @@ from .publishing import push_to_hub
 from .sharing import push_dataset, push_metric
 
 __all__ = [
+    "ARCFACE_ALIGNMENT",
     "Evaluation",
     "FaceModelCardData",
     "Measurement",

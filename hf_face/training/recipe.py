@@ -22,7 +22,7 @@ from ..data import (
     select_identities,
     split_identities,
 )
-from ..hub import FaceModelCardData, TrainingData
+from ..hub import FaceModelCardData
 from ..models import FaceConfig, FaceImageProcessor, FoundationFaceModel
 from ..models.loading import load_image_processor
 from ..recognition import FaceRecognitionConfig, FaceRecognitionModel
@@ -134,10 +134,7 @@ class CardArguments:
 
     def build(self) -> FaceModelCardData | None:
         """The card's data, or None where the recipe states none."""
-        if self.card is None:
-            return None
-        training_data = [TrainingData(**source) for source in self.card.get("training_data", [])]
-        return FaceModelCardData(**{**self.card, "training_data": training_data})
+        return None if self.card is None else FaceModelCardData.from_dict(self.card, "the recipe's card")
 
 
 RECIPE_TYPES = (ModelArguments, DataArguments, CardArguments, FaceTrainingArguments)

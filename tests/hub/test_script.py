@@ -1,4 +1,4 @@
-"""scripts/push_to_hub.py, called as from the command line."""
+"""scripts/push_to_hub.py, called as from the command line, and what a recipe states for the card."""
 
 import json
 import runpy
@@ -8,7 +8,8 @@ import pytest
 from huggingface_hub import ModelCard
 from matplotlib.figure import Figure
 
-from hf_face.hub import write_model_folder
+from hf_face.hub import Evaluation, TrainingData, write_model_folder
+from hf_face.training.recipe import CardArguments
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "push_to_hub.py"
 
@@ -71,3 +72,12 @@ def test_a_converted_folder_states_its_card_and_adds_its_results(run, hub, backb
     assert "![lfw roc](figures/lfw_roc.png)" in published.text and "| epochs | 20 |" in published.text
     assert "The images are face crops, by the eyes alone." in published.text
     assert json.loads(hub.store.read("org/converted", "config.json"))["similarity_thresholds"] == {"1e-3": 0.25}
+
+
+def test_a_recipe_states_figures_of_others_too():
+    stated = {"license": "mit", "training_data": [{"name": "ORL", "license": "free"}]}
+    figure = {"name": "LFW", "metrics": {"accuracy": 0.99}, "source_name": "they", "source_url": "https://example.org"}
+    card = CardArguments(card=stated | {"evaluations": [figure]}).build()
+    assert card.training_data == [TrainingData("ORL", "free")] and card.reported == [Evaluation(**figure)]
+    with pytest.raises(ValueError, match=r"the recipe's card holds unknown fields \['licence'\]"):
+        CardArguments(card={"licence": "mit"}).build()
