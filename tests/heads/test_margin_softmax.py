@@ -322,19 +322,22 @@ def test_chunks_are_not_compiled_where_no_c_compiler_is(monkeypatch):
 
 
 @pytest.mark.slow  # the compiler of C++ takes a minute
-@pytest.mark.parametrize("name", ["arcface", "curricularface"])
-def test_fused_chunks_match_plain_ones(name, monkeypatch):
+@pytest.mark.parametrize("name, kwargs", [("arcface", {}), ("curricularface", {"momentum": 0.0})])
+def test_fused_chunks_match_plain_ones(name, kwargs, monkeypatch):
     monkeypatch.setattr(hf_face.heads.margin_softmax, "_can_compile", lambda: True)
-    embeddings, centres, labels = problem(batch_size=8, num_classes=60, size=16, dtype=torch.float32)
-    losses = []
     fused = hf_face.heads.margin_softmax._fused
+    results = []
     for device_type in ("cpu", "cuda"):
         monkeypatch.setattr(
             hf_face.heads.margin_softmax,
             "_fused",
             lambda function, _, device_type=device_type: fused(function, device_type),
         )
-        loss = margin_softmax_loss(embeddings, centres, labels, build_margin(name), chunk_size=16)
-        losses.append((loss, *torch.autograd.grad(loss, (embeddings, centres))))
-    for plain, fused in zip(*losses, strict=True):
-        torch.testing.assert_close(fused, plain, rtol=1e-4, atol=1e-6)
+        margin, steps = build_margin(name, **kwargs), []
+        for step in range(3):  # what changes from step to step must not be compiled in
+            embeddings, centres, labels = problem(8 + step, num_classes=60, size=16, dtype=torch.float32, seed=step)
+            loss = margin_softmax_loss(embeddings, centres, labels, margin, chunk_size=16)
+            steps += [loss, *torch.autograd.grad(loss, (embeddings, centres))]
+        results.append(steps)
+    for plain, compiled in zip(*results, strict=True):
+        torch.testing.assert_close(compiled, plain, rtol=1e-4, atol=1e-6)

@@ -93,17 +93,19 @@ def test_auto_model_gives_embeddings_from_a_training_checkpoint_too(tmp_path):
     assert torch.equal(AutoModel.from_pretrained(tmp_path).eval()(PIXELS).pooler_output, model(PIXELS).pooler_output)
 
 
-def test_a_head_that_was_saved_apart_is_put_back_without_a_warning(tmp_path, caplog):
+@pytest.mark.parametrize("loader", [FaceRecognitionModel, AutoModelForFaceRecognition, AutoModel])
+def test_a_head_that_was_saved_apart_is_put_back_without_a_warning(loader, tmp_path, caplog):
     model = build(margin="cosface")
     without_head = {name: weight for name, weight in model.state_dict().items() if name != "head.weight"}
     model.save_pretrained(tmp_path, state_dict=without_head)
     save_head(model.head, tmp_path)
     logging.enable_propagation()
-    again, info = FaceRecognitionModel.from_pretrained(tmp_path, output_loading_info=True)
+    again, info = loader.from_pretrained(tmp_path, output_loading_info=True)
     logging.disable_propagation()
     assert not caplog.records
     assert torch.equal(again.head.weight, model.head.weight)
     assert not info["missing_keys"]
+    assert loader.from_pretrained(tmp_path, scale=32.0).head.scale == 32
 
 
 @pytest.mark.parametrize("before", [{"margin": "cosface"}, {"margin": "adaface", "num_identities": 5}])
