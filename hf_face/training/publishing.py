@@ -18,6 +18,8 @@ from ..hub.publishing import full_name, publish_folder
 
 logger = logging.get_logger(__name__)
 
+PUSH_FAILED = "A push during training failed."
+
 
 class PublishingMixin:
     """
@@ -136,7 +138,12 @@ class PublishingMixin:
         if not self.is_world_process_zero():
             return
         folder = snapshot / self.hub_model_id.split("/")[-1]
-        write_model_folder(snapshot / "saved", folder, self.hub_model_id, card=complete_card(self.card, self))
+        try:
+            write_model_folder(snapshot / "saved", folder, self.hub_model_id, card=complete_card(self.card, self))
+        except ValueError as error:  # weights that are not finite, say: it is not this push's to end the training
+            shutil.rmtree(snapshot)
+            logger.warning(f"{PUSH_FAILED}\n{error}")
+            return
         if self.args.hub_strategy == HubStrategy.CHECKPOINT:
             shutil.copytree(checkpoint_folder, folder / "last-checkpoint")
         elif self.args.hub_strategy == HubStrategy.ALL_CHECKPOINTS:
@@ -173,7 +180,7 @@ class PublishingMixin:
         done = [job for job in self.push_in_progress.jobs if job.done()]
         self.push_in_progress.jobs = [job for job in self.push_in_progress.jobs if job not in done]
         for error in filter(None, (job.exception() for job in done)):
-            logger.warning("\n".join(["A push during training failed.", str(error), *getattr(error, "__notes__", [])]))
+            logger.warning("\n".join([PUSH_FAILED, str(error), *getattr(error, "__notes__", [])]))
 
 
 def check_card(card: FaceModelCardData | None) -> None:

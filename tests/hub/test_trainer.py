@@ -294,6 +294,18 @@ def test_a_push_that_fails_during_training_is_reported(make_trainer, hub, caplog
         trainer.push_to_hub()  # the last one is not only reported
 
 
+def test_weights_that_cannot_be_published_do_not_end_the_training(make_trainer, hub, caplog, tmp_path):
+    trainer = make_trainer(hub_strategy="every_save", evaluate=False)
+    torch.nn.init.constant_(trainer.model.backbone.neck.norm.running_mean, float("nan"))
+    trainer.train()
+    assert trainer.state.global_step == 2
+    assert [commit.title for commit in repository(hub, trainer).history("main")] == ["initial commit"]
+    assert sum("weights are not finite numbers" in record.message for record in caplog.records) == 2
+    assert not list((tmp_path / "run").glob("_push*"))
+    with pytest.raises(ValueError, match="weights are not finite numbers"):
+        trainer.push_to_hub()
+
+
 def test_a_run_is_resumed_from_the_checkpoint_on_the_hub(make_trainer, hub, tmp_path):
     trainer = make_trainer(hub_strategy="checkpoint", max_steps=3, evaluate=False, lr_scheduler_type="constant")
     trainer.train()
