@@ -42,7 +42,8 @@ class WatchedTrainer(FaceTrainer):
     """Fails when a device is handed more class centres than are its rank's."""
 
     def _move_model_to_device(self, model, device):
-        assert len(model.head.weight) <= math.ceil(NUM_IDENTITIES / (self.args.world_size if model.head.group else 1))
+        num_parts = self.args.world_size if self.args.shard_head else 1
+        assert len(model.head.weight) <= math.ceil(NUM_IDENTITIES / num_parts)
         super()._move_model_to_device(model, device)
 
 
