@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "evaluation": {"data", "models"},
     "recognition": {"models", "heads"},
     "convert": {"models", "heads"},
-    "hub": {"models", "recognition", "data", "evaluation"},
+    "hub": {"models", "heads", "recognition", "data", "evaluation"},
     "training": {"models", "heads", "data", "evaluation", "recognition", "hub"},
 }
 

@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 from datasets import Dataset, load_dataset
-from huggingface_hub import CommitInfo, DatasetCard, DatasetCardData, hf_hub_download
+from huggingface_hub import DatasetCard, DatasetCardData, hf_hub_download
 
 from .columns import embed_images, identity_labels
 
@@ -93,13 +92,6 @@ class VerificationPairs:
             name or DatasetCard.load(readme).data.pretty_name,
             columns.get("group"),
         )
-
-    def push_to_hub(self, repo_id: str, **kwargs) -> CommitInfo:
-        """Publish as a Hub data set: [`hf_face.hub.push_dataset`], which asks for the licence, with its arguments."""
-        from ..hub import push_dataset  # at first use: it brings all of publishing along
-
-        with TemporaryDirectory() as folder:
-            return push_dataset(self.to_parquet(folder), repo_id, **kwargs)
 
     def _card(self) -> DatasetCard:
         configs = [

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pyarrow
 import pyarrow.parquet
@@ -15,6 +16,7 @@ from huggingface_hub import (
     SpaceCard,
 )
 
+from ..data import VerificationPairs
 from .model_card import LICENSES
 from .publishing import full_name
 
@@ -23,7 +25,7 @@ SHARD_NUMBER = re.compile(r"-\d+-of-\d+\.parquet")
 
 
 def push_dataset(
-    folder: str | Path,
+    data: str | Path | VerificationPairs,
     repo_id: str,
     *,
     license: str | None = None,
@@ -32,11 +34,11 @@ def push_dataset(
     commit_message: str = "Publish data set",
 ) -> CommitInfo:
     """
-    Publish a folder of Parquet files with its card, as `scripts/convert_dataset.py` and `VerificationPairs.to_parquet`
-    write it, in one commit. A push that was interrupted goes on where it stopped: what arrived is not sent again.
+    Publish verification pairs, or a folder of Parquet files with its card as `scripts/convert_dataset.py` writes it, in
+    one commit. A push that was interrupted goes on where it stopped: what arrived is not sent again.
 
     Args:
-        folder: Parquet files and `README.md`.
+        data: The pairs, or the folder: Parquet files and `README.md`.
         license: Licence or terms of the data, one of the Hub's identifiers; written into the card. May be left out if
             the card states one.
 
@@ -44,7 +46,17 @@ def push_dataset(
         FileNotFoundError: no card or no Parquet file.
         ValueError: no licence, or a Parquet file that is not complete.
     """
-    folder = Path(folder)
+    if isinstance(data, VerificationPairs):
+        with TemporaryDirectory() as folder:
+            return push_dataset(
+                data.to_parquet(folder),
+                repo_id,
+                license=license,
+                private=private,
+                token=token,
+                commit_message=commit_message,
+            )
+    folder = Path(data)
     card = _load_card(folder, DatasetCard)
     shards = sorted(folder.rglob("*.parquet"))
     if not shards:

@@ -69,9 +69,7 @@ class ModelArguments:
     )
     filter_threshold: float | None = field(
         default=None,
-        metadata={
-            "help": "Cosine above which another identity is taken for the face's own, and left out."
-        },
+        metadata={"help": "Cosine above which another identity is taken for the face's own, and left out."},
     )
 
     def __post_init__(self):

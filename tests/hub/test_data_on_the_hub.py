@@ -76,8 +76,8 @@ def test_recordio_repository_to_parquet(recordio_repository, small, tmp_path):
 def test_pairs(hub, small):
     pairs = make_verification_pairs(small, name="four_people")
     with pytest.raises(ValueError, match="State the licence of the data"):
-        pairs.push_to_hub("alice/pairs")
-    pairs.push_to_hub("alice/pairs", license="other")
+        push_dataset(pairs, "alice/pairs")
+    push_dataset(pairs, "alice/pairs", license="other")
     for read in (VerificationPairs.from_parquet("alice/pairs"), load_verification_pairs("alice/pairs")):
         assert read.name == "four_people"
         assert (read.pairs == pairs.pairs).all() and (read.fold == pairs.fold).all()
@@ -87,7 +87,7 @@ def test_pairs(hub, small):
 def test_pairs_of_a_revision(hub, small):
     first, second = (make_verification_pairs(small, seed=seed, name=f"seed_{seed}") for seed in range(2))
     for pairs in (first, second):
-        pairs.push_to_hub("alice/revised-pairs", license="unknown")
+        push_dataset(pairs, "alice/revised-pairs", license="unknown")
     newest, pushed, *_ = HfApi().list_repo_commits("alice/revised-pairs", repo_type="dataset")
     for revision, pairs in ((pushed.commit_id, first), (newest.commit_id, second)):
         read = load_verification_pairs("alice/revised-pairs", revision=revision)
