@@ -60,10 +60,10 @@ def main():
         not_measurable = [key for evaluator in evaluators for key in evaluator.not_measurable]
         report = {"model": args.model, "metrics": metrics, "not_measurable": not_measurable}
         report = json.dumps(report, indent=2, allow_nan=False)
-        print(report)
         if args.output_dir is not None:
             Path(args.output_dir).mkdir(parents=True, exist_ok=True)
             Path(args.output_dir, "metrics.json").write_text(report + "\n")
+        print(report)
     state.destroy_process_group()
 
 
