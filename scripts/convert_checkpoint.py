@@ -58,6 +58,7 @@ def main(arguments: argparse.Namespace) -> None:
         save_file({"weight": model.class_centers}, arguments.output / "class_centers.safetensors")
     size = f"{model.num_parameters() / 1e6:.1f} M parameters, {model.config.embedding_size}-d embedding"
     print(f"{arguments.output}: {model.config.model_type}, {size}, {image_processor.channel_order} input.")
+    print("The weights keep the licence of their source, often for research only: state it when you publish them.")
 
 
 if __name__ == "__main__":
