@@ -66,7 +66,7 @@ class FaceDataset(TorchDataset):
         self._chunks = dataset.data.column("image").chunks
         self._starts = np.cumsum([0, *map(len, self._chunks)])
         self._bytes = [pc.struct_field(chunk, "bytes") for chunk in self._chunks]
-        self._labels = pc.fill_null(dataset.data.column("label"), MISSING_LABEL).to_numpy()
+        self._labels = pc.fill_null(dataset.data.column("label"), MISSING_LABEL).to_numpy().astype(np.int64, copy=False)
         self._places = None if dataset._indices is None else dataset._indices.column(0).to_numpy().astype(np.int64)
 
     def __reduce__(self):

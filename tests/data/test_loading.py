@@ -6,7 +6,7 @@ import pickle
 import pytest
 import torch
 from accelerate.data_loader import prepare_data_loader, skip_first_batches
-from datasets import Dataset, Image, concatenate_datasets, load_from_disk
+from datasets import Dataset, Image, Value, concatenate_datasets, load_from_disk
 from torch.utils.data import DataLoader
 
 from hf_face.data import BatchNormalize, FaceCollator, FaceDataset, decode
@@ -84,6 +84,13 @@ def test_rows_are_found_in_whichever_shard_they_are(orl):
     expected = FaceCollator(28)(FaceDataset(orl).__getitems__([399, 6, 20, 29, 390, 0]))
     assert torch.equal(batch["pixel_values"], expected["pixel_values"])
     assert batch["labels"].tolist() == expected["labels"].tolist() == [39, 0, 2, 2, 39, 0]
+
+
+def test_labels_are_int64_however_they_are_stored(orl):
+    small = orl.select([0, 399]).cast_column("label", Value("int32"))
+    labels = FaceCollator(28)(FaceDataset(small).__getitems__([1, 0]))["labels"]
+    assert labels.tolist() == [39, 0]
+    assert labels.dtype == torch.int64
 
 
 def test_a_worker_that_is_not_forked_is_sent_no_images(orl, tmp_path):
