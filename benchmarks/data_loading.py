@@ -3,8 +3,9 @@
     python benchmarks/data_loading.py [--parquet FILE.parquet]
 
 One core does all the work of a row (in the workers' rows: one core each). Without a Parquet file of 112 x 112 JPEG
-crops it makes one of the ORL faces. The rounds of all methods are interleaved and the best of each counts, so that a
-busy machine is fair to all.
+crops it makes one of the ORL faces. Every round runs all methods, one after the other; a rate is the median over the
+rounds, and a ratio the median of the rounds' own ratios, so that a machine that slows down for a while slows both sides
+of it.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import simplejpeg
@@ -27,8 +29,10 @@ from torch.utils.data import DataLoader
 from torchvision import io as vision_io
 from torchvision import transforms
 from torchvision.transforms import v2
+from tqdm import tqdm
 
 from hf_face.data import FaceCollator, FaceDataset, load_orl
+from hf_face.data.decode import empty_batch
 
 IMAGE_SIZE = 112
 WARM_UP_BATCHES = 4
@@ -94,11 +98,11 @@ def methods(dataset: Dataset, batch_size: int) -> dict[str, Callable[[], Iterabl
     images = [image["bytes"] for image in dataset.cast_column("image", ImageFeature(decode=False))["image"]]
     labels = list(dataset["label"])
     tensors = [torch.frombuffer(bytearray(data), dtype=torch.uint8) for data in images]
-    buffer = np.empty((IMAGE_SIZE, IMAGE_SIZE, 4), dtype=np.uint8)
+    buffer = empty_batch(1, IMAGE_SIZE)[0].numpy()
     decoders = {
         "torchvision": (partial(vision_io.decode_jpeg, mode=vision_io.ImageReadMode.RGB), tensors),
         "simplejpeg": (simplejpeg.decode_jpeg, images),
-        "simplejpeg, RGBA, one buffer": (partial(simplejpeg.decode_jpeg, colorspace="RGBA", buffer=buffer), images),
+        "simplejpeg, one buffer": (partial(simplejpeg.decode_jpeg, buffer=buffer), images),
     }
 
     def loader(data, num_workers: int = 0, collate_fn: Callable | None = None) -> DataLoader:
@@ -106,8 +110,10 @@ def methods(dataset: Dataset, batch_size: int) -> dict[str, Callable[[], Iterabl
             data, batch_size, shuffle=True, drop_last=True, num_workers=num_workers, collate_fn=collate_fn
         )
 
+    several_passes = dataset.select(list(range(len(dataset))) * 4)  # workers end a pass one after the other
+
     def ours(num_workers: int = 0) -> DataLoader:
-        return loader(FaceDataset(dataset), num_workers, FaceCollator(IMAGE_SIZE))
+        return loader(FaceDataset(several_passes if num_workers else dataset), num_workers, FaceCollator(IMAGE_SIZE))
 
     return {
         **{f"bare decoder, {name}": partial(decoded, *how, batch_size) for name, how in decoders.items()},
@@ -124,15 +130,14 @@ def images_per_second(batches: Iterable, batch_size: int, one_core: bool) -> flo
     cores = os.sched_getaffinity(0)
     if one_core:
         os.sched_setaffinity(0, {min(cores)})
-    iterator, timed = iter(batches), 0
+    iterator = iter(batches)
     for _ in range(WARM_UP_BATCHES):
         next(iterator)
     begin = time.perf_counter()
-    for _ in iterator:
-        timed += batch_size
+    num_batches = sum(1 for _ in iterator)
     seconds = time.perf_counter() - begin
     os.sched_setaffinity(0, cores)
-    return timed / seconds
+    return num_batches * batch_size / seconds
 
 
 def main():
@@ -140,7 +145,7 @@ def main():
     parser.add_argument("--parquet", type=Path, help="aligned 112 x 112 JPEG crops with columns image and label")
     parser.add_argument("--num_images", type=int, default=6000, help="how many to make, without --parquet")
     parser.add_argument("--batch_size", type=int, default=256)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=9)
     args = parser.parse_args()
     warnings.filterwarnings("ignore", message="The given buffer is not writable")
     torch.set_num_threads(1)
@@ -151,17 +156,22 @@ def main():
             make_crops(args.parquet, args.num_images)
         dataset = load_dataset("parquet", data_files=str(args.parquet), split="train", cache_dir=folder)
         compared = methods(dataset, args.batch_size)
-        rates = dict.fromkeys(compared, 0.0)
-        for _ in range(args.rounds):
-            for name, start in compared.items():
-                rate = images_per_second(start(), args.batch_size, one_core="worker" not in name)
-                rates[name] = max(rates[name], rate)
+        rounds = [
+            {
+                name: images_per_second(start(), args.batch_size, one_core="worker" not in name)
+                for name, start in compared.items()
+            }
+            for _ in tqdm(range(args.rounds), desc="rounds")
+        ]
         del dataset, compared
 
+    def ratio(name: str, other: str) -> float:
+        return median(rates[name] / rates[other] for rates in rounds)
+
     print("| method | images/s | hf_face is |\n|---|---|---|")
-    for name, rate in rates.items():
-        print(f"| {name} | {rate:,.0f} | {rates['hf_face'] / rate:.2f}x |")
-    print(f"two workers / one worker: {rates['hf_face, two workers'] / rates['hf_face, one worker']:.2f}x")
+    for name in rounds[0]:
+        print(f"| {name} | {median(rates[name] for rates in rounds):,.0f} | {ratio('hf_face', name):.2f}x |")
+    print(f"two workers / one worker: {ratio('hf_face, two workers', 'hf_face, one worker'):.2f}x")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 from transformers.utils import logging
 
-from .decode import ImageDecoder, UndecodableImageError
+from .decode import ImageDecoder, UndecodableImageError, empty_batch
 from .loading import EncodedRows
 
 logger = logging.get_logger(__name__)
@@ -55,7 +55,8 @@ class FaceCollator:
                 Pillow image, `label` an integer.
 
         Returns:
-            `{"pixel_values": uint8 (B, 3, image_size, image_size) RGB, "labels": int64 (B,)}`.
+            `{"pixel_values": uint8 (B, 3, image_size, image_size) RGB, "labels": int64 (B,)}`. Pixels lie in memory as
+            decoders write them, `torch.channels_last`: putting them in planes is left to the device.
 
         Raises:
             UndecodableImageError: an image is missing or undecodable, and `on_bad_image="raise"`; or all of them are.
@@ -64,17 +65,17 @@ class FaceCollator:
         if not isinstance(rows, EncodedRows):
             rows = EncodedRows.from_rows(rows)
         labels = self._checked_labels(rows)
-        pixel_values = _empty_batch(len(labels), self.image_size)
+        batch = empty_batch(len(labels), self.image_size)
         bad = []
-        for i, (planes, image) in enumerate(zip(pixel_values.numpy(), rows.images, strict=True)):
+        for i, (place, image) in enumerate(zip(batch.numpy(), rows.images, strict=True)):
             try:
-                self._decoder.decode_into(planes, image)
+                self._decoder.decode_into(place, image)
             except UndecodableImageError as error:
                 self._reject(f"{rows.describe(i)}: {error}")
                 bad.append(i)
         if bad:
-            _replace(bad, pixel_values, labels)
-        return {"pixel_values": pixel_values, "labels": labels}
+            _replace(bad, batch, labels)
+        return {"pixel_values": batch.permute(0, 3, 1, 2), "labels": labels}
 
     def _checked_labels(self, rows: EncodedRows) -> Tensor:
         upper = math.inf if self.num_labels is None else self.num_labels
@@ -92,20 +93,11 @@ class FaceCollator:
         logger.warning(f"skipped {reason}")
 
 
-def _empty_batch(batch_size: int, image_size: int) -> Tensor:
-    shape = (batch_size, 3, image_size, image_size)
-    if get_worker_info() is None:
-        return torch.empty(shape, dtype=torch.uint8)
-    # in shared memory from the start, as torch's own collate function does: the main process gets it without a copy
-    storage = torch.UntypedStorage._new_shared(math.prod(shape), device="cpu")
-    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
-
-
-def _replace(bad: list[int], pixel_values: Tensor, labels: Tensor):
+def _replace(bad: list[int], images: Tensor, labels: Tensor):
     """Put the next good image, cyclically, in the place of each bad one."""
     good = np.setdiff1d(np.arange(len(labels)), bad)
     if not len(good):
         raise UndecodableImageError(f"none of the {len(labels)} images of a batch can be decoded")
     next_good = good[np.searchsorted(good, bad) % len(good)]
-    pixel_values[bad] = pixel_values[next_good]
+    images[bad] = images[next_good]
     labels[bad] = labels[next_good]

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, Image
 from torch.utils.data import Dataset as TorchDataset
@@ -63,9 +64,9 @@ class FaceDataset(TorchDataset):
         self._rows = dataset.cast_column("image", Image(decode=False)).with_format(None)
         # Straight from Arrow's memory: `datasets` copies the bytes of a batch twice, and where it was selected or
         # shuffled it looks up the rows one by one.
-        self._chunks = dataset.data.column("image").chunks
-        self._starts = np.cumsum([0, *map(len, self._chunks)])
-        self._bytes = [pc.struct_field(chunk, "bytes") for chunk in self._chunks]
+        chunks = [chunk for chunk in dataset.data.column("image").chunks if len(chunk)]
+        self._starts = np.cumsum([0, *map(len, chunks)])
+        self._encoded = [_EncodedChunk(chunk) for chunk in chunks]
         self._labels = pc.fill_null(dataset.data.column("label"), MISSING_LABEL).to_numpy().astype(np.int64, copy=False)
         self._places = None if dataset._indices is None else dataset._indices.column(0).to_numpy().astype(np.int64)
 
@@ -84,11 +85,24 @@ class FaceDataset(TorchDataset):
         places = np.asarray(indices) if self._places is None else self._places[indices]
         chunks = np.searchsorted(self._starts, places, side="right") - 1
         rows = (places - self._starts[chunks]).tolist()
-        images = [self._image(chunk, row) for chunk, row in zip(chunks.tolist(), rows, strict=True)]
+        images = [self._encoded[chunk][row] for chunk, row in zip(chunks.tolist(), rows, strict=True)]
         return EncodedRows(images, self._labels[places], self._rows, indices)
 
-    def _image(self, chunk: int, row: int) -> memoryview | dict | None:
-        data = self._bytes[chunk][row].as_buffer()
-        if data is None:  # it is in a file of its own, or missing
-            return self._chunks[chunk][row].as_py()
-        return memoryview(data).cast("B")
+
+class _EncodedChunk:
+    """The images of one Arrow chunk as views of its memory, sliced by its offsets: no Arrow object for each."""
+
+    def __init__(self, chunk: pa.StructArray):
+        self._chunk = chunk
+        encoded = pc.struct_field(chunk, "bytes")
+        _, offsets, data = encoded.buffers()
+        offset_type = np.int64 if pa.types.is_large_binary(encoded.type) else np.int32
+        self._offsets = np.frombuffer(offsets, offset_type)[encoded.offset : encoded.offset + len(encoded) + 1]
+        self._data = memoryview(b"" if data is None else data).cast("B")
+        self._missing = encoded.is_null() if encoded.null_count else None
+
+    def __getitem__(self, row: int) -> memoryview | dict | None:
+        if self._missing is not None and self._missing[row].as_py():  # it is in a file of its own, or nowhere
+            return self._chunk[row].as_py()
+        begin, end = self._offsets[row : row + 2].tolist()
+        return self._data[begin:end]

@@ -30,8 +30,9 @@ class BatchNormalize(nn.Module):
         self.register_buffer("shift", -mean / std, persistent=False)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """RGB uint8 (B, 3, H, W) in, float32 (B, 3, H, W) out, on the device of the input."""
+        """RGB uint8 (B, 3, H, W) in any memory format in, contiguous float32 (B, 3, H, W) out, on the device of the
+        input."""
         if self.channel_order == "bgr":
             pixel_values = pixel_values.flip(1)
         scale, shift = self.scale.to(pixel_values.device), self.shift.to(pixel_values.device)
-        return torch.addcmul(shift, pixel_values.to(torch.float32), scale)
+        return torch.addcmul(shift, pixel_values.to(torch.float32, memory_format=torch.contiguous_format), scale)

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset as TorchDataset
 from transformers.utils import logging
 
 from ..data.alignment import align_faces
-from ..data.decode import ImageDecoder, UndecodableImageError, decode_with_pillow, read_bytes
+from ..data.decode import ImageDecoder, UndecodableImageError, decode_with_pillow, empty_batch, read_bytes
 from ..data.normalize import BatchNormalize
 
 Flip = Literal["sum", "concat"] | None
@@ -178,10 +178,10 @@ class _DecodedBatches(TorchDataset):
             photographs = [_naming_row(row, _decode_photograph, image) for row, image in zip(rows, images, strict=True)]
             landmarks = np.array(batch["landmarks"].to_pylist()).reshape(-1, 5, 2)
             return align_faces(photographs, landmarks, size)
-        pixels = torch.empty(len(rows), 3, size, size, dtype=torch.uint8)
-        for row, planes, image in zip(rows, pixels.numpy(), images, strict=True):
-            _naming_row(row, self._decoder.decode_into, planes, image)
-        return pixels
+        pixels = empty_batch(len(rows), size)
+        for row, place, image in zip(rows, pixels.numpy(), images, strict=True):
+            _naming_row(row, self._decoder.decode_into, place, image)
+        return pixels.permute(0, 3, 1, 2)
 
 
 def _decode_photograph(image: dict) -> np.ndarray:

@@ -138,7 +138,7 @@ class FaceTrainer(PublishingMixin, StreamingMixin, Trainer):
 
     def _prepare_inputs(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         inputs = super()._prepare_inputs(inputs)
-        pixels = inputs["pixel_values"]
+        pixels = inputs["pixel_values"].contiguous()  # planes, of which augmentation is faster
         if self.augment is not None and self.model.training:
             pixels = self.augment(pixels, self._generator())
         pixels = self.normalize(pixels)

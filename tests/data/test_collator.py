@@ -37,7 +37,7 @@ def test_a_batch_is_what_the_rows_say(orl):
     batch = FaceCollator(112)(FaceDataset(orl).__getitems__(rows))
     assert batch["pixel_values"].shape == (3, 3, 112, 112)
     assert batch["pixel_values"].dtype == torch.uint8
-    assert batch["pixel_values"].is_contiguous()
+    assert batch["pixel_values"].is_contiguous(memory_format=torch.channels_last)  # as decoders write
     assert batch["labels"].tolist() == [39, 0, 5]
     assert batch["labels"].dtype == torch.int64
     for image, row in zip(batch["pixel_values"], rows, strict=True):

@@ -22,9 +22,9 @@ def encoded(image: Image.Image, file_format: str = "JPEG", **options) -> bytes:
 
 def decoded(image, size: int = 112) -> np.ndarray:
     """(H, W, 3)"""
-    planes = np.zeros((3, size, size), dtype=np.uint8)
-    ImageDecoder(size).decode_into(planes, image)
-    return planes.transpose(1, 2, 0)
+    place = np.zeros((size, size, 3), dtype=np.uint8)
+    ImageDecoder(size).decode_into(place, image)
+    return place
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import io
 import pickle
 
+import pyarrow as pa
 import pytest
 import torch
 from accelerate.data_loader import prepare_data_loader, skip_first_batches
@@ -86,11 +87,29 @@ def test_rows_are_found_in_whichever_shard_they_are(orl):
     assert batch["labels"].tolist() == expected["labels"].tolist() == [39, 0, 2, 2, 39, 0]
 
 
+@pytest.mark.parametrize("binary", [pa.binary(), pa.large_binary()])
+def test_images_are_found_in_a_slice_with_gaps(orl, tmp_path, binary):
+    """Arrow numbers the bytes of a slice from the start of what it was sliced from, and null takes no room."""
+    faces = orl.cast_column("image", Image(decode=False))[:6]["image"]
+    encoded = pa.array([None if i == 3 else face["bytes"] for i, face in enumerate(faces)], binary)
+    paths = pa.array([str(tmp_path / "face.png") if i == 3 else None for i in range(6)])
+    orl[3]["image"].save(tmp_path / "face.png")
+    images = pa.StructArray.from_arrays([encoded, paths], ["bytes", "path"]).slice(2)
+    data = FaceDataset(Dataset(pa.table({"image": images, "label": [2, 3, 4, 5]})))
+    batch = FaceCollator(112)(data.__getitems__([3, 1, 0, 2]))
+    expected = FaceCollator(112)(FaceDataset(orl).__getitems__([5, 3, 2, 4]))
+    assert torch.equal(batch["pixel_values"], expected["pixel_values"])
+
+
 def test_labels_are_int64_however_they_are_stored(orl):
     small = orl.select([0, 399]).cast_column("label", Value("int32"))
     labels = FaceCollator(28)(FaceDataset(small).__getitems__([1, 0]))["labels"]
     assert labels.tolist() == [39, 0]
     assert labels.dtype == torch.int64
+
+
+def test_no_rows_at_all(orl):
+    assert len(FaceDataset(Dataset.from_dict(orl[:0], features=orl.features))) == 0
 
 
 def test_a_worker_that_is_not_forked_is_sent_no_images(orl, tmp_path):
@@ -120,8 +139,10 @@ def test_normalisation_is_that_of_the_image_processor(channel_order):
     mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
     processor = FaceImageProcessor(image_mean=mean, image_std=std, channel_order=channel_order)
     expected = processor(list(images), return_tensors="pt")["pixel_values"]
-    normalized = BatchNormalize(mean, std, channel_order)(images)
+    as_decoded = images.contiguous(memory_format=torch.channels_last)
+    normalized = BatchNormalize(mean, std, channel_order)(as_decoded)
     assert normalized.dtype == torch.float32
+    assert normalized.is_contiguous()
     torch.testing.assert_close(normalized, expected, rtol=0, atol=1e-6)
 
 
