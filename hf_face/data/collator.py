@@ -75,7 +75,7 @@ class FaceCollator:
                 bad.append(i)
         if bad:
             _replace(bad, batch, labels)
-        return {"pixel_values": batch.permute(0, 3, 1, 2), "labels": labels}
+        return _Batch(pixel_values=batch.permute(0, 3, 1, 2), labels=labels)
 
     def _checked_labels(self, rows: EncodedRows) -> Tensor:
         upper = math.inf if self.num_labels is None else self.num_labels
@@ -91,6 +91,17 @@ class FaceCollator:
         worker = get_worker_info()
         self._skipped[worker.id % MAX_WORKERS if worker else 0] += 1
         logger.warning(f"skipped {reason}")
+
+
+class _Batch(dict):
+    """A batch whose labels a worker sends by value: every tensor it shares costs the main process half a millisecond."""
+
+    def __reduce__(self):
+        return _Batch._from_numpy, (self["pixel_values"], self["labels"].numpy())
+
+    @classmethod
+    def _from_numpy(cls, pixel_values: Tensor, labels: np.ndarray) -> "_Batch":
+        return cls(pixel_values=pixel_values, labels=torch.from_numpy(labels))
 
 
 def _replace(bad: list[int], images: Tensor, labels: Tensor):
