@@ -43,6 +43,10 @@ class FacePreTrainedModel(PreTrainedModel):
     input_modalities = ("image",)
     accepts_loss_kwargs = False
 
+    def get_input_embeddings(self):
+        """None: images are not looked up in a table (FSDP asks)."""
+        return None
+
 
 def face_embedding_output(
     raw: Tensor, last_hidden_state: Tensor | None = None, hidden_states: tuple[Tensor, ...] | None = None

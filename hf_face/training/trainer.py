@@ -27,6 +27,7 @@ from ..hub import FaceModelCardData
 from ..models import FaceImageProcessor
 from ..recognition import FaceRecognitionModel
 from .arguments import FaceTrainingArguments
+from .engines import EnginesMixin
 from .publishing import PublishingMixin, check_card
 from .streaming import StreamingMixin
 
@@ -35,7 +36,7 @@ logger = logging.get_logger(__name__)
 RAW_BACKBONE_FILE = "raw_backbone.safetensors"
 
 
-class FaceTrainer(PublishingMixin, StreamingMixin, Trainer):
+class FaceTrainer(PublishingMixin, StreamingMixin, EnginesMixin, Trainer):
     """
     transformers' `Trainer` for a [`FaceRecognitionModel`]: batches travel as uint8 and are augmented and normalised on
     the device, the class centres have a learning rate of their own, evaluation is face verification.
@@ -158,7 +159,8 @@ class FaceTrainer(PublishingMixin, StreamingMixin, Trainer):
     # Loss
 
     def compute_loss(self, model, inputs, return_outputs: bool = False, num_items_in_batch=None):
-        outputs = model(**inputs)
+        with self.accelerator.autocast():
+            outputs = model(**inputs)
         with torch.no_grad():
             self._observed.append(torch.stack([outputs.norm.mean(), outputs.target_cosine.mean()]).float())
         return (outputs.loss, outputs) if return_outputs else outputs.loss
@@ -240,6 +242,7 @@ class FaceTrainer(PublishingMixin, StreamingMixin, Trainer):
         if not evaluators:
             raise ValueError("There is nothing to evaluate on: pass verification pairs as eval_dataset.")
         start_time = time.time()
+        self.share_buffers()
         embedder = Embedder(
             self.evaluated_model,
             self.processing_class,
@@ -259,15 +262,6 @@ class FaceTrainer(PublishingMixin, StreamingMixin, Trainer):
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
-
-    @property
-    def evaluated_model(self) -> nn.Module:
-        """What evaluation embeds faces with: the averaged backbone, or the backbone, or all of a sharded model."""
-        if self.ema is not None:
-            return self.ema.module
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            return self.model_wrapped  # its parts cannot be called alone
-        return self.model.backbone
 
     @property
     def backbone(self) -> PreTrainedModel:
@@ -292,18 +286,10 @@ class FaceTrainer(PublishingMixin, StreamingMixin, Trainer):
                 save_head(self.model.head, output_dir, None if self.args.save_only_model else self.optimizer)
             return
         output_dir = output_dir or self.args.output_dir
-        split = self.is_fsdp_enabled or self.is_deepspeed_enabled
-        state_dict = self.whole_state_dict("backbone") if split else None
+        state_dict = self.whole_state_dict("backbone") if self.splits_weights else None
         if self.args.should_save:
             self.backbone.save_pretrained(output_dir, state_dict=state_dict)
             self.processing_class.save_pretrained(output_dir)
-
-    def whole_state_dict(self, part: str) -> dict[str, Tensor]:
-        """Weights of the backbone or the head, on the first rank whole whoever splits them over the ranks."""
-        if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
-            return getattr(self.model, part).state_dict()
-        weights = self.accelerator.get_state_dict(self.model_wrapped) or {}
-        return {name.removeprefix(f"{part}."): w for name, w in weights.items() if name.startswith(f"{part}.")}
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         if self.ema is not None:
