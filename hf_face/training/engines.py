@@ -1,7 +1,6 @@
 """Training with weights that FSDP or DeepSpeed split over the ranks."""
 
-import torch.distributed as dist
-from accelerate.utils import DeepSpeedPlugin, FullyShardedDataParallelPlugin
+from accelerate.utils import DeepSpeedPlugin, FullyShardedDataParallelPlugin, broadcast
 from torch import Tensor, nn
 
 
@@ -16,15 +15,15 @@ class EnginesMixin:
         """
         super().create_accelerator_and_postprocess()
         if self.is_fsdp_enabled:
-            self._check_fsdp(self.accelerator.state.fsdp_plugin)
+            self._prepare_fsdp(self.accelerator.state.fsdp_plugin)
         if self.is_deepspeed_enabled:
             self._check_deepspeed(self.accelerator.state.deepspeed_plugin)
 
-    def _check_fsdp(self, plugin: FullyShardedDataParallelPlugin) -> None:
+    def _prepare_fsdp(self, plugin: FullyShardedDataParallelPlugin) -> None:
         if plugin.fsdp_version == 2 and plugin.cpu_ram_efficient_loading:
             raise ValueError(
-                "FSDP's cpu_ram_efficient_loading cannot hand out the statistics of batch norm, which face models "
-                "have: set it to false in fsdp_config (fsdp_cpu_ram_efficient_loading of accelerate)."
+                "FSDP's cpu_ram_efficient_loading cannot hand out buffers, such as the statistics of batch norm: set "
+                "it to false in fsdp_config (fsdp_cpu_ram_efficient_loading of accelerate)."
             )
         # FSDP would cast all weights, those of batch norm too, which fails beside its float32 statistics. compute_loss
         # runs under autocast instead, as with plain data parallelism.
@@ -46,7 +45,7 @@ class EnginesMixin:
 
     @property
     def splits_weights(self) -> bool:
-        """Whether no rank holds the whole model."""
+        """Whether an engine holds the weights, of which a rank may have a part only."""
         return self.is_fsdp_enabled or self.is_deepspeed_enabled
 
     @property
@@ -58,9 +57,7 @@ class EnginesMixin:
 
     def share_buffers(self) -> None:
         """Gives all ranks the first one's batch norm statistics, which are those that are saved."""
-        if dist.is_initialized():
-            for buffer in self.evaluated_model.buffers():
-                dist.broadcast(buffer, src=0)
+        broadcast(list(self.evaluated_model.buffers()))
 
     def whole_state_dict(self, part: str) -> dict[str, Tensor]:
         """Weights of the backbone or the head, on the first rank whole whoever splits them over the ranks."""

@@ -159,7 +159,7 @@ class FaceTrainer(PublishingMixin, StreamingMixin, EnginesMixin, Trainer):
     # Loss
 
     def compute_loss(self, model, inputs, return_outputs: bool = False, num_items_in_batch=None):
-        with self.accelerator.autocast():
+        with self.accelerator.autocast():  # which accelerate leaves out under FSDP
             outputs = model(**inputs)
         with torch.no_grad():
             self._observed.append(torch.stack([outputs.norm.mean(), outputs.target_cosine.mean()]).float())

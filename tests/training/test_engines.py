@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from accelerate.utils import DeepSpeedPlugin, FullyShardedDataParallelPlugin
 from transformers import AutoImageProcessor, AutoModel
 
@@ -41,7 +42,7 @@ report_to: none
 disable_tqdm: true
 resume_from_checkpoint: auto
 """
-FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP"}
+LAUNCH = ROOT / "recipes" / "accelerate"
 DEEPSPEED = {"ACCELERATE_USE_DEEPSPEED": "true", "DS_ACCELERATOR": "cpu"}
 
 
@@ -92,15 +93,22 @@ def train_twice(folder: Path, *settings: str, **engine: str) -> list[float]:
 def deepspeed(folder: Path, stage: int) -> list[str]:
     """Arguments for a run with the settings that recipes/accelerate holds, in float32."""
     pytest.importorskip("deepspeed", reason="it is an optional engine: pip install hf_face[deepspeed]")
-    settings = json.loads((ROOT / "recipes/accelerate/deepspeed.json").read_text())
+    settings = json.loads((LAUNCH / "deepspeed.json").read_text())
     settings["zero_optimization"] = {"stage": stage, "stage3_gather_16bit_weights_on_model_save": True}
     settings["torch_autocast"] = {"enabled": False}
     (folder / "settings.json").write_text(json.dumps(settings))
     return ["--deepspeed", str(folder / "settings.json")]
 
 
+def fsdp() -> dict[str, str]:
+    """What `accelerate launch` makes of its launch file, in float32."""
+    settings = yaml.safe_load((LAUNCH / "fsdp.yaml").read_text())["fsdp_config"]
+    return {"ACCELERATE_USE_FSDP": "true"} | {name.upper(): str(value) for name, value in settings.items()}
+
+
 def test_fsdp_trains_like_plain_data_parallelism(tmp_path, plain):
-    losses = train_twice(tmp_path, **FSDP, ACCELERATE_USE_CPU="true")
+    losses = train_twice(tmp_path, **fsdp(), ACCELERATE_USE_CPU="true")
+    assert list(tmp_path.glob("run/checkpoint-8/pytorch_model_fsdp*"))  # it was not plain data parallelism itself
     np.testing.assert_allclose(losses, plain[1], atol=1e-4, rtol=0)
     # Adam enlarges what rounding leaves of gradients near zero
     assert (embed(tmp_path / "run") * embed(plain[0] / "run")).sum(1).min() > 0.999
@@ -108,12 +116,14 @@ def test_fsdp_trains_like_plain_data_parallelism(tmp_path, plain):
 
 def test_deepspeed_trains_like_plain_data_parallelism(tmp_path, plain):
     losses = train_twice(tmp_path, *deepspeed(tmp_path, stage=2), **DEEPSPEED)
+    assert list(tmp_path.glob("run/checkpoint-8/global_step8/*optim_states.pt"))
     np.testing.assert_allclose(losses, plain[1], atol=1e-4, rtol=0)
 
 
 @pytest.mark.slow  # a minute more, for weights that are split as FSDP's are
 def test_deepspeed_that_splits_the_weights_too(tmp_path):
     losses = train_twice(tmp_path, *deepspeed(tmp_path, stage=3), **DEEPSPEED)
+    assert list(tmp_path.glob("run/checkpoint-8/global_step8/*zero_pp*"))
     assert losses[-1] < losses[0]  # it draws the first weights in another order
 
 
@@ -130,14 +140,14 @@ def test_ranks_are_evaluated_with_the_batch_norm_statistics_that_are_saved(plain
 def test_fsdp_that_leaves_loading_to_one_rank_is_refused(make_trainer):
     plugin = FullyShardedDataParallelPlugin(fsdp_version=2, cpu_ram_efficient_loading=True)
     with pytest.raises(ValueError, match="cpu_ram_efficient_loading cannot"):
-        make_trainer()._check_fsdp(plugin)
+        make_trainer()._prepare_fsdp(plugin)
 
 
 def test_fsdp_casts_no_weights(make_trainer):
     """Batch norm's would not fit its statistics."""
     plugin = FullyShardedDataParallelPlugin(fsdp_version=2, cpu_ram_efficient_loading=False)
     plugin.set_mixed_precision("bf16")
-    make_trainer()._check_fsdp(plugin)
+    make_trainer()._prepare_fsdp(plugin)
     assert plugin.mixed_precision_policy is None
 
 
