@@ -73,7 +73,7 @@ def pillow_transform() -> Callable[[bytes], torch.Tensor]:
 
 
 def torchvision_transform() -> Callable[[bytes], torch.Tensor]:
-    """As timm-face loads: torchvision's decoder, flip, scaling and normalisation by transforms.v2."""
+    """As timm-face loads: torchvision's decoder, flip, scaling and normalization by transforms.v2."""
     transform = v2.Compose(
         [
             v2.ToImage(),

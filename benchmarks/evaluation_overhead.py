@@ -1,6 +1,6 @@
-"""What evaluation costs beyond the forward passes: decoding, normalisation, gathering, all figures of the protocol.
+"""What evaluation costs beyond the forward passes: decoding, normalization, gathering, all figures of the protocol.
 
-The peer is the bare loop: the same forward passes on batches that already lie normalised in memory. Both run in turn,
+The peer is the bare loop: the same forward passes on batches that already lie normalized in memory. Both run in turn,
 and the medians are compared. ORL faces, InsightFace's ResNet-18 (112 x 112, 512-d), no drawing, as in training.
 
     python benchmarks/evaluation_overhead.py --images 400 --repeats 5

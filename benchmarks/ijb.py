@@ -42,11 +42,11 @@ def synthetic_ijb(scale: float, random_pairs: bool):
     subject = np.concatenate([np.arange(num_subjects), rng.integers(0, num_subjects, num_templates - num_subjects)])
     templates = np.concatenate([np.arange(num_templates), rng.integers(0, num_templates, num_images - num_templates)])
     medias = rng.integers(0, num_images // 3, num_images)
-    centres = rng.standard_normal((num_subjects, DIM), dtype=np.float32)[subject]
+    centers = rng.standard_normal((num_subjects, DIM), dtype=np.float32)[subject]
     difficulty = rng.uniform(0.5, 3, (num_templates, 1)).astype(np.float32)  # pose, light, age of a whole template
-    centres += difficulty * rng.standard_normal((num_templates, DIM), dtype=np.float32)
+    centers += difficulty * rng.standard_normal((num_templates, DIM), dtype=np.float32)
     features = rng.standard_normal((num_images, DIM), dtype=np.float32)
-    features += centres[templates]
+    features += centers[templates]
     detector_scores = rng.uniform(0.5, 1, num_images).astype(np.float32)
 
     first = rng.integers(0, num_templates if random_pairs else num_subjects, num_pairs)

@@ -3,7 +3,7 @@
     python benchmarks/margin_softmax.py --identities 100000 1000000
     python benchmarks/margin_softmax.py --device cuda --identities 1000000 10000000 --batch-size 1024 --optimizer sgd
 
-With `--optimizer sgd` a step of SGD with momentum and weight decay on the class centres follows.
+With `--optimizer sgd` a step of SGD with momentum and weight decay on the class centers follows.
 
 Ways:
     naive     cross-entropy over the logits with the margin written in, as most code does it
@@ -12,7 +12,7 @@ Ways:
     sampled   Partial FC: the batch's identities and --sample-rate of the others, chunked
     pml       ArcFaceLoss of pytorch-metric-learning (pip install pytorch-metric-learning)
 
-Every measurement runs in a process of its own. "above" is the peak beyond the class centres, their gradient and their
+Every measurement runs in a process of its own. "above" is the peak beyond the class centers, their gradient and their
 momentum; "share" is that in percent of the batch x identities matrix in float32. A way that memory does not suffice for
 says so.
 """
@@ -35,7 +35,7 @@ WAYS = ("naive", "whole", "chunked", "sampled", "pml")
 
 
 def build(way: str, args: argparse.Namespace) -> tuple[torch.nn.Parameter, Callable]:
-    """The class centres, and the loss as a function of embeddings and labels."""
+    """The class centers, and the loss as a function of embeddings and labels."""
     shape = (args.embedding_size, args.identities[0])
     if way == "pml":
         from pytorch_metric_learning.losses import ArcFaceLoss
@@ -45,41 +45,41 @@ def build(way: str, args: argparse.Namespace) -> tuple[torch.nn.Parameter, Calla
     if way == "sampled":
         head = MarginHead(*shape, chunk_size=args.chunk_size, sample_rate=args.sample_rate).to(args.device)
         return head.weight, lambda embeddings, labels: head(embeddings, labels).loss
-    centres = torch.nn.Parameter(torch.empty(shape[1], shape[0], device=args.device).normal_(std=0.01))
+    centers = torch.nn.Parameter(torch.empty(shape[1], shape[0], device=args.device).normal_(std=0.01))
     margin = ArcFaceMargin()
     if way == "naive":
-        return centres, lambda e, labels: F.cross_entropy(margin_logits(e, centres, labels, margin), labels)
+        return centers, lambda e, labels: F.cross_entropy(margin_logits(e, centers, labels, margin), labels)
     chunk_size = args.chunk_size if way == "chunked" else None
-    return centres, lambda e, labels: margin_softmax_loss(e, centres, labels, margin, chunk_size=chunk_size)
+    return centers, lambda e, labels: margin_softmax_loss(e, centers, labels, margin, chunk_size=chunk_size)
 
 
 def measure(way: str, args: argparse.Namespace) -> dict[str, float]:
-    """Median seconds of a step, and bytes of the peak above the centres and their gradient."""
+    """Median seconds of a step, and bytes of the peak above the centers and their gradient."""
     torch.manual_seed(0)
-    centres, loss = build(way, args)
-    optimizer = build_optimizer(centres) if args.optimizer else None
+    centers, loss = build(way, args)
+    optimizer = build_optimizer(centers) if args.optimizer else None
     labels = torch.randint(args.identities[0], (args.batch_size,), device=args.device)
     embeddings = torch.randn(args.batch_size, args.embedding_size, device=args.device, requires_grad=True)
     if args.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     before, seconds = memory(args.device, "VmRSS"), []
     for _ in range(args.steps + 1):
-        centres.grad = embeddings.grad = None
+        centers.grad = embeddings.grad = None
         synchronize(args.device)
         start = time.perf_counter()
         loss(embeddings, labels).backward()
-        kept = (centres.grad._values() if centres.grad.is_sparse else centres.grad).nbytes
+        kept = (centers.grad._values() if centers.grad.is_sparse else centers.grad).nbytes
         if optimizer is not None:
             optimizer.step()
-            kept += sum(value.nbytes for value in optimizer.state[centres].values())
+            kept += sum(value.nbytes for value in optimizer.state[centers].values())
         synchronize(args.device)
         seconds.append(time.perf_counter() - start)
     return {"seconds": statistics.median(seconds[1:]), "above": memory(args.device, "VmHWM") - before - kept}
 
 
-def build_optimizer(centres: torch.nn.Parameter) -> torch.optim.Optimizer:
-    """As FaceTrainer makes it: fused on a GPU, and for a sample of the centres on their rows alone."""
-    optimizer = torch.optim.SGD([centres], lr=0.1, momentum=0.9, weight_decay=5e-4, fused=centres.is_cuda)
+def build_optimizer(centers: torch.nn.Parameter) -> torch.optim.Optimizer:
+    """As FaceTrainer makes it: fused on a GPU, and for a sample of the centers on their rows alone."""
+    optimizer = torch.optim.SGD([centers], lr=0.1, momentum=0.9, weight_decay=5e-4, fused=centers.is_cuda)
     step_sampled_rows_only(optimizer)
     return optimizer
 

@@ -27,7 +27,7 @@ def parse_arguments() -> argparse.Namespace:
         "--set", action="append", default=[], type=parse_setting, metavar="NAME=VALUE", help="an option; value is YAML"
     )
     parser.add_argument(
-        "--keep_class_centers", action="store_true", help="write the class centres to class_centers.safetensors"
+        "--keep_class_centers", action="store_true", help="write the class centers to class_centers.safetensors"
     )
     return parser.parse_args()
 
@@ -58,7 +58,7 @@ def main(arguments: argparse.Namespace) -> None:
         save_file({"weight": model.class_centers}, arguments.output / "class_centers.safetensors")
     size = f"{model.num_parameters() / 1e6:.1f} M parameters, {model.config.embedding_size}-d embedding"
     print(f"{arguments.output}: {model.config.model_type}, {size}, {image_processor.channel_order} input.")
-    print("The weights keep the licence of their source, often for research only: state it when you publish them.")
+    print("The weights keep the license of their source, often for research only: state it when you publish them.")
 
 
 if __name__ == "__main__":

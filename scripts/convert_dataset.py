@@ -14,7 +14,7 @@ from typing import Literal
 from transformers import HfArgumentParser
 
 from hf_face.data import convert_to_parquet, load_identities, open_for_conversion, write_recordio
-from hf_face.hub.sharing import check_license, push_dataset
+from hf_face.hub.datasets_and_metrics import check_license, push_dataset
 
 
 @dataclass
@@ -38,7 +38,7 @@ class ConversionArguments:
         default=None, metadata={"help": "Hub data set to publish the Parquet files as, such as me/ms1mv2."}
     )
     license: str | None = field(
-        default=None, metadata={"help": "Its licence, such as cc-by-nc-4.0, other or unknown; needed to publish it."}
+        default=None, metadata={"help": "Its license, such as cc-by-nc-4.0, other or unknown; needed to publish it."}
     )
     private: bool | None = field(default=None, metadata={"help": "Make that data set private."})
     split: str = field(default="train", metadata={"help": "Which split of a source that has several."})

@@ -13,8 +13,7 @@ from accelerate import PartialState
 from transformers import AutoModel, HfArgumentParser
 
 import hf_face  # noqa: F401  registers the models
-from hf_face.evaluation import Embedder
-from hf_face.evaluation.folder import embed_folder
+from hf_face.embedding import Embedder, embed_folder
 from hf_face.models.loading import load_image_processor
 
 
@@ -25,8 +24,8 @@ class EmbedArguments:
     output: str = field(metadata={"help": "The Parquet file to write."})
     batch_size: int = field(default=128, metadata={"help": "Images per forward pass."})
     num_workers: int = field(default=0, metadata={"help": "Processes that read and decode ahead."})
-    mirror: bool = field(
-        default=True, metadata={"help": "Add the mirror image's embedding: twice the work, slightly more accurate."}
+    flip: bool = field(
+        default=True, metadata={"help": "Add the flipped image's embedding: twice the work, slightly more accurate."}
     )
     bf16: bool = field(default=False, metadata={"help": "Compute in bfloat16, where the hardware is fast at it."})
 
@@ -37,7 +36,7 @@ def main():
         AutoModel.from_pretrained(args.model).to(PartialState(cpu=not torch.accelerator.is_available()).device),
         load_image_processor(args.model),
         batch_size=args.batch_size,
-        mirror=args.mirror,
+        flip=args.flip,
         dtype=torch.bfloat16 if args.bf16 else None,
         num_workers=args.num_workers,
     )

@@ -18,7 +18,7 @@ from accelerate import PartialState
 from transformers import AutoModel, HfArgumentParser
 
 import hf_face  # noqa: F401 - registers the face models with the Auto classes
-from hf_face.evaluation import Embedder
+from hf_face.embedding import Embedder
 from hf_face.evaluation.protocols import PROTOCOLS, ProtocolArguments
 from hf_face.models.loading import load_image_processor
 
@@ -48,7 +48,7 @@ def main():
         model,
         image_processor,
         batch_size=args.batch_size,
-        mirror=any(evaluator.mirror for evaluator in evaluators),
+        flip=any(evaluator.needs_flip for evaluator in evaluators),
         dtype={"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[args.autocast],
         num_workers=args.num_workers,
     )

@@ -45,7 +45,7 @@ class PushArguments:
         default=None,
         metadata={"help": 'JSON: names of the evaluations in these results to names for the card, {"lfw": "LFW"}.'},
     )
-    include_head: bool = field(default=False, metadata={"help": "Publish the class centres too."})
+    include_head: bool = field(default=False, metadata={"help": "Publish the class centers too."})
     private: bool | None = field(default=None, metadata={"help": "For a repository that does not exist yet."})
     revision: str | None = field(default=None, metadata={"help": "Branch; default main."})
     create_pr: bool = field(default=False, metadata={"help": "Open a pull request."})
@@ -63,7 +63,7 @@ def load_card(args: PushArguments) -> FaceModelCardData:
     if args.card is not None:
         card = FaceModelCardData.read(args.card, base=card)
     if card is None:
-        raise ValueError(f"{args.model} has no {CARD_DATA_NAME}: state the licences in a file, --card card.yaml.")
+        raise ValueError(f"{args.model} has no {CARD_DATA_NAME}: state the licenses in a file, --card card.yaml.")
     if args.results is None:
         return card
     results, titles = Path(args.results), json.loads(args.evaluations)

@@ -13,17 +13,17 @@ class ArcFaceTorch(LayoutSource):
     """iresnet, mbf and vit.
 
     A bare iresnet that flattens its feature map is taken to be InsightFace's, who publish it so. MagFace's and
-    face_embeddings' have the same names where someone removed the prefix: say `source=` for those. Recognising one
-    whose last batch norm has a learnt weight, as they have and InsightFace has not, warns of that.
+    face_embeddings' have the same names where someone removed the prefix: say `source=` for those. Recognizing one
+    whose last batch norm has a learned weight, as they have and InsightFace has not, warns of that.
     """
 
     name = "arcface_torch"
     nested_under = ("state_dict_backbone", "state_dict")
     layouts = (InsightFaceIResNet(), InsightFaceMobileFaceNet(), InsightFaceViT())
 
-    def recognises(self, checkpoint: Checkpoint) -> bool:
+    def recognizes(self, checkpoint: Checkpoint) -> bool:
         tensors = checkpoint.tensors(self.nested_under)
-        return super().recognises(checkpoint) and not is_pooled(tensors) and TransFaceViT.anchor not in tensors
+        return super().recognizes(checkpoint) and not is_pooled(tensors) and TransFaceViT.anchor not in tensors
 
     def lookalikes(self, checkpoint: Checkpoint) -> tuple[str, ...]:
         tensors = checkpoint.tensors(self.nested_under)

@@ -5,14 +5,14 @@ A source is a subclass of `CheckpointSource` (source.py) in a file of its own, l
 
 - `name`; `nested_under`: where in the file the tensors lie (`{"state_dict": {...}}`), the first one found;
 - `prefixes`: what may precede the backbone's names; the first is what export writes;
-- `layouts`: how the backbone is spelt, shared between projects. A `Layout` has an `anchor`, a name that it alone has;
+- `layouts`: how the backbone is spelled, shared between projects. A `Layout` has an `anchor`, a name that it alone has;
   `config`, which reads the architecture off names and shapes; and `renames`, which lead from our names to its own.
   One direction suffices: export follows it and convert looks up each of our names, so the round trip is bit-exact;
 - `settings`: what the project's code says and shapes do not (epsilons); `asks`: what only the caller can say;
 - `class_centers`: {name: whether it is (embedding_size, identities)}; `ignored`: what else a training file holds;
 - `preprocessing` of the image processor.
 
-`recognises(checkpoint)` is whether some `prefix + anchor` is there; it is stricter where two sources would say yes, and
+`recognizes(checkpoint)` is whether some `prefix + anchor` is there; it is stricter where two sources would say yes, and
 `lookalikes` warns where names and shapes cannot tell two apart. A format that is more than names (adapters, folders,
 transposed tensors) overrides `convert` and `export`.
 """
@@ -68,8 +68,8 @@ def convert_checkpoint(
 
     Args:
         checkpoint: a file (`torch.save` or safetensors), a folder with weights and config.json, or a state dict.
-        source: the project it comes from, one of `SOURCES`, or `"auto"` to recognise it by its names and shapes.
-        keep_class_centers: keep the class centres of a training checkpoint, where it has them, as
+        source: the project it comes from, one of `SOURCES`, or `"auto"` to recognize it by its names and shapes.
+        keep_class_centers: keep the class centers of a training checkpoint, where it has them, as
             `model.class_centers` `(identities, embedding_size)`. They are not saved with the model.
         **config_overrides: fields of the family's config that win over what the shapes say, what the shapes cannot say
             (`neck="gwp"`), and `channel_order`, `image_mean`, `image_std` of the image processor.
@@ -79,7 +79,7 @@ def convert_checkpoint(
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file would run code when read; it is of an unknown project; an option must be said; or its
-            tensors do not fit (missing, leftover and mis-shaped ones are listed).
+            tensors do not fit (missing, leftover and misshaped ones are listed).
 
     Example:
     ```python
@@ -90,7 +90,7 @@ def convert_checkpoint(
     ```
     """
     checkpoint = read_checkpoint(checkpoint)
-    chosen = recognise(checkpoint, config_overrides) if source == "auto" else get_source(source)
+    chosen = recognize(checkpoint, config_overrides) if source == "auto" else get_source(source)
     return chosen.convert(checkpoint, keep_class_centers=keep_class_centers, **config_overrides)
 
 
@@ -117,9 +117,9 @@ def export_checkpoint(model: FacePreTrainedModel, target: str, path: str | Path 
     return tensors
 
 
-def recognise(checkpoint: Checkpoint, config_overrides: dict[str, Any]) -> CheckpointSource:
+def recognize(checkpoint: Checkpoint, config_overrides: dict[str, Any]) -> CheckpointSource:
     """The source whose checkpoint this is, by names and shapes; timm's if nobody else's and `architecture` is said."""
-    candidates = [source for source in SOURCES.values() if source.recognises(checkpoint)]
+    candidates = [source for source in SOURCES.values() if source.recognizes(checkpoint)]
     if not candidates and "architecture" in config_overrides:
         candidates = [SOURCES["timm"]]
     if len(candidates) != 1:
@@ -127,7 +127,7 @@ def recognise(checkpoint: Checkpoint, config_overrides: dict[str, Any]) -> Check
         what = "could be of several projects" if candidates else "is of no project known here"
         raise ValueError(f"{checkpoint.origin} {what}. Say which with `source=`: {names}.")
     chosen = candidates[0]
-    logger.info(f"{checkpoint.origin}: recognised as {chosen.name}.")
+    logger.info(f"{checkpoint.origin}: recognized as {chosen.name}.")
     if others := chosen.lookalikes(checkpoint):
         logger.warning(
             f"{checkpoint.origin} is taken to be {chosen.name}'s by its names, which are those of "

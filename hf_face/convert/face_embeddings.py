@@ -24,5 +24,5 @@ class FaceEmbeddings(LayoutSource):
         **MagFace.class_centers,
     }
 
-    def recognises(self, checkpoint: Checkpoint) -> bool:
+    def recognizes(self, checkpoint: Checkpoint) -> bool:
         return self.find_prefix(checkpoint.tensors(self.nested_under)) == "backbone."

@@ -1,4 +1,4 @@
-"""FRoundation: foundation models (OpenAI CLIP, DINOv2) made face recognisers, mostly by LoRA.
+"""FRoundation: foundation models (OpenAI CLIP, DINOv2) made face recognizers, mostly by LoRA.
 
 Its files hold both CLIP towers, or a DINOv2 as transformers 4 names it, and beside each adapted weight its two factors.
 Only the vision tower embeds a face, so the text tower is left behind; what is exported is CLIP's vision tower alone, to
@@ -57,7 +57,7 @@ class FRoundation(CheckpointSource):
         *("input_resolution", "context_length", "vocab_size"),  # of OpenAI's own files
     )
 
-    def recognises(self, checkpoint: Checkpoint) -> bool:
+    def recognizes(self, checkpoint: Checkpoint) -> bool:
         return self.find_prefix(plain_layout(checkpoint.tensors(self.nested_under))) is not None
 
     def find_prefix(self, tensors: StateDict) -> str | None:
@@ -224,7 +224,7 @@ def split_lora(tensors: StateDict, origin: str) -> tuple[StateDict, LoraFactors]
     if broken := [layer for layer, pair in factors.items() if not adapts(pair, plain.get(f"{layer}.weight"))]:
         raise ValueError(
             f"{origin}: LoRA adapts a weight (out, in) by a factor A (rank, in) and a factor B (out, rank). One of the "
-            f"three is missing or mis-shaped for {', '.join(broken)}."
+            f"three is missing or misshaped for {', '.join(broken)}."
         )
     return plain, {layer: (pair["A"], pair["B"]) for layer, pair in factors.items()}
 

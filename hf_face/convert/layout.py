@@ -23,7 +23,7 @@ class Layout:
         raise NotImplementedError
 
     def holds(self, config: FaceConfig) -> bool:
-        """Whether a model of this configuration can be spelt this way."""
+        """Whether a model of this configuration can be spelled this way."""
         raise NotImplementedError
 
     def their_name(self, name: str, config: FaceConfig) -> str:
@@ -37,8 +37,8 @@ class LayoutSource(CheckpointSource):
     settings: ClassVar[dict] = {}
 
     def find_prefix(self, tensors: StateDict) -> str | None:
-        spelt = ((prefix, layout) for prefix in self.prefixes for layout in self.layouts)
-        return next((prefix for prefix, layout in spelt if prefix + layout.anchor in tensors), None)
+        spelled = ((prefix, layout) for prefix in self.prefixes for layout in self.layouts)
+        return next((prefix for prefix, layout in spelled if prefix + layout.anchor in tensors), None)
 
     def config(self, tensors: StateDict, checkpoint: Checkpoint, **overrides) -> FaceConfig:
         layout = next(layout for layout in self.layouts if layout.anchor in tensors)

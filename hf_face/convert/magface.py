@@ -15,5 +15,5 @@ class MagFace(LayoutSource):
     class_centers = {"fc.weight": True, "parallel_fc.weight": False}  # noqa: RUF012
     preprocessing = {"channel_order": "bgr", "image_mean": [0.0] * 3, "image_std": [1.0] * 3}  # noqa: RUF012
 
-    def recognises(self, checkpoint: Checkpoint) -> bool:
+    def recognizes(self, checkpoint: Checkpoint) -> bool:
         return bool(self.find_prefix(checkpoint.tensors(self.nested_under)))

@@ -16,7 +16,7 @@ class RevisitLinearize(ArcFaceTorch):
     class_centers = {"head.kernel": True}  # noqa: RUF012
     ignored = ("head.",)
 
-    def recognises(self, checkpoint: Checkpoint) -> bool:
+    def recognizes(self, checkpoint: Checkpoint) -> bool:
         tensors = checkpoint.tensors(self.nested_under)
         prefix = self.find_prefix(tensors)
         return prefix is not None and is_pooled(tensors, prefix)

@@ -36,12 +36,12 @@ class CheckpointSource:
     preprocessing: ClassVar[dict[str, Any]] = {}
     asks: ClassVar[dict[str, tuple[str, ...]]] = {}
 
-    def recognises(self, checkpoint: Checkpoint) -> bool:
+    def recognizes(self, checkpoint: Checkpoint) -> bool:
         """Whether names and shapes are this project's. No two sources may say yes to the same checkpoint."""
         return self.find_prefix(checkpoint.tensors(self.nested_under)) is not None
 
     def lookalikes(self, checkpoint: Checkpoint) -> tuple[str, ...]:
-        """Sources with the very same names and shapes that the values of a recognised checkpoint speak for."""
+        """Sources with the very same names and shapes that the values of a recognized checkpoint speak for."""
         return ()
 
     def config(self, tensors: StateDict, checkpoint: Checkpoint, **overrides) -> FaceConfig:
@@ -75,7 +75,7 @@ class CheckpointSource:
         return model.eval(), self.image_processor(config, **options)
 
     def read(self, checkpoint: Checkpoint, **overrides) -> tuple[FaceConfig, StateDict, Tensor | None]:
-        """The architecture, its weights under our names, and class centres if there are any."""
+        """The architecture, its weights under our names, and class centers if there are any."""
         tensors = checkpoint.tensors(self.nested_under)
         prefix = self.find_prefix(tensors)
         if prefix is None:
@@ -108,7 +108,7 @@ class CheckpointSource:
         raise NotImplementedError
 
     def find_class_centers(self, checkpoint: Checkpoint, others: StateDict) -> Tensor | None:
-        """Class centres `(identities, embedding_size)` among the tensors outside of the backbone."""
+        """Class centers `(identities, embedding_size)` among the tensors outside of the backbone."""
         for name, transposed in self.class_centers.items():
             if name in others:
                 return others[name].T if transposed else others[name]
@@ -169,7 +169,7 @@ def check_unchanged(tensors: StateDict, config: FaceConfig) -> None:
 
 
 def check_tensors(found: StateDict, shapes: dict[str, torch.Size], leftover: list[str], origin: str) -> None:
-    """Raises `ValueError` listing missing, leftover and mis-shaped entries, in the checkpoint's own spelling.
+    """Raises `ValueError` listing missing, leftover and misshaped entries, in the checkpoint's own spelling.
 
     Counters of batches (`num_batches_tracked`) may be missing: files written before torch 0.4.1 have none.
     """
@@ -179,7 +179,7 @@ def check_tensors(found: StateDict, shapes: dict[str, torch.Size], leftover: lis
         for name, shape in shapes.items()
         if name in found and found[name].shape != shape
     ]
-    problems = {"missing": missing, "leftover": leftover, "mis-shaped": misshaped}
+    problems = {"missing": missing, "leftover": leftover, "misshaped": misshaped}
     if any(problems.values()):
         listed = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names)
         raise ValueError(f"{origin} does not fit the architecture read off it. {listed}.")
@@ -187,11 +187,11 @@ def check_tensors(found: StateDict, shapes: dict[str, torch.Size], leftover: lis
 
 def attach_class_centers(model: FacePreTrainedModel, centers: Tensor | None, keep: bool, origin: str) -> None:
     if keep and centers is None:
-        raise ValueError(f"{origin} holds no class centres to keep.")
+        raise ValueError(f"{origin} holds no class centers to keep.")
     if keep:
         model.class_centers = centers.contiguous()
     elif centers is not None:
         logger.warning(
-            f"{origin} also holds the class centres of {len(centers)} identities, which a backbone does not need. "
+            f"{origin} also holds the class centers of {len(centers)} identities, which a backbone does not need. "
             "`keep_class_centers=True` keeps them as `model.class_centers`."
         )

@@ -17,7 +17,7 @@ class Timm(CheckpointSource):
     renames = ((r"^model\.", ""),)
     classifiers = ("head.weight", "head.fc.weight", "classifier.weight")  # of most; `architecture=` says it of all
 
-    def recognises(self, checkpoint: Checkpoint) -> bool:
+    def recognizes(self, checkpoint: Checkpoint) -> bool:
         tensors = checkpoint.tensors(self.nested_under)
         return is_timm_config(checkpoint.settings) or any(name in tensors for name in self.classifiers)
 
@@ -67,7 +67,7 @@ class TimmFaceCheckpoint(Timm):
     class_centers = {"weight": False}  # noqa: RUF012
     ignored = ("loss.norm_mean", "loss.norm_std")  # AdaFace's running statistics
 
-    def recognises(self, checkpoint: Checkpoint) -> bool:
+    def recognizes(self, checkpoint: Checkpoint) -> bool:
         tensors = checkpoint.tensors(self.nested_under)
         is_nested = any(isinstance(checkpoint.content.get(name), dict) for name in self.nested_under)
         return (is_nested or "weight" in tensors) and any(name.startswith(self.prefixes) for name in tensors)
@@ -76,6 +76,6 @@ class TimmFaceCheckpoint(Timm):
         """timm-face's own scripts take all that the configuration says."""
 
     def export(self, model: FacePreTrainedModel) -> StateDict:
-        """The backbone and, where the model has them, the class centres that timm-face's own loader expects."""
+        """The backbone and, where the model has them, the class centers that timm-face's own loader expects."""
         centers = {"weight": model.class_centers} if hasattr(model, "class_centers") else {}
         return {**super().export(model), **centers}

@@ -12,5 +12,5 @@ class TransFace(ArcFaceTorch):
     name = "transface"
     layouts = (TransFaceViT(),)
 
-    def recognises(self, checkpoint: Checkpoint) -> bool:
-        return LayoutSource.recognises(self, checkpoint)
+    def recognizes(self, checkpoint: Checkpoint) -> bool:
+        return LayoutSource.recognizes(self, checkpoint)

@@ -24,19 +24,19 @@ class FaceCollator:
     Args:
         image_size: Height and width of the batch, in pixels. Images of this size are copied as they are decoded, never
             resampled; others are resized (antialiased bilinear).
-        num_labels: Number of identities. When given, a label outside 0 ... num_labels - 1 is an error.
+        num_identities: Number of identities. When given, a label outside 0 ... num_identities - 1 is an error.
         on_bad_image: What to do with an image that is missing or cannot be decoded. "raise" stops; "skip" logs it,
             counts it in `num_skipped`, and puts the next good image of the batch, with its label, in its place, so
             that batches keep their size (ranks that gather embeddings need equal batches).
     """
 
     def __init__(
-        self, image_size: int, num_labels: int | None = None, on_bad_image: Literal["raise", "skip"] = "raise"
+        self, image_size: int, num_identities: int | None = None, on_bad_image: Literal["raise", "skip"] = "raise"
     ):
         if on_bad_image not in ("raise", "skip"):
             raise ValueError(f"on_bad_image must be 'raise' or 'skip', not {on_bad_image!r}")
         self.image_size = image_size
-        self.num_labels = num_labels
+        self.num_identities = num_identities
         self.on_bad_image = on_bad_image
         self._decoder = ImageDecoder(image_size)
         # shared memory: a worker's copy of the collator counts where the main process reads, each in its own place
@@ -78,10 +78,10 @@ class FaceCollator:
         return _Batch(pixel_values=batch.permute(0, 3, 1, 2), labels=labels)
 
     def _checked_labels(self, rows: EncodedRows) -> Tensor:
-        upper = math.inf if self.num_labels is None else self.num_labels
+        upper = math.inf if self.num_identities is None else self.num_identities
         for i in np.flatnonzero((rows.labels < 0) | (rows.labels >= upper)).tolist():
             label = rows.row(i)["label"]
-            expected = "0 or more" if self.num_labels is None else f"0 to {self.num_labels - 1}"
+            expected = "0 or more" if self.num_identities is None else f"0 to {self.num_identities - 1}"
             raise ValueError(f"{rows.describe(i)}: label {label} is out of range, expected {expected}")
         return torch.from_numpy(rows.labels)
 

@@ -27,7 +27,7 @@ def has_paths_only(dataset: Dataset) -> bool:
     return any(pc.struct_field(chunk, "bytes").null_count for chunk in dataset.data.column("image").chunks)
 
 
-def embed_images(dataset: Dataset) -> Dataset:
+def read_images_into_table(dataset: Dataset) -> Dataset:
     """Read images that are in files of their own into the table."""
     if not has_paths_only(dataset):
         return dataset
@@ -47,7 +47,7 @@ def rows_that_fit(sizes: Sequence[int]) -> int:
     return max(1, int(np.searchsorted(np.cumsum(sizes, dtype=np.int64), MAX_BATCH_BYTES, side="right")))
 
 
-def check_labels(labels: np.ndarray, num_identities: int, source: str, first_row: int = 0):
+def check_label_range(labels: np.ndarray, num_identities: int, source: str, first_row: int = 0):
     """Raise ValueError at the first label that is not one of `num_identities`."""
     bad = np.flatnonzero((labels < 0) | (labels >= num_identities))
     if len(bad):

@@ -14,7 +14,7 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from tqdm.auto import tqdm
 
 from .builder import identity_features, open_source
-from .columns import check_labels, embed_images, encoded_sizes, rows_that_fit
+from .columns import check_label_range, encoded_sizes, read_images_into_table, rows_that_fit
 from .identities import find_shards, find_source, load_identities
 from .image_folder import ImageFolder
 from .recordio import RecordIO
@@ -33,7 +33,7 @@ from hf_face.data import load_identities
 dataset = load_identities("<this repository, or its folder>")
 ```
 
-Faces are personal data. Before using or passing on these, see to it that their source's licence and the law allow it.
+Faces are personal data. Before using or passing on these, see to it that their source's license and the law allow it.
 """
 
 
@@ -101,7 +101,7 @@ class DatasetSource:
     def __init__(self, dataset: Dataset):
         if not len(dataset):
             raise ValueError(f"{self.path} has no image")
-        self.rows = embed_images(dataset.select_columns(["image", "label"])).with_format("arrow")
+        self.rows = read_images_into_table(dataset.select_columns(["image", "label"])).with_format("arrow")
         self._sizes = encoded_sizes(self.rows)
         self.names = dataset.features["label"].names
         self.fingerprint = dataset._fingerprint
@@ -146,7 +146,7 @@ def _write_shard(source, path: Path, rows: range, schema: pa.Schema, progress: t
     row = rows.start
     with pq.ParquetWriter(unfinished, schema, compression="none", use_dictionary=["label"]) as writer:
         for table in source.batches(rows.start, rows.stop):  # each batch is a row group
-            check_labels(table["label"].to_numpy(), len(source.names), str(source.path), first_row=row)
+            check_label_range(table["label"].to_numpy(), len(source.names), str(source.path), first_row=row)
             writer.write_table(table.cast(schema))
             row += len(table)
             progress.update(len(table))

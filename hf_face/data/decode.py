@@ -29,7 +29,7 @@ class UndecodableImageError(ValueError):
 
 
 def empty_batch(batch_size: int, image_size: int) -> Tensor:
-    """uint8 (batch_size, image_size, image_size, 3), uninitialised.
+    """uint8 (batch_size, image_size, image_size, 3), uninitialized.
 
     In a `DataLoader`'s worker it lies in shared memory, so that the main process gets it without a copy.
     """

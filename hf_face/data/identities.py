@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, Image, IterableDataset, load_dataset
 
 from .builder import IdentityBuilder
-from .columns import check_labels, has_paths_only, identity_labels
+from .columns import check_label_range, has_paths_only, identity_labels
 from .orl import load_orl
 from .recordio import download_recordio
 from .subsets import compact_labels, replace_labels
@@ -160,7 +160,7 @@ def check_identities(dataset: Dataset, source: str = "data set", min_identities:
         raise ValueError(f"{source} has no image")
     names = dataset.features["label"].names
     labels = identity_labels(dataset)
-    check_labels(labels, len(names), source)
+    check_label_range(labels, len(names), source)
     empty = np.flatnonzero(np.bincount(labels, minlength=len(names)) == 0)
     if len(empty):
         raise ValueError(
@@ -192,7 +192,7 @@ def _name_labels(column: pa.ChunkedArray, source: str) -> tuple[np.ndarray, list
     if pa.types.is_integer(column.type):
         labels = column.to_numpy()
         num_identities = int(labels.max(initial=-1)) + 1
-        check_labels(labels, num_identities, source)
+        check_label_range(labels, num_identities, source)
         return labels, [str(label) for label in range(num_identities)]
     if pa.types.is_string(column.type):
         names, labels = np.unique(column.to_numpy(), return_inverse=True)

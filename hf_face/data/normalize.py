@@ -1,4 +1,4 @@
-"""Normalisation of a uint8 batch on its own device."""
+"""Normalization of a uint8 batch on its own device."""
 
 from collections.abc import Sequence
 

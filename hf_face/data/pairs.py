@@ -7,7 +7,7 @@ import numpy as np
 from datasets import Dataset, load_dataset
 from huggingface_hub import DatasetCard, DatasetCardData, hf_hub_download
 
-from .columns import embed_images, identity_labels
+from .columns import identity_labels, read_images_into_table
 
 NUM_FOLDS = 10
 
@@ -67,7 +67,7 @@ class VerificationPairs:
         folder = Path(folder)
         columns = {"image_a": self.pairs[:, 0], "image_b": self.pairs[:, 1], "same": self.same}
         columns |= {key: values for key, values in (("fold", self.fold), ("group", self.group)) if values is not None}
-        for config, table in (("images", embed_images(self.images)), ("pairs", Dataset.from_dict(columns))):
+        for config, table in (("images", read_images_into_table(self.images)), ("pairs", Dataset.from_dict(columns))):
             folder.joinpath(config).mkdir(parents=True, exist_ok=True)
             table.to_parquet(folder / config / "test-00000-of-00001.parquet")
         self._card().save(folder / "README.md")

@@ -17,8 +17,9 @@ from torch import Tensor
 from transformers.utils.logging import tqdm
 
 from ..data.columns import identity_labels
+from ..embedding import Embedder, Flip
+from ..embedding.ranks import is_main_process
 from .comparison_scores import ComparisonScores, allowed_errors
-from .embedding import Embedder, Flip, is_main_process
 from .evaluator import Evaluator
 from .metrics import format_far
 from .plots import plot_det, plot_roc, save_figure
@@ -27,13 +28,13 @@ ALL_PAIRS_FARS = (1e-4, 1e-5, 1e-6)
 
 
 class AllPairsEvaluator(Evaluator):
-    """TAR@FAR over every pair of a labelled set of faces.
+    """TAR@FAR over every pair of a labeled set of faces.
 
     Args:
         dataset: images and identities, columns `image` and `label`.
         fars: the false accept rates to report; one finer than one impostor pair is not measurable and left out. The
             highest one decides how many impostor scores are held.
-        flip: test-time augmentation by the mirror image: `"sum"`, `"concat"` or `None`.
+        flip: test-time augmentation by the flipped image: `"sum"`, `"concat"` or `None`.
         name: prefix of the metrics.
 
     Example:
@@ -49,7 +50,7 @@ class AllPairsEvaluator(Evaluator):
         self.dataset = dataset
         self.fars = fars
         self.flip = flip
-        self.mirror = flip is not None
+        self.needs_flip = flip is not None
         self.name = name
         num_genuine, num_impostors = count_pairs(identity_labels(dataset))
         self.measurable_fars = [far for far in fars if allowed_errors(far, num_impostors)]

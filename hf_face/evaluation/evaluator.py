@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from .embedding import Embedder
+from ..embedding import Embedder
 
 
 class Evaluator:
@@ -13,7 +13,7 @@ class Evaluator:
         name (`str`): prefix of every metric.
         primary_metric (`str`): key of the metric to choose a model by.
         greater_is_better (`bool`): whether a greater value of it is the better one.
-        mirror (`bool`): whether it needs the embeddings of the mirror images, which cost a second forward pass.
+        needs_flip (`bool`): whether it needs the embeddings of the flipped images, which cost a second forward pass.
         not_measurable (`list[str]`): metrics that the data is too small for; they are left out of the answer, never
             reported as zero.
     """
@@ -21,12 +21,12 @@ class Evaluator:
     name: str
     primary_metric: str
     greater_is_better = True
-    mirror = True
+    needs_flip = True
     not_measurable: Sequence[str] = ()
 
     def __call__(self, model, image_processor, output_dir: str | Path | None = None) -> dict[str, float]:
         """Embeds the protocol's images with `model` and returns its metrics; figures go into `output_dir` if given."""
-        return self.evaluate(Embedder(model, image_processor, mirror=self.mirror), output_dir)
+        return self.evaluate(Embedder(model, image_processor, flip=self.needs_flip), output_dir)
 
     def evaluate(self, embedder: Embedder, output_dir: str | Path | None = None) -> dict[str, float]:
         """The same with an [`Embedder`], which several protocols can share so that images are embedded once."""

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from ..data import VerificationPairs
-from .embedding import Embedder, Flip, is_main_process
+from ..embedding import Embedder, Flip
+from ..embedding.ranks import is_main_process
 from .evaluator import Evaluator
 from .metrics import ROC, choose_far, format_far
 from .plots import plot_roc, save_figure
@@ -39,7 +40,7 @@ class FairnessEvaluator(Evaluator):
         self.rate = first.primary_metric.removeprefix(f"{first.name}_")
         self.greater_is_better = first.greater_is_better
         self.primary_metric = f"{name}_{self.rate}_{'min' if self.greater_is_better else 'max'}"
-        self.mirror = any(evaluator.mirror for evaluator in groups.values())
+        self.needs_flip = any(evaluator.needs_flip for evaluator in groups.values())
 
     @property
     def not_measurable(self) -> list[str]:
@@ -85,7 +86,7 @@ class VerificationFairnessEvaluator(FairnessEvaluator):
         name (`str`): prefix of every metric.
         far (`float`, *optional*): the false accept rate of the common threshold; by default 1e-3, or where all impostor
             pairs together cannot show that, the finest of 1e-2 and 1e-1.
-        flip (`str`, *optional*): test-time augmentation by the mirror image: `"sum"`, `"concat"` or `None`.
+        flip (`str`, *optional*): test-time augmentation by the flipped image: `"sum"`, `"concat"` or `None`.
 
     Raises:
         ValueError: if `far` is finer than one of all impostor pairs.

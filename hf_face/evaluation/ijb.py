@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from transformers.utils import logging
 
+from ..embedding import Embedder, EmbeddingCache, Embeddings
+from ..embedding.ranks import is_main_process
 from .comparison_scores import ComparisonScores, allowed_errors
-from .embedding import Embedder, Embeddings, is_main_process
-from .embedding_cache import EmbeddingCache
 from .evaluator import Evaluator
 from .identification import DEFAULT_FPIRS, DEFAULT_RANKS, SearchResult, search
 from .ijb_files import IJBProtocol, SubjectTemplates
@@ -33,7 +33,7 @@ class IJBEvaluator(Evaluator):
     Args:
         protocol: from `load_ijb`.
         switches: which scores weigh the images of a template, as the reference names them: N1 the embedding's norm, D1
-            the detector's score, F1 adds the embedding of the mirror image; 0 for without.
+            the detector's score, F1 adds the embedding of the flipped image; 0 for without.
         fars, ranks, fpirs: what to report; rates finer than one impostor or probe are not measurable and left out.
         cache: where embeddings are kept and an interrupted run resumes; only in memory if left out.
 
@@ -58,7 +58,7 @@ class IJBEvaluator(Evaluator):
             raise ValueError(f"switches are {switches!r}, expected one of {', '.join(SWITCHES)}")
         self.protocol = protocol
         self.switches = switches
-        self.mirror = switches.endswith("F1")
+        self.needs_flip = switches.endswith("F1")
         self.fars = fars
         self.ranks = ranks
         self.fpirs = fpirs
@@ -85,8 +85,8 @@ class IJBEvaluator(Evaluator):
         return [f"{self.name}_{key}" for key in missing]
 
     def evaluate(self, embedder: Embedder, output_dir: str | Path | None = None) -> dict[str, float]:
-        if self.mirror and not embedder.mirror:
-            raise ValueError(f"the switches {self.switches} add mirror images: embed with mirror=True, or switch F off")
+        if self.needs_flip and not embedder.flip:
+            raise ValueError(f"the switches {self.switches} add flipped images: embed with flip=True, or switch F off")
         images = self.protocol.images
         embeddings = embedder(images, None) if self.cache is None else self.cache(embedder, images)
         templates = self.pool(embeddings, embedder.device)
@@ -111,7 +111,7 @@ class IJBEvaluator(Evaluator):
     def pool(self, embeddings: Embeddings, device: torch.device | str = "cpu") -> TemplateFeatures:
         """All templates of the protocol from the embeddings of its images."""
         norm_score, detector_score, flip = (switch == "1" for switch in self.switches[1::2])
-        features = embeddings.original + embeddings.mirrored if flip else embeddings.original
+        features = embeddings.original + embeddings.flipped if flip else embeddings.original
         features = torch.from_numpy(features).to(device)
         weights = image_weights(features, self.protocol.detector_scores if detector_score else None, norm_score)
         return pool_templates(features, self.protocol.templates, self.protocol.medias, weights)
@@ -123,9 +123,9 @@ class IJBEvaluator(Evaluator):
 
     def search(self, templates: TemplateFeatures) -> dict[str, SearchResult]:
         """Every probe searched in each gallery."""
-        probes, probe_subjects = _enrol(templates, self.protocol.probes)
+        probes, probe_subjects = _enroll(templates, self.protocol.probes)
         return {
-            name: search(probes, probe_subjects, *_enrol(templates, gallery))
+            name: search(probes, probe_subjects, *_enroll(templates, gallery))
             for name, gallery in self.protocol.galleries.items()
         }
 
@@ -155,10 +155,10 @@ class IJBEvaluator(Evaluator):
 
     def _closed_set_metrics(self, templates: TemplateFeatures) -> dict[str, float]:
         """InsightFace's figures, where every probe's subject is in exactly one gallery, once, as they require."""
-        galleries = [_enrol(templates, gallery) for gallery in self.protocol.galleries.values()]
+        galleries = [_enroll(templates, gallery) for gallery in self.protocol.galleries.values()]
         gallery = torch.cat([features for features, _ in galleries])
         gallery_subjects = np.concatenate([subjects for _, subjects in galleries])
-        probes, probe_subjects = _enrol(templates, self.protocol.probes)
+        probes, probe_subjects = _enroll(templates, self.protocol.probes)
         unique, counts = np.unique(gallery_subjects, return_counts=True)
         if not np.isin(probe_subjects, unique[counts == 1]).all():
             logger.warning(f"{self.name}: not every probe's subject is once in the galleries: no closed-set figures")
@@ -167,6 +167,6 @@ class IJBEvaluator(Evaluator):
         return {f"insightface_{key}": value for key, value in metrics.items()}
 
 
-def _enrol(templates: TemplateFeatures, listed: SubjectTemplates) -> tuple[torch.Tensor, np.ndarray]:
+def _enroll(templates: TemplateFeatures, listed: SubjectTemplates) -> tuple[torch.Tensor, np.ndarray]:
     """Features and subjects of the templates on a list."""
     return templates.features[templates.rows(listed.templates, listed.source)], listed.subjects

@@ -42,7 +42,7 @@ def plot_det(curves: dict[str, ROC]) -> Figure:
         if complete:
             axes.plot(roc.eer, roc.eer, "o", color=line.get_color())
     bottom = min(0.5 / roc.num_genuine for roc in curves.values())
-    axes.plot([left, 1], [left, 1], linestyle=":", color="grey", label="FAR = FRR")
+    axes.plot([left, 1], [left, 1], linestyle=":", color="gray", label="FAR = FRR")
     axes.set(xscale="log", yscale="log", xlim=(left, 1), ylim=(bottom, 1))
     axes.legend(loc="lower left")
     return figure

@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Literal
 
 from ..data import VerificationPairs, load_identities, load_verification_pairs
+from ..embedding import EmbeddingCache
 from .all_pairs import ALL_PAIRS_FARS, AllPairsEvaluator
-from .embedding_cache import EmbeddingCache
 from .evaluator import Evaluator
 from .fairness import VerificationFairnessEvaluator, split_by_group
 from .ijb import IJBEvaluator
 from .ijb_files import load_ijb
 from .metrics import DEFAULT_FARS
 from .quality import QualityEvaluator
-from .tinyface import TINYFACE_RANKS, IdentificationEvaluator, enrol_first, load_tinyface
+from .tinyface import TINYFACE_RANKS, IdentificationEvaluator, enroll_first, load_tinyface
 from .verification import VerificationEvaluator
 
 # Sets that everybody reports. All but XQLFW are shipped by InsightFace as `<name>.bin`.
@@ -47,7 +47,7 @@ class ProtocolArguments:
         },
     )
     flip: Literal["sum", "concat", "none"] = field(
-        default="sum", metadata={"help": "How to join the embeddings of an image and of its mirror image."}
+        default="sum", metadata={"help": "How to join the embeddings of an image and of its flipped image."}
     )
     similarity: Literal["cosine", "squared_euclidean"] = field(
         default="cosine", metadata={"help": "What the verification thresholds are: similarities or distances."}
@@ -72,7 +72,7 @@ class ProtocolArguments:
 
     switches: list[str] = field(
         default_factory=lambda: ["N1D1F1"],
-        metadata={"help": "What weighs an image of `ijb`: embedding norm (N), detector score (D), mirror image (F)."},
+        metadata={"help": "What weighs an image of `ijb`: embedding norm (N), detector score (D), flipped image (F)."},
     )
     cache_dir: str | None = field(
         default=None, metadata={"help": "Where `ijb` keeps its embeddings, so that an interrupted run goes on."}
@@ -179,7 +179,7 @@ def build_all_pairs(args: ProtocolArguments) -> list[Evaluator]:
 
 def build_identification(args: ProtocolArguments) -> list[Evaluator]:
     dataset = load_identity_data(args.data)
-    gallery, probes = enrol_first(dataset) if args.probes is None else (dataset, load_identity_data(args.probes))
+    gallery, probes = enroll_first(dataset) if args.probes is None else (dataset, load_identity_data(args.probes))
     return [IdentificationEvaluator(gallery, probes, args.flip_or_none)]
 
 

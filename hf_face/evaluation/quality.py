@@ -6,7 +6,8 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from ..data import VerificationPairs
-from .embedding import Embedder, Flip, is_main_process
+from ..embedding import Embedder, Flip
+from ..embedding.ranks import is_main_process
 from .evaluator import Evaluator
 from .metrics import ROC, ErrorDiscard, choose_far, format_far
 from .plots import plot_error_discard, save_figure
@@ -37,7 +38,7 @@ class QualityEvaluator(Evaluator):
             or the column of `pairs.images` that holds it; otherwise the norm of its embedding (MagFace, AdaFace).
         far (`float`, *optional*): the false accept rate that sets the threshold; by default 1e-3, or where the impostor
             pairs cannot show that, the finest of 1e-2 and 1e-1. The metrics' names say which.
-        flip (`str`, *optional*): test-time augmentation by the mirror image: `"sum"`, `"concat"` or `None`.
+        flip (`str`, *optional*): test-time augmentation by the flipped image: `"sum"`, `"concat"` or `None`.
 
     Raises:
         ValueError: if `far` is finer than one of the impostor pairs, or `quality` does not fit the images.
@@ -57,7 +58,7 @@ class QualityEvaluator(Evaluator):
         self.measure = quality if isinstance(quality, str) else "norm" if quality is None else "quality"
         self.far = choose_far(far, int((~pairs.same).sum()), pairs.name)
         self.flip = flip
-        self.mirror = flip is not None
+        self.needs_flip = flip is not None
         self.name = pairs.name
         self.primary_metric = f"{self.name}_erc_area"
 

@@ -94,7 +94,7 @@ def timm_face_accuracy(scores: np.ndarray, same: np.ndarray, num_folds: int = NU
     """`kfold_accuracy` of timm-face's `train.py`: accuracy at cosine thresholds taken from the training folds' scores.
 
     A pair is accepted when `score >= threshold`; candidates are those of sklearn's thinned ROC curve, infinity first,
-    and the first best wins. The project scores single images, without their mirror images.
+    and the first best wins. The project scores single images, without their flipped images.
 
     Args:
         scores (`np.ndarray` of shape (P,)): similarity of each pair.

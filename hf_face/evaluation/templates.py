@@ -52,7 +52,7 @@ def image_weights(features, detector_scores=None, norm_score: bool = True) -> to
     """Weight (N,) of every image in its template.
 
     Args:
-        features: embeddings (N, D) as the network gave them, not normalised.
+        features: embeddings (N, D) as the network gave them, not normalized.
         detector_scores: confidence (N,) of the face detector, the switch D of the protocol; None leaves it out.
         norm_score: let the embedding's norm weigh the image, the switch N; otherwise every image has unit length.
     """
@@ -65,7 +65,7 @@ def pool_templates(features, templates, medias, weights=None) -> TemplateFeature
     """Pool image features (N, D) into one feature of unit length a template, in their dtype and on their device.
 
     Args:
-        features: embeddings (N, D), not normalised.
+        features: embeddings (N, D), not normalized.
         templates, medias: template id and media id of each image (N,). Media ids may recur in other templates.
         weights: (N,) from `image_weights`; None counts every image as it is.
 

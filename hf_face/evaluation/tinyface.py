@@ -1,4 +1,4 @@
-"""Identification of labelled images, and TinyFace, its benchmark for faces of about 20 x 16 pixels."""
+"""Identification of labeled images, and TinyFace, its benchmark for faces of about 20 x 16 pixels."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,8 +9,9 @@ from datasets import ClassLabel, Dataset, Image, concatenate_datasets
 from scipy.io import loadmat
 
 from ..data.columns import identity_labels
+from ..embedding import Embedder, Flip
+from ..embedding.ranks import is_main_process
 from .comparison_scores import allowed_errors
-from .embedding import Embedder, Flip, is_main_process
 from .evaluator import Evaluator
 from .identification import DEFAULT_FPIRS, DEFAULT_RANKS, search
 from .metrics import format_far
@@ -26,7 +27,7 @@ class IdentificationEvaluator(Evaluator):
     Args:
         gallery, probes: columns `image` and `label`; a person may have several gallery images. Where the label is a
             `ClassLabel`, its names say who is who, since two data sets may number the same people differently.
-        flip: test-time augmentation by the mirror image: `"sum"`, `"concat"` or `None`.
+        flip: test-time augmentation by the flipped image: `"sum"`, `"concat"` or `None`.
         ranks, fpirs: what to report.
         name: prefix of the metrics.
 
@@ -49,7 +50,7 @@ class IdentificationEvaluator(Evaluator):
     ):
         self.gallery, self.probes = gallery, probes
         self.flip = flip
-        self.mirror = flip is not None
+        self.needs_flip = flip is not None
         self.ranks, self.fpirs = ranks, fpirs
         self.name = name
         self.primary_metric = f"{name}_rank1"
@@ -79,8 +80,8 @@ def _people(dataset: Dataset) -> np.ndarray:
     return np.array(feature.names)[labels] if isinstance(feature, ClassLabel) else labels
 
 
-def enrol_first(dataset: Dataset) -> tuple[Dataset, Dataset]:
-    """Gallery and probes from labelled images: everybody's first image is enrolled, all others are probes."""
+def enroll_first(dataset: Dataset) -> tuple[Dataset, Dataset]:
+    """Gallery and probes from labeled images: everybody's first image is enrolled, all others are probes."""
     _, first = np.unique(identity_labels(dataset), return_index=True)
     others = np.setdiff1d(np.arange(len(dataset)), first)
     return dataset.select(np.sort(first)), dataset.select(others)

@@ -7,8 +7,9 @@ from typing import Literal
 import numpy as np
 
 from ..data import VerificationPairs
+from ..embedding import Embedder, Embeddings, Flip
+from ..embedding.ranks import is_main_process
 from . import reference
-from .embedding import Embedder, Embeddings, Flip, is_main_process
 from .evaluator import Evaluator
 from .metrics import (
     DEFAULT_FARS,
@@ -30,12 +31,12 @@ class VerificationEvaluator(Evaluator):
     The metrics are those of [`verification_metrics`], each prefixed with the pairs' name (`lfw_accuracy`), the cosine
     thresholds of single images whatever `flip` and `similarity` (`lfw_single_image_threshold@far=1e-3`), and the
     references' own figures: `insightface_accuracy`, `insightface_val@far=1e-3` (flip-sum, as InsightFace does; absent
-    without mirrored embeddings) and `timm_face_accuracy` (single images, as timm-face does), each with its threshold.
+    without flipped embeddings) and `timm_face_accuracy` (single images, as timm-face does), each with its threshold.
     The references take ten consecutive folds: their figures are absent from fewer than ten pairs.
 
     Args:
         pairs (`VerificationPairs`): images and pairs.
-        flip (`str`, *optional*): test-time augmentation by the mirror image: `"sum"`, `"concat"` or `None`.
+        flip (`str`, *optional*): test-time augmentation by the flipped image: `"sum"`, `"concat"` or `None`.
         similarity (`str`): `"cosine"`, or `"squared_euclidean"`, whose thresholds are distances of unit-length
             embeddings, 2 - 2 cosine; all other figures are the same.
         fars (sequence of `float`): the false accept rates to report. `not_measurable` names those that are too fine.
@@ -66,7 +67,7 @@ class VerificationEvaluator(Evaluator):
             raise ValueError(f"{pairs.name}: {error}") from None
         self.pairs = pairs
         self.flip = flip
-        self.mirror = flip is not None
+        self.needs_flip = flip is not None
         self.similarity = similarity
         self.fars = fars
         self.name = pairs.name
@@ -90,7 +91,7 @@ class VerificationEvaluator(Evaluator):
         return {f"{self.name}_{key}": value for key, value in metrics.items()}
 
     def single_image_thresholds(self, embedder: Embedder) -> dict[str, float]:
-        """The cosine to accept from at each FAR where no mirror images are used, as whoever uses the model compares."""
+        """Cosine thresholds at each FAR without flipped images, as users of the model compare."""
         scores = compare(embedder(self.pairs.images, None).embeddings, self.pairs.pairs)
         roc = ROC.from_scores(self.pairs.same, scores)
         measurable = [far for far in self.fars if far >= roc.finest_far]
@@ -134,7 +135,7 @@ def reference_metrics(embeddings: Embeddings, pairs: VerificationPairs) -> dict[
     metrics = {"timm_face_accuracy": float(folds.accuracies.mean())}
     if np.isfinite(folds.thresholds).all():  # infinity where a fold does best to accept nothing
         metrics["timm_face_threshold"] = float(folds.thresholds.mean())
-    if embeddings.mirrored is None:
+    if embeddings.flipped is None:
         return metrics
     distances = compare(embeddings.with_flip("sum").embeddings, pairs.pairs, squared_distances)
     folds = reference.insightface_accuracy(distances, pairs.same)

@@ -1,7 +1,6 @@
 """Margin heads: margins, the exact margin softmax, Partial FC."""
 
-from .checkpoint import load_head, load_head_optimizer, save_head
-from .insightface import convert_insightface_checkpoint, export_insightface_checkpoint
+from .head_files import load_head, load_head_optimizer, save_head
 from .margin_head import MarginHead, MarginHeadOutput
 from .margin_softmax import margin_logits, margin_softmax_loss
 from .margins import (
@@ -39,8 +38,6 @@ __all__ = [
     "SphereFaceMargin",
     "build_margin",
     "clip_grad_norm_",
-    "convert_insightface_checkpoint",
-    "export_insightface_checkpoint",
     "load_head",
     "load_head_optimizer",
     "margin_logits",

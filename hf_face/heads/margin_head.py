@@ -20,8 +20,8 @@ class MarginHeadOutput(ModelOutput):
     """What a head says of a batch.
 
     Attributes:
-        loss: scalar, the regulariser included.
-        target_cosine: (B,) cosine to the own class centre, detached; 0 for ignored samples.
+        loss: scalar, the regularizer included.
+        target_cosine: (B,) cosine to the own class center, detached; 0 for ignored samples.
         regularizer: scalar, detached; None where the margin has none.
     """
 
@@ -31,24 +31,24 @@ class MarginHeadOutput(ModelOutput):
 
 
 class MarginHead(nn.Module):
-    """Class centres and the margin softmax over them: whole, sampled, split over ranks.
+    """Class centers and the margin softmax over them: whole, sampled, split over ranks.
 
     Args:
         embedding_size: D.
-        num_labels: number of identities, over all ranks.
+        num_identities: number of identities, over all ranks.
         margin: a short name (see [`build_margin`]) or a [`Margin`].
         margin_kwargs: the margin's arguments, when it is given by name.
         scale: s.
-        sub_centers: centres an identity.
+        sub_centers: centers an identity.
         chunk_size: classes to hold logits of at a time; None holds all (see [`margin_softmax_loss`]).
         sample_rate: below 1, trains on the batch's identities and this share of the others (Partial FC); the optimizer
             then needs [`step_sampled_rows_only`].
         filter_threshold: see [`margin_softmax_loss`].
         seed: of the samples.
-        group: ranks to split the class centres over, from the start; [`shard`] does so later.
+        group: ranks to split the class centers over, from the start; [`shard`] does so later.
 
     Attributes:
-        weight: (num_labels * sub_centers, embedding_size), or this rank's rows of it.
+        weight: (num_identities * sub_centers, embedding_size), or this rank's rows of it.
         first_label, last_label: the identities [first_label, last_label) that are this rank's.
 
     Raises:
@@ -58,7 +58,7 @@ class MarginHead(nn.Module):
     def __init__(
         self,
         embedding_size: int,
-        num_labels: int,
+        num_identities: int,
         margin: str | Margin = "arcface",
         margin_kwargs: dict | None = None,
         scale: float = 64.0,
@@ -73,7 +73,7 @@ class MarginHead(nn.Module):
         if not 0 < sample_rate <= 1:
             raise ValueError(f"sample_rate must be in (0, 1], found {sample_rate}")
         check_chunk_size(chunk_size)
-        self.embedding_size, self.num_labels, self.sub_centers = embedding_size, num_labels, sub_centers
+        self.embedding_size, self.num_identities, self.sub_centers = embedding_size, num_identities, sub_centers
         self.margin = build_margin(margin, **(margin_kwargs or {})) if isinstance(margin, str) else margin
         self.scale, self.chunk_size, self.filter_threshold = scale, chunk_size, filter_threshold
         self.sample_rate, self.seed = sample_rate, seed
@@ -86,7 +86,7 @@ class MarginHead(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draws class centres from N(0, 0.01^2), the same ones on any number of ranks with the same seed of torch."""
+        """Draws class centers from N(0, 0.01^2), the same ones on any number of ranks with the same seed of torch."""
         generator, seed = torch.Generator(), int(torch.randint(2**62, (), device="cpu"))
         first, last = self.own_rows.start, self.own_rows.stop
         for block in range(first // _INIT_BLOCK, -(-last // _INIT_BLOCK)):
@@ -96,20 +96,20 @@ class MarginHead(nn.Module):
             self.weight[start - first : stop - first] = rows[start - block * _INIT_BLOCK : stop - block * _INIT_BLOCK]
 
     def shard(self, group: dist.ProcessGroup) -> None:
-        """Keeps this rank's rows of the class centres. To be called on every rank, before the optimizer is made."""
+        """Keeps this rank's rows of the class centers. To be called on every rank, before the optimizer is made."""
         self._split_over(group)
         own = self.weight.detach()[self.own_rows].clone()
         self.weight = nn.Parameter(own, requires_grad=self.weight.requires_grad)
 
     @property
     def own_rows(self) -> slice:
-        """This rank's rows among those of all class centres."""
+        """This rank's rows among those of all class centers."""
         return slice(self.first_label * self.sub_centers, self.last_label * self.sub_centers)
 
     def _split_over(self, group: dist.ProcessGroup | None) -> None:
         self.group = group
         rank, world_size = (0, 1) if group is None else (dist.get_rank(group), dist.get_world_size(group))
-        self.first_label, self.last_label = shard_range(self.num_labels, rank, world_size)
+        self.first_label, self.last_label = shard_range(self.num_identities, rank, world_size)
 
     def forward(self, embeddings: Tensor, labels: Tensor, sample_weight: Tensor | None = None) -> MarginHeadOutput:
         """The loss of embeddings (B, D), raw, with labels (B,); -1 for a sample to ignore.
@@ -119,7 +119,7 @@ class MarginHead(nn.Module):
         head give average to that.
 
         Args:
-            embeddings: (B, D), not normalised.
+            embeddings: (B, D), not normalized.
             labels: (B,) int64.
             sample_weight: (B,) factors on the samples' losses.
 
@@ -134,12 +134,12 @@ class MarginHead(nn.Module):
             labels = gather_rows(labels, self.group)
             if sample_weight is not None:
                 sample_weight = gather_rows(sample_weight, self.group)
-        check_labels(labels, self.num_labels)
-        labelled = labels >= 0
+        check_labels(labels, self.num_identities)
+        labeled = labels >= 0
         softmax = margin_softmax(
             embeddings,
             self._classes(labels),
-            labelled,
+            labeled,
             self.margin,
             self.scale,
             self.chunk_size,
@@ -147,10 +147,10 @@ class MarginHead(nn.Module):
             self.group,
             statistics_group=copies,
         )
-        loss = weighted_mean(softmax.cross_entropy, labelled, sample_weight, copies)
+        loss = weighted_mean(softmax.cross_entropy, labeled, sample_weight, copies)
         regularizer = None
         if softmax.regularizer is not None:
-            regularizer = weighted_mean(softmax.regularizer, labelled, None, copies)
+            regularizer = weighted_mean(softmax.regularizer, labeled, None, copies)
             loss = loss + regularizer
             regularizer = regularizer.detach()
         own = slice(0, batch_size)
@@ -194,6 +194,6 @@ class MarginHead(nn.Module):
 
     def extra_repr(self) -> str:
         return (
-            f"embedding_size={self.embedding_size}, num_labels={self.num_labels}, scale={self.scale}, "
+            f"embedding_size={self.embedding_size}, num_identities={self.num_identities}, scale={self.scale}, "
             f"sample_rate={self.sample_rate}, sub_centers={self.sub_centers}"
         )

@@ -4,8 +4,8 @@ With t = s * margin(cos(theta_y)), the loss of a sample is
 
     logaddexp(t, lse) - t,    lse = logsumexp of s * cos(theta_j) over j != y
 
-so one process with all centres, a chunk of them, a sample of them and a rank's shard of them all do the same: give the
-target cosine if the centre is theirs, and the lse over the negatives that are theirs. Target cosines then add up, and
+so one process with all centers, a chunk of them, a sample of them and a rank's shard of them all do the same: give the
+target cosine if the center is theirs, and the lse over the negatives that are theirs. Target cosines then add up, and
 lses go through one more logsumexp.
 """
 
@@ -30,7 +30,7 @@ NEVER = -1e30  # a logit that no softmax notices; minus infinity would give NaN 
 
 
 class MarginSoftmax(NamedTuple):
-    """For every sample: the cross-entropy, the cosine to its class centre, and the margin's regulariser or None."""
+    """For every sample: the cross-entropy, the cosine to its class center, and the margin's regularizer or None."""
 
     cross_entropy: Tensor
     target_cosine: Tensor
@@ -39,16 +39,16 @@ class MarginSoftmax(NamedTuple):
 
 @dataclass(frozen=True)
 class Classes:
-    """The class centres at hand (all, a sample, a shard) and where the batch's labels are among them.
+    """The class centers at hand (all, a sample, a shard) and where the batch's labels are among them.
 
     Attributes:
-        centres: (C * sub_centers, D).
+        centers: (C * sub_centers, D).
         labels: (B,) row of each sample's class; out of [0, C) where the class is not at hand.
         log_weight: (C,) added to the logits of negatives, for classes that stand for others; None for zeros.
-        sub_centers: centres a class.
+        sub_centers: centers a class.
     """
 
-    centres: Tensor
+    centers: Tensor
     labels: Tensor
     log_weight: Tensor | None = None
     sub_centers: int = 1
@@ -56,14 +56,14 @@ class Classes:
     def chunk(self, start: int, stop: int) -> "Classes":
         """Classes [start, stop)."""
         return Classes(
-            self.centres[start * self.sub_centers : stop * self.sub_centers],
+            self.centers[start * self.sub_centers : stop * self.sub_centers],
             self.labels - start,
             None if self.log_weight is None else self.log_weight[start:stop],
             self.sub_centers,
         )
 
     def __len__(self) -> int:
-        return len(self.centres) // self.sub_centers
+        return len(self.centers) // self.sub_centers
 
 
 def unit_and_norm(vectors: Tensor, eps: float = 1e-6) -> tuple[Tensor, Tensor]:
@@ -74,20 +74,20 @@ def unit_and_norm(vectors: Tensor, eps: float = 1e-6) -> tuple[Tensor, Tensor]:
 
 
 def cosine_matrix(directions: Tensor, classes: Classes, normalize: bool = True) -> Tensor:
-    """Cosines (B, C) between directions (B, D) and the classes' nearest sub-centres."""
-    centres = classes.centres.to(directions.dtype)
-    cosine = directions @ (unit_and_norm(centres)[0] if normalize else centres).T
+    """Cosines (B, C) between directions (B, D) and the classes' nearest sub-centers."""
+    centers = classes.centers.to(directions.dtype)
+    cosine = directions @ (unit_and_norm(centers)[0] if normalize else centers).T
     return cosine if classes.sub_centers == 1 else cosine.unflatten(1, (-1, classes.sub_centers)).amax(2)
 
 
 @torch.no_grad()
 def _target_cosine(directions: Tensor, classes: Classes, normalize: bool) -> Tensor:
-    """Cosine (B,) to the own class centre, 0 where it is not at hand."""
+    """Cosine (B,) to the own class center, 0 where it is not at hand."""
     if len(classes) == 0:
         return directions.new_zeros(len(directions))
     rows = classes.labels.clamp(0, len(classes) - 1)
-    centres = classes.centres.unflatten(0, (-1, classes.sub_centers))[rows].to(directions.dtype)  # (B, K, D)
-    cosine = torch.einsum("bd,bkd->bk", directions, unit_and_norm(centres)[0] if normalize else centres).amax(1)
+    centers = classes.centers.unflatten(0, (-1, classes.sub_centers))[rows].to(directions.dtype)  # (B, K, D)
+    cosine = torch.einsum("bd,bkd->bk", directions, unit_and_norm(centers)[0] if normalize else centers).amax(1)
     return torch.where(_at_hand(classes), cosine, 0)
 
 
@@ -131,7 +131,7 @@ class _ChunkedSoftmaxTerms(torch.autograd.Function):
     """[`_softmax_terms`] chunk by chunk; the backward pass computes each chunk again instead of keeping it."""
 
     @staticmethod
-    def forward(ctx, directions, centres, classes, chunk_size, settings):
+    def forward(ctx, directions, centers, classes, chunk_size, settings):
         terms_of_chunk = _fused(_softmax_terms, directions.device.type)
         target = directions.new_zeros(len(directions))
         lse = torch.full_like(target, NEVER, dtype=torch.float64)  # thousands of chunks would add up their rounding
@@ -139,31 +139,31 @@ class _ChunkedSoftmaxTerms(torch.autograd.Function):
             terms = terms_of_chunk(directions, classes.chunk(start, start + chunk_size), *settings)
             target, lse = target + terms[0], torch.logaddexp(lse, terms[1].double())
         lse = lse.to(directions.dtype)
-        ctx.save_for_backward(directions, centres, classes.labels, classes.log_weight, lse)
+        ctx.save_for_backward(directions, centers, classes.labels, classes.log_weight, lse)
         ctx.sub_centers, ctx.chunk_size, ctx.settings = classes.sub_centers, chunk_size, settings
         return target, lse
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_target, grad_lse):
-        directions, centres, labels, log_weight, lse = ctx.saved_tensors
-        classes = Classes(centres, labels, log_weight, ctx.sub_centers)
+        directions, centers, labels, log_weight, lse = ctx.saved_tensors
+        classes = Classes(centers, labels, log_weight, ctx.sub_centers)
         logits_of_chunk = _fused(_target_and_logits, directions.device.type)
         directions = directions.detach().requires_grad_()
-        grad_directions, grad_centres = torch.zeros_like(directions), torch.empty_like(centres)
+        grad_directions, grad_centers = torch.zeros_like(directions), torch.empty_like(centers)
         for start in range(0, len(classes), ctx.chunk_size):
             chunk = classes.chunk(start, start + ctx.chunk_size)
-            chunk = replace(chunk, centres=chunk.centres.detach().requires_grad_())
+            chunk = replace(chunk, centers=chunk.centers.detach().requires_grad_())
             with torch.enable_grad():
                 target, logits = logits_of_chunk(directions, chunk, *ctx.settings)
             grad_logits = (logits.detach() - lse[:, None]).exp_().mul_(grad_lse[:, None])
-            inputs = (directions, chunk.centres)
+            inputs = (directions, chunk.centers)
             grads = torch.autograd.grad((target, logits), inputs, (grad_target, grad_logits))
             grad_directions += grads[0]
             first = start * ctx.sub_centers
-            grad_centres[first : first + len(grads[1])] = grads[1]
+            grad_centers[first : first + len(grads[1])] = grads[1]
             del target, logits, grad_logits, grads  # before the next chunk takes as much again
-        return grad_directions, grad_centres, None, None, None
+        return grad_directions, grad_centers, None, None, None
 
 
 def _negative_rule(margin: Margin, target: Tensor, filter_threshold: float | None):
@@ -177,7 +177,7 @@ def _negative_rule(margin: Margin, target: Tensor, filter_threshold: float | Non
 def margin_softmax(
     embeddings: Tensor,
     classes: Classes,
-    labelled: Tensor,
+    labeled: Tensor,
     margin: Margin,
     scale: float,
     chunk_size: int | None = None,
@@ -189,13 +189,13 @@ def margin_softmax(
 
     Args:
         embeddings: (B, D), raw. With `group`, those of all ranks.
-        classes: the class centres at hand.
-        labelled: (B,) bool; the others get no margin and take no part in its statistics.
+        classes: the class centers at hand.
+        labeled: (B,) bool; the others get no margin and take no part in its statistics.
         margin, scale, chunk_size, filter_threshold: as in [`margin_softmax_loss`].
         group: ranks that hold the other classes, and see the same embeddings.
         statistics_group: ranks that see other embeddings, for margins that depend on the whole batch.
     """
-    dtype = compute_dtype(embeddings, classes.centres)
+    dtype = compute_dtype(embeddings, classes.centers)
     with torch.autocast(embeddings.device.type, enabled=False):
         directions, norm = unit_and_norm(embeddings.to(dtype))
         if not margin.normalize:
@@ -204,7 +204,7 @@ def margin_softmax(
         if group is not None:
             target_value = sum_over_ranks(target_value, group)
         if margin.training and margin.batch_statistics:
-            batch = (target_value, norm.detach(), labelled)
+            batch = (target_value, norm.detach(), labeled)
             margin.prepare(*(gather_rows(x, statistics_group) for x in batch) if statistics_group else batch)
         settings = (scale, margin.normalize, _negative_rule(margin, target_value, filter_threshold))
 
@@ -213,7 +213,7 @@ def margin_softmax(
         elif chunk_size is None:
             target, lse = _softmax_terms(directions, classes, *settings)
         else:
-            target, lse = _ChunkedSoftmaxTerms.apply(directions, classes.centres, classes, chunk_size, settings)
+            target, lse = _ChunkedSoftmaxTerms.apply(directions, classes.centers, classes, chunk_size, settings)
         if group is not None:
             norm = share_gradient(norm, group)
             target = target_value + (target - target.detach())
@@ -224,26 +224,26 @@ def margin_softmax(
             margined = of_all.chunk(dist.get_world_size(statistics_group))[dist.get_rank(statistics_group)]
         else:
             margined = margin(target, norm)
-        margined = torch.where(labelled, margined, target)
+        margined = torch.where(labeled, margined, target)
         cross_entropy = -F.logsigmoid(scale * margined - lse)
         return MarginSoftmax(cross_entropy, target.detach(), margin.regularizer(norm))
 
 
-def check_labels(labels: Tensor, num_labels: int) -> None:
-    """Labels must lie in [0, num_labels), or be -1 for a sample to ignore.
+def check_labels(labels: Tensor, num_identities: int) -> None:
+    """Labels must lie in [0, num_identities), or be -1 for a sample to ignore.
 
     Raises:
         ValueError: on the CPU; on an accelerator, where looking would stall it, the device's own assertion fires.
     """
-    valid = (labels >= -1) & (labels < num_labels)
+    valid = (labels >= -1) & (labels < num_identities)
     if labels.device.type == "cpu":
         if not valid.all():
             raise ValueError(
-                f"labels must be in [0, {num_labels}) or -1 (ignored), found {labels[~valid][:5].tolist()}; "
-                "num_labels of the head must be the number of identities of the training data"
+                f"labels must be in [0, {num_identities}) or -1 (ignored), found {labels[~valid][:5].tolist()}; "
+                "num_identities of the head must be the number of identities of the training data"
             )
     else:
-        torch._assert_async(valid.all(), f"labels must be in [0, {num_labels}) or -1 (ignored)")
+        torch._assert_async(valid.all(), f"labels must be in [0, {num_identities}) or -1 (ignored)")
 
 
 def check_chunk_size(chunk_size: int | None) -> None:
@@ -252,19 +252,19 @@ def check_chunk_size(chunk_size: int | None) -> None:
         raise ValueError(f"chunk_size must be at least 1, or None for all classes at once, found {chunk_size}")
 
 
-def compute_dtype(embeddings: Tensor, centres: Tensor) -> torch.dtype:
+def compute_dtype(embeddings: Tensor, centers: Tensor) -> torch.dtype:
     """float32, or float64 where an input is."""
-    return torch.promote_types(torch.promote_types(embeddings.dtype, centres.dtype), torch.float32)
+    return torch.promote_types(torch.promote_types(embeddings.dtype, centers.dtype), torch.float32)
 
 
-def weighted_mean(values: Tensor, labelled: Tensor, sample_weight: Tensor | None, group=None) -> Tensor:
-    """Mean over the labelled samples of weight times value; weights are not normalised.
+def weighted_mean(values: Tensor, labeled: Tensor, sample_weight: Tensor | None, group=None) -> Tensor:
+    """Mean over the labeled samples of weight times value; weights are not normalized.
 
     With `group`, ranks that see other samples: the average of what they return is the mean over all their samples.
     """
     if sample_weight is not None:
         values = values * sample_weight.to(values)
-    total, count = torch.where(labelled, values, 0).sum(), labelled.sum()
+    total, count = torch.where(labeled, values, 0).sum(), labeled.sum()
     if group is not None:
         total, count = total * dist.get_world_size(group), sum_over_ranks(count, group)
     return total / count.clamp(min=1)
@@ -272,7 +272,7 @@ def weighted_mean(values: Tensor, labelled: Tensor, sample_weight: Tensor | None
 
 def margin_softmax_loss(
     embeddings: Tensor,
-    centres: Tensor,
+    centers: Tensor,
     labels: Tensor,
     margin: Margin | None = None,
     scale: float = 64.0,
@@ -281,23 +281,23 @@ def margin_softmax_loss(
     sub_centers: int = 1,
     filter_threshold: float | None = None,
 ) -> Tensor:
-    """Mean cross-entropy of the margin softmax, plus the margin's regulariser where it has one.
+    """Mean cross-entropy of the margin softmax, plus the margin's regularizer where it has one.
 
     Computed in float32 (float64 for float64 inputs), under autocast too. Over the samples of this process alone: on
     several ranks [`MarginHead`] makes margins that depend on the whole batch, such as AdaFace's, see that of all ranks.
 
     Args:
-        embeddings: (B, D), raw: normalisation is done here.
-        centres: (C * sub_centers, D), raw; the sub-centres of a class are consecutive.
+        embeddings: (B, D), raw: normalization is done here.
+        centers: (C * sub_centers, D), raw; the sub-centers of a class are consecutive.
         labels: (B,) int64 in [0, C); a sample with label -1 is ignored.
         margin: [`ArcFaceMargin`] by default.
         scale: s.
-        chunk_size: classes to hold logits of at a time; the peak above the centres and their gradient is then a few
+        chunk_size: classes to hold logits of at a time; the peak above the centers and their gradient is then a few
             B x chunk_size matrices. None holds the B x C matrix.
         sample_weight: (B,) factors on the samples' losses, for example those of hard-sample mining (TransFace's EHSM).
-            Not normalised, no gradient.
-        sub_centers: centres a class, the nearest of which counts (Deng et al., "Sub-center ArcFace", 2020).
-        filter_threshold: cosines to other classes above it are taken for mislabelled faces and set to 0, without
+            Not normalized, no gradient.
+        sub_centers: centers a class, the nearest of which counts (Deng et al., "Sub-center ArcFace", 2020).
+        filter_threshold: cosines to other classes above it are taken for mislabeled faces and set to 0, without
             gradient, as InsightFace's inter-class filtering does.
 
     Returns:
@@ -309,23 +309,23 @@ def margin_softmax_loss(
     Example:
         >>> import torch
         >>> from hf_face.heads import ArcFaceMargin, margin_softmax_loss
-        >>> embeddings, centres = torch.eye(2, 4), torch.eye(3, 4)
-        >>> margin_softmax_loss(embeddings, centres, torch.tensor([0, 1]), ArcFaceMargin(m=0.5), scale=8.0)
+        >>> embeddings, centers = torch.eye(2, 4), torch.eye(3, 4)
+        >>> margin_softmax_loss(embeddings, centers, torch.tensor([0, 1]), ArcFaceMargin(m=0.5), scale=8.0)
     """
-    classes = Classes(centres, labels, sub_centers=sub_centers)
+    classes = Classes(centers, labels, sub_centers=sub_centers)
     check_labels(labels, len(classes))
     check_chunk_size(chunk_size)
-    labelled = labels >= 0
+    labeled = labels >= 0
     softmax = margin_softmax(
-        embeddings, classes, labelled, margin or ArcFaceMargin(), scale, chunk_size, filter_threshold
+        embeddings, classes, labeled, margin or ArcFaceMargin(), scale, chunk_size, filter_threshold
     )
-    loss = weighted_mean(softmax.cross_entropy, labelled, sample_weight)
-    return loss if softmax.regularizer is None else loss + weighted_mean(softmax.regularizer, labelled, None)
+    loss = weighted_mean(softmax.cross_entropy, labeled, sample_weight)
+    return loss if softmax.regularizer is None else loss + weighted_mean(softmax.regularizer, labeled, None)
 
 
 def margin_logits(
     embeddings: Tensor,
-    centres: Tensor,
+    centers: Tensor,
     labels: Tensor,
     margin: Margin | None = None,
     scale: float = 64.0,
@@ -336,17 +336,17 @@ def margin_logits(
 
     Rows of label -1 hold plain scaled cosines.
     """
-    margin, classes = margin or ArcFaceMargin(), Classes(centres, labels, sub_centers=sub_centers)
+    margin, classes = margin or ArcFaceMargin(), Classes(centers, labels, sub_centers=sub_centers)
     check_labels(labels, len(classes))
     directions, norm = unit_and_norm(embeddings)
     if not margin.normalize:
         directions = embeddings
     cosine = cosine_matrix(directions, classes, margin.normalize)
-    column, labelled = labels.clamp(min=0)[:, None], labels >= 0
+    column, labeled = labels.clamp(min=0)[:, None], labels >= 0
     target = cosine.gather(1, column)[:, 0]
     if margin.training and margin.batch_statistics:
-        margin.prepare(target.detach(), norm.detach(), labelled)
+        margin.prepare(target.detach(), norm.detach(), labeled)
     rule = _negative_rule(margin, target.detach(), filter_threshold)
     logits = cosine if rule is None else rule(cosine)
-    own = torch.where(labelled, margin(target, norm), logits.gather(1, column)[:, 0])
+    own = torch.where(labeled, margin(target, norm), logits.gather(1, column)[:, 0])
     return scale * logits.scatter(1, column, own[:, None])

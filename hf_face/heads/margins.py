@@ -1,4 +1,4 @@
-"""Margins: what is done to the cosine between an embedding and its own class centre.
+"""Margins: what is done to the cosine between an embedding and its own class center.
 
 Every margin is a module from the target cosine (B,) and the embedding's norm (B,) to the margined cosine (B,). The
 table of differences between the published implementations is in docs/margins.md.
@@ -47,11 +47,11 @@ class Margin(nn.Module):
         """The margined cosine (B,) for target cosines (B,) and norms (B,) of the embeddings."""
         raise NotImplementedError
 
-    def prepare(self, cosine: Tensor, norm: Tensor, labelled: Tensor) -> None:
-        """Takes statistics of the whole batch, over all ranks, before `forward`. Detached; `labelled` (B,) is bool."""
+    def prepare(self, cosine: Tensor, norm: Tensor, labeled: Tensor) -> None:
+        """Takes statistics of the whole batch, over all ranks, before `forward`. Detached; `labeled` (B,) is bool."""
 
     def negative_rule(self, target: Tensor) -> Callable[[Tensor], Tensor] | None:
-        """What becomes of the cosines to other centres (B, K), given the target cosines (B,); None: they stay."""
+        """What becomes of the cosines to other centers (B, K), given the target cosines (B,); None: they stay."""
         return None
 
     def regularizer(self, norm: Tensor) -> Tensor | None:
@@ -209,10 +209,10 @@ class AdaFaceMargin(Margin):
         self.register_buffer("norm_mean", torch.tensor(20.0))
         self.register_buffer("norm_std", torch.tensor(100.0))
 
-    def prepare(self, cosine: Tensor, norm: Tensor, labelled: Tensor) -> None:
-        norm, count = norm.clamp(1e-3, 100), labelled.sum()
-        mean = (norm * labelled).sum() / count.clamp(min=1)
-        variance = ((norm - mean).square() * labelled).sum() / (count - 1).clamp(min=1)
+    def prepare(self, cosine: Tensor, norm: Tensor, labeled: Tensor) -> None:
+        norm, count = norm.clamp(1e-3, 100), labeled.sum()
+        mean = (norm * labeled).sum() / count.clamp(min=1)
+        variance = ((norm - mean).square() * labeled).sum() / (count - 1).clamp(min=1)
         # One image has no spread, and none has no mean: the running values then stay as they are.
         self.norm_mean.lerp_(torch.where(count > 0, mean.to(self.norm_mean), self.norm_mean), self.t_alpha)
         self.norm_std.lerp_(torch.where(count > 1, variance.sqrt().to(self.norm_std), self.norm_std), self.t_alpha)
@@ -224,7 +224,7 @@ class AdaFaceMargin(Margin):
 
 
 class MagFaceMargin(Margin):
-    r"""cos(theta + m(a)), where the margin m grows with the norm a, and a regulariser that makes norms grow.
+    r"""cos(theta + m(a)), where the margin m grows with the norm a, and a regularizer that makes norms grow.
 
     m(a) = l_m + (u_m - l_m) (a - l_a) / (u_a - l_a) and g(a) = a / u_a^2 + 1 / a for a held in [l_a, u_a]; the loss
     is the softmax's plus lambda_g times the mean of g (Meng et al., "MagFace: A Universal Representation for Face
@@ -234,7 +234,7 @@ class MagFaceMargin(Margin):
     Args:
         l_a, u_a: bounds of the norm.
         l_m, u_m: margins at those bounds, in radians.
-        lambda_g: weight of the regulariser.
+        lambda_g: weight of the regularizer.
         beyond_pi, eps: as in [`CombinedMargin`].
     """
 
@@ -358,9 +358,9 @@ class CurricularFaceMargin(ArcFaceMargin):
         self.momentum = momentum
         self.register_buffer("t", torch.tensor(0.0))
 
-    def prepare(self, cosine: Tensor, norm: Tensor, labelled: Tensor) -> None:
-        mean = (cosine * labelled).sum() / labelled.sum().clamp(min=1)
-        self.t.lerp_(torch.where(labelled.any(), mean.to(self.t), self.t), 1 - self.momentum)
+    def prepare(self, cosine: Tensor, norm: Tensor, labeled: Tensor) -> None:
+        mean = (cosine * labeled).sum() / labeled.sum().clamp(min=1)
+        self.t.lerp_(torch.where(labeled.any(), mean.to(self.t), self.t), 1 - self.momentum)
 
     def negative_rule(self, target: Tensor) -> Callable[[Tensor], Tensor]:
         threshold = _add_angle(target, self.m2, "wrap", eps=0.0)[:, None]

@@ -1,7 +1,7 @@
 """Partial FC: a softmax over the batch's own classes and a random sample of the others.
 
 An et al., "Killing Two Birds with One Stone: Efficient and Robust Training of Face Recognition CNNs by Partial FC",
-2022. The gradient of the centres is sparse, and [`step_sampled_rows_only`] keeps an optimizer from touching the rest.
+2022. The gradient of the centers is sparse, and [`step_sampled_rows_only`] keeps an optimizer from touching the rest.
 """
 
 import math
@@ -43,14 +43,14 @@ def sampled_classes(weight: nn.Parameter, labels: Tensor, sample: Tensor, rate: 
     exponentials keeps the full softmax's expectation. Classes of the batch are always there and stand for themselves.
     """
     rows = (sample[:, None] * sub_centers + torch.arange(sub_centers, device=sample.device)).flatten()
-    centres = F.embedding(rows, weight, sparse=True)
+    centers = F.embedding(rows, weight, sparse=True)
     if len(sample) == 0:
-        return Classes(centres, torch.full_like(labels, -1), None, sub_centers)
+        return Classes(centers, torch.full_like(labels, -1), None, sub_centers)
     position = torch.searchsorted(sample, labels).clamp(max=len(sample) - 1)
     at_hand = sample[position] == labels
     log_weight = torch.full_like(sample, -math.log(rate), dtype=torch.float32)
     log_weight[position[at_hand]] = 0
-    return Classes(centres, torch.where(at_hand, position, -1), log_weight, sub_centers)
+    return Classes(centers, torch.where(at_hand, position, -1), log_weight, sub_centers)
 
 
 def step_sampled_rows_only(optimizer: torch.optim.Optimizer) -> None:

@@ -1,4 +1,4 @@
-"""What ranks say to each other when the class centres are split over them."""
+"""What ranks say to each other when the class centers are split over them."""
 
 from collections.abc import Iterable
 
@@ -7,9 +7,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 
-def shard_range(num_labels: int, rank: int, world_size: int) -> tuple[int, int]:
+def shard_range(num_identities: int, rank: int, world_size: int) -> tuple[int, int]:
     """The identities [start, stop) of a rank: consecutive, and as even as any number of them allows."""
-    return num_labels * rank // world_size, num_labels * (rank + 1) // world_size
+    return num_identities * rank // world_size, num_identities * (rank + 1) // world_size
 
 
 def check_same_batch_size(batch_size: int, group: dist.ProcessGroup, device: torch.device) -> None:

@@ -8,12 +8,12 @@ from .card_data import (
     evaluations_from_metrics,
     read_emissions,
 )
+from .datasets_and_metrics import push_dataset, push_metric
 from .from_trainer import Measurement, complete_card
 from .measuring import ModelMeasurements, measure_model
 from .model_card import create_model_card
 from .model_folder import write_model_card, write_model_folder
 from .publishing import push_to_hub
-from .sharing import push_dataset, push_metric
 
 __all__ = [
     "ARCFACE_ALIGNMENT",

@@ -25,7 +25,7 @@ class TrainingData:
 
     Args:
         name (`str`): What people call it ("ORL faces", "MS1MV3").
-        license (`str`): Its own licence or terms, in words ("CC BY 4.0", "non-commercial research only").
+        license (`str`): Its own license or terms, in words ("CC BY 4.0", "non-commercial research only").
         hub_id (`str`, *optional*): Its repository on the Hub, `org/name`.
         url (`str`, *optional*): Where it is described or its terms are found.
         images, identities (`int`, *optional*): How much of it was seen in training.
@@ -109,12 +109,12 @@ class FaceModelCardData:
 
     Args:
         license (`str`):
-            Licence of the weights, one of the Hub's identifiers ("apache-2.0", "cc-by-nc-4.0"). For terms that have no
+            License of the weights, one of the Hub's identifiers ("apache-2.0", "cc-by-nc-4.0"). For terms that have no
             identifier: "other", with `license_name` and `license_link`. A converted checkpoint keeps its source's.
         training_data (`list[TrainingData]`):
-            What the weights were trained on, each with its own licence.
+            What the weights were trained on, each with its own license.
         base_model (`str`, *optional*): Hub name of the model the training started from, or that was converted.
-        license_name, license_link (`str`, *optional*): For a licence that has no identifier.
+        license_name, license_link (`str`, *optional*): For a license that has no identifier.
         evaluations (`list[Evaluation]`): Figures measured here, and figures of others with their source.
         thresholds_from (`str`, *optional*): Name of the evaluation whose thresholds are the model's; default the first
             one that was measured here and has any.
@@ -201,7 +201,7 @@ class FaceModelCardData:
     @classmethod
     def from_dict(cls, values: dict[str, Any], origin: str = "the card's data") -> "FaceModelCardData":
         """
-        From plain values, such as a recipe has them. Licences that are left out are asked for when it is published.
+        From plain values, such as a recipe has them. Licenses that are left out are asked for when it is published.
 
         Raises:
             ValueError: for a field that there is not; `origin` says where.

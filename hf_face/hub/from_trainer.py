@@ -15,8 +15,8 @@ from .model_card import is_repo_id
 
 # What an embedding is made of when faces are compared, by the evaluator's `flip`.
 AUGMENTATIONS = {
-    "sum": "embeddings of the image and its mirror image summed",
-    "concat": "embeddings of the image and its mirror image side by side",
+    "sum": "embeddings of the image and its flipped image summed",
+    "concat": "embeddings of the image and its flipped image side by side",
 }
 # Arguments of the training that the card lists, where they are set to something.
 SETTINGS = (
@@ -75,7 +75,7 @@ class Measurement:
 def complete_card(card: FaceModelCardData, trainer: Trainer) -> FaceModelCardData:
     """
     The card with everything the trainer saw: settings, log, what was measured with its present weights, and run time,
-    hardware and emissions if all of the training ran in this process. What the publisher states (licences, data,
+    hardware and emissions if all of the training ran in this process. What the publisher states (licenses, data,
     description) stays as it is.
 
     Args:

@@ -54,7 +54,7 @@ def write_model_folder(
 
     Raises:
         FileNotFoundError: a model folder without weights, configuration, image processor or card data.
-        ValueError: no licences stated, metadata the Hub refuses, or weights that do not fit the code.
+        ValueError: no licenses stated, metadata the Hub refuses, or weights that do not fit the code.
     """
     folder, source = Path(folder), None
     if isinstance(model, str | Path):
@@ -219,14 +219,14 @@ def load_card_data(folder: Path) -> FaceModelCardData:
 
 
 def check_licenses(card: FaceModelCardData) -> None:
-    """The licence of the weights and that of every training set are asked for: nobody else can know them."""
+    """The license of the weights and that of every training set are asked for: nobody else can know them."""
     if not card.license:
-        raise ValueError("State the licence of the weights: license='apache-2.0', 'cc-by-nc-4.0', ..., 'unknown'.")
+        raise ValueError("State the license of the weights: license='apache-2.0', 'cc-by-nc-4.0', ..., 'unknown'.")
     if not card.training_data:
         raise ValueError("State what the weights were trained on: training_data=[TrainingData(name, license), ...].")
     for source in card.training_data:
         if not source.license:
-            raise ValueError(f"State the licence or terms of the training data {source.name!r}.")
+            raise ValueError(f"State the license or terms of the training data {source.name!r}.")
 
 
 def check_model_folder(folder: Path, backbone: PreTrainedModel, image_processor: BaseImageProcessor) -> None:

@@ -57,7 +57,7 @@ def push_to_hub(
 
     Raises:
         FileNotFoundError: a folder without weights or image processor.
-        ValueError: no licences stated, metadata the Hub refuses, weights that do not fit the code, or a repository
+        ValueError: no licenses stated, metadata the Hub refuses, weights that do not fit the code, or a repository
             with other content or of the other visibility.
         huggingface_hub.errors.LocalTokenNotFoundError: nobody is logged in.
         huggingface_hub.errors.HfHubHTTPError: wrong token (401) or no permission (403).

@@ -29,7 +29,7 @@ _TRANSFORMERS_KEYS = {
 class FaceConfig(PreTrainedConfig):
     r"""
     Base of the face models' configurations. Unlike most of transformers' configs it refuses keys it does not know: a
-    misspelt setting would otherwise be kept and have no effect.
+    misspelled setting would otherwise be kept and have no effect.
 
     Args:
         embedding_size (`int`, *optional*, defaults to 512):
@@ -37,9 +37,9 @@ class FaceConfig(PreTrainedConfig):
         image_size (`int`, *optional*, defaults to 112):
             Side of the square aligned crop, in pixels.
         num_channels (`int`, *optional*, defaults to 3):
-            Colour channels of the crop.
+            Color channels of the crop.
         initializer_range (`float`, *optional*, defaults to 0.02):
-            Standard deviation of freshly initialised weights where the family has no rule of its own.
+            Standard deviation of freshly initialized weights where the family has no rule of its own.
         margin (`dict`, *optional*):
             The margin head the backbone was trained with (`{"name": "arcface", "scale": 64.0, "m": 0.5}`). A record:
             nothing here is needed to embed a face.

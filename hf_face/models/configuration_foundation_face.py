@@ -19,9 +19,9 @@ from transformers.utils import IMAGE_PROCESSOR_NAME, PROCESSOR_NAME, cached_file
 
 from .configuration_face import FaceConfig
 
-# Published models that expect pixels in [-1, 1], or normalised as OpenAI's CLIP. All others: by ImageNet's statistics.
+# Published models that expect pixels in [-1, 1], or normalized as OpenAI's CLIP. All others: by ImageNet's statistics.
 SCALED_TO_ONE = {"beit", "data2vec-vision", "siglip", "siglip2", "vit"}
-NORMALISED_AS_CLIP = {"altclip", "blip", "blip_2", "chinese_clip", "clip", "flava", "metaclip_2", "owlv2", "owlvit"}
+NORMALIZED_AS_CLIP = {"altclip", "blip", "blip_2", "chinese_clip", "clip", "flava", "metaclip_2", "owlv2", "owlvit"}
 
 
 @strict
@@ -109,7 +109,7 @@ class FoundationFaceConfig(FaceConfig):
         mean, std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
         if kind in SCALED_TO_ONE:
             mean, std = IMAGENET_STANDARD_MEAN, IMAGENET_STANDARD_STD
-        elif kind in NORMALISED_AS_CLIP:
+        elif kind in NORMALIZED_AS_CLIP:
             mean, std = OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
         return {
             "size": {"height": self.image_size, "width": self.image_size},

@@ -45,7 +45,7 @@ class IResNetConfig(FaceConfig):
         dropout (`float`, *optional*, defaults to 0.0):
             Dropout before the last linear layer; AdaFace and MagFace train with 0.4.
         initializer_range (`float`, *optional*, defaults to 0.1):
-            Standard deviation of freshly initialised convolutions.
+            Standard deviation of freshly initialized convolutions.
     """
 
     model_type = "iresnet"

@@ -27,7 +27,7 @@ class ViTFaceConfig(FaceConfig):
         patch_weighting (`bool`, *optional*, defaults to `False`):
             Weigh the patches before the neck, as TransFace does.
         use_mask_token (`bool`, *optional*, defaults to `True`):
-            Whether there is a learnt token that stands for masked patches.
+            Whether there is a learned token that stands for masked patches.
         mask_ratio (`float`, *optional*, defaults to 0.1):
             Part of the patches that random masking leaves out, in training only.
         drop_path_rate (`float`, *optional*, defaults to 0.1):

@@ -20,9 +20,9 @@ class FaceImageProcessorKwargs(ImagesKwargs, total=False):
 class FaceImageProcessor(TorchvisionBackend):
     r"""
     Turns aligned face crops into the backbone's `pixel_values` `(batch, 3, height, width)`: resized if they have
-    another size, scaled to [0, 1], normalised, channels in the backbone's order. Takes what transformers' image
+    another size, scaled to [0, 1], normalized, channels in the backbone's order. Takes what transformers' image
     processors take: PIL images, numpy arrays and tensors (uint8, channels first or last, one or a batch), paths and
-    URLs; grey images become three equal channels.
+    URLs; gray images become three equal channels.
 
     The defaults are InsightFace's: 112 x 112, RGB, `(x - 127.5) / 127.5`.
 

@@ -13,7 +13,7 @@ def load_image_processor(name_or_path: str | Path) -> FaceImageProcessor:
     The image processor of a face model, folder or Hub name.
 
     Raises:
-        FileNotFoundError: there is none: the crops' size and normalisation are not known.
+        FileNotFoundError: there is none: the crops' size and normalization are not known.
         OSError: there is no such folder or repository, it is closed to this user, or the Hub does not answer.
     """
     try:
@@ -22,7 +22,7 @@ def load_image_processor(name_or_path: str | Path) -> FaceImageProcessor:
         if "does not appear to have" not in str(error):  # transformers has one class for everything
             raise
         raise FileNotFoundError(
-            f"{name_or_path} has no image processor ({IMAGE_PROCESSOR_NAME}), so the crops' size and normalisation are "
+            f"{name_or_path} has no image processor ({IMAGE_PROCESSOR_NAME}), so the crops' size and normalization are "
             "not known: save one beside the model, `FaceImageProcessor(...).save_pretrained(folder)`."
         ) from error
     return AutoImageProcessor.from_pretrained(name_or_path)

@@ -19,7 +19,7 @@ class FaceEmbeddingOutput(ModelOutput):
         pooler_output (`torch.Tensor` of shape `(batch, embedding_size)`):
             The embedding at unit length, float32: the dot product of two of them is the cosine similarity.
         norm (`torch.Tensor` of shape `(batch, 1)`):
-            Length of the embedding before normalisation, float32. `pooler_output * norm` is the raw embedding; margin
+            Length of the embedding before normalization, float32. `pooler_output * norm` is the raw embedding; margin
             losses such as AdaFace and MagFace read the quality of the photograph off it.
         last_hidden_state (`torch.Tensor`, *optional*):
             Tokens `(batch, tokens, channels)` or feature map `(batch, channels, height, width)` before pooling.

@@ -77,7 +77,7 @@ class FoundationFaceModel(FoundationFacePreTrainedModel):
         r"""
         Args:
             pixel_values (`torch.Tensor` of shape `(batch, num_channels, height, width)`):
-                Normalised crops. Position embeddings are interpolated to their size.
+                Normalized crops. Position embeddings are interpolated to their size.
             output_hidden_states (`bool`, *optional*):
                 Also return the backbone's hidden states.
         """

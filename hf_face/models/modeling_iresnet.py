@@ -100,7 +100,7 @@ def gaussian_window(height: int, width: int, sigma: float, like: Tensor) -> Tens
     A Gaussian `(height, width)` around the central position that sums to one. The published networks multiply by it and
     then take the *mean* over positions, so the pooled vector is the weighted average divided by their number.
     """
-    # Computed at each call: 49 values cost nothing, and there is no buffer to load, move or re-initialise.
+    # Computed at each call: 49 values cost nothing, and there is no buffer to load, move or re-initialize.
     sides = [torch.arange(side, device=like.device, dtype=torch.float32) - side // 2 for side in (height, width)]
     vertical, horizontal = ((-(side**2) / (2 * sigma**2)).softmax(0) for side in sides)
     return torch.outer(vertical, horizontal).to(like.dtype)
@@ -160,7 +160,7 @@ class IResNetModel(FusableMixin, IResNetPreTrainedModel):
         r"""
         Args:
             pixel_values (`torch.Tensor` of shape `(batch, num_channels, image_size, image_size)`):
-                Normalised crops, as `FaceImageProcessor` gives them. Pooled necks take any size.
+                Normalized crops, as `FaceImageProcessor` gives them. Pooled necks take any size.
             output_hidden_states (`bool`, *optional*):
                 Also return the feature maps after the stem and after each stage.
         """

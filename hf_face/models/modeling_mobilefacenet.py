@@ -151,7 +151,7 @@ class MobileFaceNetModel(FusableMixin, MobileFaceNetPreTrainedModel):
         r"""
         Args:
             pixel_values (`torch.Tensor` of shape `(batch, num_channels, image_size, image_size)`):
-                Normalised crops, as `FaceImageProcessor` gives them.
+                Normalized crops, as `FaceImageProcessor` gives them.
             output_hidden_states (`bool`, *optional*):
                 Also return the feature maps after the stem and after each stage.
         """

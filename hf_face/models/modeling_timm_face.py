@@ -36,7 +36,7 @@ class TimmFaceModel(TimmFacePreTrainedModel):
         if config.reduce_first_conv_stride:
             _halve_first_conv_stride(self.model, config.architecture)
         if not any(parameter.is_meta for parameter in self.model.parameters()):
-            # timm has initialised its model as its authors meant it; transformers' general rule must not undo that.
+            # timm has initialized its model as its authors meant it; transformers' general rule must not undo that.
             for module in self.model.modules():
                 module._is_hf_initialized = True
         self.post_init()
@@ -48,7 +48,7 @@ class TimmFaceModel(TimmFacePreTrainedModel):
         r"""
         Args:
             pixel_values (`torch.Tensor` of shape `(batch, num_channels, image_size, image_size)`):
-                Normalised crops, as `FaceImageProcessor` gives them.
+                Normalized crops, as `FaceImageProcessor` gives them.
             output_hidden_states (`bool`, *optional*):
                 Also return the output of each block (timm's `forward_intermediates`).
         """

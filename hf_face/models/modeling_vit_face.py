@@ -151,7 +151,7 @@ class ViTFaceModel(FusableMixin, ViTFacePreTrainedModel):
         r"""
         Args:
             pixel_values (`torch.Tensor` of shape `(batch, num_channels, image_size, image_size)`):
-                Normalised crops, as `FaceImageProcessor` gives them.
+                Normalized crops, as `FaceImageProcessor` gives them.
             output_hidden_states (`bool`, *optional*):
                 Also return the tokens before the first layer and after each layer; in training, those not masked.
             output_patch_weights (`bool`, *optional*, defaults to `False`):

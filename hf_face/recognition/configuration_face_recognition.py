@@ -17,7 +17,7 @@ class FaceRecognitionConfig(PreTrainedConfig):
         backbone_config (`FaceConfig` or `dict`):
             Configuration of the backbone, of any family.
         num_identities (`int`, *optional*, defaults to 2):
-            People in the training data, one class centre each (not `num_labels`, for which transformers would keep a
+            People in the training data, one class center each (not `num_labels`, for which transformers would keep a
             dictionary of names).
         margin (`str`, *optional*, defaults to `"arcface"`):
             Name of the margin, see [`hf_face.heads.build_margin`].
@@ -26,11 +26,11 @@ class FaceRecognitionConfig(PreTrainedConfig):
         scale (`float`, *optional*, defaults to 64.0):
             Factor s on the cosines.
         sub_centers (`int`, *optional*, defaults to 1):
-            Class centres an identity.
+            Class centers an identity.
         chunk_size (`int`, *optional*):
             Identities whose logits are held at a time; all when left out.
         filter_threshold (`float`, *optional*):
-            Cosine above which a negative is taken for a mislabelled positive and left out.
+            Cosine above which a negative is taken for a mislabeled positive and left out.
     """
 
     model_type = "face_recognition"

@@ -14,8 +14,8 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.utils import ModelOutput, can_return_tuple
 
 from ..heads import Margin, MarginHead, build_margin
-from ..heads.checkpoint import INDEX_NAME as HEAD_INDEX_NAME
-from ..heads.checkpoint import read_weight
+from ..heads.head_files import INDEX_NAME as HEAD_INDEX_NAME
+from ..heads.head_files import read_weight
 from ..models import FaceImageProcessor
 from .configuration_face_recognition import FaceRecognitionConfig
 
@@ -27,13 +27,13 @@ class FaceRecognitionOutput(ModelOutput):
 
     Args:
         loss (`torch.Tensor` of shape `(1,)`, *optional*, returned with `labels`):
-            Mean margin softmax loss, with the margin's regulariser where it has one.
+            Mean margin softmax loss, with the margin's regularizer where it has one.
         pooler_output (`torch.Tensor` of shape `(batch, embedding_size)`):
             Embeddings at unit length.
         norm (`torch.Tensor` of shape `(batch, 1)`):
-            Their length before normalisation.
+            Their length before normalization.
         target_cosine (`torch.Tensor` of shape `(batch,)`, *optional*, returned with `labels`):
-            Cosine of each embedding with its own class centre, before the margin.
+            Cosine of each embedding with its own class center, before the margin.
     """
 
     loss: Tensor | None = None
@@ -52,7 +52,7 @@ class FaceRecognitionModel(PreTrainedModel):
         backbone (`PreTrainedModel`, *optional*):
             A backbone to use in place of a fresh one.
         head_group (`torch.distributed.ProcessGroup`, *optional*):
-            Ranks to split the class centres over; no rank then ever holds all of them.
+            Ranks to split the class centers over; no rank then ever holds all of them.
 
     Example:
     ```python
@@ -93,7 +93,7 @@ class FaceRecognitionModel(PreTrainedModel):
             filter_threshold=config.filter_threshold,
             group=head_group,
         )
-        # Class centres are drawn when a head is made, but on the meta device, where from_pretrained makes it.
+        # Class centers are drawn when a head is made, but on the meta device, where from_pretrained makes it.
         self.head._is_hf_initialized = not self.head.weight.is_meta
         self.post_init()
 
@@ -128,7 +128,7 @@ class FaceRecognitionModel(PreTrainedModel):
         )
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Gives a head what a checkpoint lacks of it; backbones initialise themselves."""
+        """Gives a head what a checkpoint lacks of it; backbones initialize themselves."""
         if isinstance(module, MarginHead):
             init.zeros_(module.num_samples)
             if not getattr(module.weight, "_is_hf_initialized", False):
@@ -152,7 +152,7 @@ class FaceRecognitionModel(PreTrainedModel):
         r"""
         Args:
             pixel_values (`torch.Tensor` of shape `(batch, channels, height, width)`):
-                Normalised crops.
+                Normalized crops.
             labels (`torch.LongTensor` of shape `(batch,)`, *optional*):
                 Identities, from 0 to `num_identities - 1`; -1 for a crop to leave out of the loss.
             sample_weight (`torch.Tensor` of shape `(batch,)`, *optional*):

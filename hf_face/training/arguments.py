@@ -12,10 +12,10 @@ class FaceTrainingArguments(TrainingArguments):
     """transformers' `TrainingArguments` and what face recognition adds. Defaults that differ are the field's."""
 
     head_learning_rate: float | None = field(
-        default=None, metadata={"help": "Learning rate of the class centres. Left out: the backbone's."}
+        default=None, metadata={"help": "Learning rate of the class centers. Left out: the backbone's."}
     )
     head_weight_decay: float | None = field(
-        default=None, metadata={"help": "Weight decay of the class centres. Left out: the backbone's."}
+        default=None, metadata={"help": "Weight decay of the class centers. Left out: the backbone's."}
     )
     ema_decay: float | None = field(
         default=None,
@@ -30,11 +30,11 @@ class FaceTrainingArguments(TrainingArguments):
     )
     partial_fc_sample_rate: float = field(
         default=1.0,
-        metadata={"help": "Share of the negative class centres that each step trains (Partial FC); 1 trains all."},
+        metadata={"help": "Share of the negative class centers that each step trains (Partial FC); 1 trains all."},
     )
     shard_head: bool = field(
         default=False,
-        metadata={"help": "Split the class centres over the ranks, for more identities than one device holds."},
+        metadata={"help": "Split the class centers over the ranks, for more identities than one device holds."},
     )
     dataloader_drop_last: bool = field(
         default=True, metadata={"help": "Leave out an epoch's last, smaller batch (batch norm needs full ones)."}
@@ -61,7 +61,7 @@ class FaceTrainingArguments(TrainingArguments):
             )
         if self.partial_fc_sample_rate < 1 and self.world_size > 1 and not self.shard_head:
             raise ValueError(
-                "partial_fc_sample_rate below 1 on several ranks needs shard_head: each samples its own centres."
+                "partial_fc_sample_rate below 1 on several ranks needs shard_head: each samples its own centers."
             )
         if (self.shard_head or self.partial_fc_sample_rate < 1) and self.n_gpu > 1:
             raise ValueError(
@@ -90,5 +90,5 @@ class FaceTrainingArguments(TrainingArguments):
 
     @property
     def head_group(self) -> dist.ProcessGroup | None:
-        """The ranks to split the class centres over, None for no split."""
+        """The ranks to split the class centers over, None for no split."""
         return dist.group.WORLD if self.shard_head and self.world_size > 1 else None

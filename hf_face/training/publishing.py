@@ -186,8 +186,8 @@ class PublishingMixin:
 def check_card(card: FaceModelCardData | None) -> None:
     """
     Raises:
-        ValueError: there is no card, or it states no licences.
+        ValueError: there is no card, or it states no licenses.
     """
     if card is None:
-        raise ValueError("A model card states licences: FaceTrainer(card=FaceModelCardData(license=..., ...)).")
+        raise ValueError("A model card states licenses: FaceTrainer(card=FaceModelCardData(license=..., ...)).")
     check_licenses(card)

@@ -63,7 +63,7 @@ class ModelArguments:
         default=None, metadata={"help": 'Arguments of the margin, such as {"m": 0.4}; published defaults otherwise.'}
     )
     scale: float = field(default=64.0, metadata={"help": "Factor s on the cosines."})
-    sub_centers: int = field(default=1, metadata={"help": "Class centres an identity."})
+    sub_centers: int = field(default=1, metadata={"help": "Class centers an identity."})
     chunk_size: int | None = field(
         default=None, metadata={"help": "Identities whose logits are held at a time; saves memory with many of them."}
     )
@@ -208,7 +208,7 @@ def _load_stream(args: DataArguments) -> IterableDataset:
 def build_model(
     args: ModelArguments, num_identities: int, head_group: ProcessGroup | None = None
 ) -> tuple[FaceRecognitionModel, FaceImageProcessor]:
-    """The training model and the image processor of a recipe, the class centres split over `head_group` if given."""
+    """The training model and the image processor of a recipe, the class centers split over `head_group` if given."""
     head = {
         "num_identities": num_identities,
         "margin": args.margin,

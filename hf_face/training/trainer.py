@@ -21,8 +21,8 @@ from transformers.utils import logging
 from ..data import BatchNormalize, FaceCollator, FaceDataset, VerificationPairs, build_augmentation, check_identities
 from ..evaluation import Embedder, Evaluator, VerificationEvaluator
 from ..heads import clip_grad_norm_, load_head, load_head_optimizer, save_head, step_sampled_rows_only
-from ..heads.checkpoint import INDEX_NAME as HEAD_INDEX_NAME
-from ..heads.checkpoint import keep_own_rows
+from ..heads.head_files import INDEX_NAME as HEAD_INDEX_NAME
+from ..heads.head_files import keep_own_rows
 from ..hub import FaceModelCardData
 from ..models import FaceImageProcessor
 from ..recognition import FaceRecognitionModel
@@ -38,8 +38,8 @@ RAW_BACKBONE_FILE = "raw_backbone.safetensors"
 
 class FaceTrainer(PublishingMixin, StreamingMixin, EnginesMixin, Trainer):
     """
-    transformers' `Trainer` for a [`FaceRecognitionModel`]: batches travel as uint8 and are augmented and normalised on
-    the device, the class centres have a learning rate of their own, evaluation is face verification.
+    transformers' `Trainer` for a [`FaceRecognitionModel`]: batches travel as uint8 and are augmented and normalized on
+    the device, the class centers have a learning rate of their own, evaluation is face verification.
 
     Args:
         model ([`FaceRecognitionModel`]):
@@ -53,13 +53,13 @@ class FaceTrainer(PublishingMixin, StreamingMixin, EnginesMixin, Trainer):
             Protocols that evaluation runs. Their metrics come as `eval_<name>_accuracy` and so on; any of them can be
             `metric_for_best_model`.
         image_processor ([`FaceImageProcessor`], *optional*):
-            Size and normalisation of the crops, saved with the model. The default is the backbone's `preprocessing`.
+            Size and normalization of the crops, saved with the model. The default is the backbone's `preprocessing`.
         augmentation (`str` or list, *optional*, defaults to `"flip"`):
             What is done to the crops in training, see [`hf_face.data.build_augmentation`]; None for nothing.
         on_bad_image (`str`, *optional*, defaults to `"raise"`):
             `"skip"` to go on, with a warning, when an image cannot be decoded.
         card ([`FaceModelCardData`], *optional*):
-            What the model's publisher states: licences, data, description. The rest of the card is what was measured.
+            What the model's publisher states: licenses, data, description. The rest of the card is what was measured.
         kwargs:
             Further arguments of `Trainer`.
 
@@ -191,7 +191,7 @@ class FaceTrainer(PublishingMixin, StreamingMixin, EnginesMixin, Trainer):
         return self.optimizer
 
     def _split_off_head(self, model: nn.Module) -> None:
-        """Gives the class centres parameter groups of their own, with their own learning rate and weight decay."""
+        """Gives the class centers parameter groups of their own, with their own learning rate and weight decay."""
         head = {id(p) for p in self.accelerator.unwrap_model(model, keep_torch_compile=False).head.parameters()}
         own = {
             "lr": self.args.head_learning_rate,
@@ -247,7 +247,7 @@ class FaceTrainer(PublishingMixin, StreamingMixin, EnginesMixin, Trainer):
             self.evaluated_model,
             self.processing_class,
             batch_size=self.args.per_device_eval_batch_size,
-            mirror=any(evaluator.mirror for evaluator in evaluators),
+            flip=any(evaluator.needs_flip for evaluator in evaluators),
             dtype={"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision),
             num_workers=self.args.dataloader_num_workers,
             progress=not self.args.disable_tqdm,

@@ -1,4 +1,4 @@
-"""Recognition, questions, errors, class centres and export, on tiny checkpoints."""
+"""Recognition, questions, errors, class centers and export, on tiny checkpoints."""
 
 import json
 
@@ -22,7 +22,7 @@ from hf_face import (
 )
 from hf_face.convert import SOURCES
 from hf_face.convert.checkpoint import read_checkpoint
-from hf_face.convert.convert import recognise
+from hf_face.convert.convert import recognize
 
 TINY = {"depths": [1, 2], "hidden_sizes": [16, 32], "stem_size": 8, "embedding_size": 24, "image_size": 32}
 ADAFACE = {"shortcut": "subsample", "embedding_norm": "plain"}
@@ -77,7 +77,7 @@ def test_every_format_comes_back(network, source):
         told |= {"image_size": model.config.image_size}
     back, _ = convert_checkpoint(checkpoint, **told)
     faces = torch.randn(2, 3, model.config.image_size, model.config.image_size)
-    assert recognise(read_checkpoint(checkpoint), told).name == source
+    assert recognize(read_checkpoint(checkpoint), told).name == source
     assert torch.equal(back(faces).pooler_output, model(faces).pooler_output)
 
 
@@ -124,7 +124,7 @@ def test_missing_leftover_and_misshapen_tensors_are_listed_by_the_checkpoints_na
         convert_checkpoint(checkpoint)
     assert "missing: features.module.bn2.bias" in str(error.value)
     assert "leftover: features.module.layer1.0.extra" in str(error.value)
-    assert "mis-shaped: features.module.prelu.weight (5,) instead of (8,)" in str(error.value)
+    assert "misshaped: features.module.prelu.weight (5,) instead of (8,)" in str(error.value)
 
 
 def test_what_the_architecture_is_read_off_is_named_when_missing():
@@ -209,19 +209,19 @@ def test_overrides_go_to_the_config_and_to_the_image_processor():
         ("magface", "face_embeddings", "header.kernel", True),
     ],
 )
-def test_class_centres_are_reported_and_kept_on_request(network, source, name, transposed, caplog):
+def test_class_centers_are_reported_and_kept_on_request(network, source, name, transposed, caplog):
     centers = torch.randn(7, 24)
     file = {"state_dict": {**tiny_checkpoint(network, source), name: centers.T if transposed else centers}}
     if source == "adaface":
         file["state_dict"]["head.batch_mean"] = torch.ones(1)
     model, _ = convert_checkpoint(file)
-    assert "class centres of 7 identities" in caplog.text
+    assert "class centers of 7 identities" in caplog.text
     assert not hasattr(model, "class_centers")
     assert torch.equal(convert_checkpoint(file, keep_class_centers=True)[0].class_centers, centers)
 
 
 @pytest.mark.parametrize("network, source", [("flatten", "arcface_torch"), ("pooled", "revisit_linearize")])
-def test_class_centres_of_a_partial_fc_shard(network, source):
+def test_class_centers_of_a_partial_fc_shard(network, source):
     centers = torch.randn(7, 24)
     backbone = tiny_checkpoint(network, source)
     file = {"state_dict_backbone": backbone, "state_dict_softmax_fc": {"weight": centers}, "epoch": 3}
@@ -256,7 +256,7 @@ def test_names_that_are_another_projects_too_are_warned_of(caplog):
     convert_checkpoint(tiny_checkpoint("flatten"))
     assert not caplog.records
     bare = {name.removeprefix("features.module."): t for name, t in tiny_checkpoint("magface", "magface").items()}
-    bare["features.weight"] = torch.full((24,), 0.9)  # learnt, as InsightFace's never is
+    bare["features.weight"] = torch.full((24,), 0.9)  # learned, as InsightFace's never is
     convert_checkpoint(bare, "magface")
     assert not caplog.records
     assert convert_checkpoint(bare)[0].config.batch_norm_eps == 1e-5
@@ -290,8 +290,8 @@ def test_mixed_precision_becomes_the_one_that_holds_all():
     assert all(torch.equal(back[name], t.to(back[name].dtype)) for name, t in checkpoint.items())
 
 
-def test_no_class_centres_to_keep():
-    with pytest.raises(ValueError, match="holds no class centres"):
+def test_no_class_centers_to_keep():
+    with pytest.raises(ValueError, match="holds no class centers"):
         convert_checkpoint(tiny_checkpoint(), keep_class_centers=True)
 
 

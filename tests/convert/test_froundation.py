@@ -207,11 +207,11 @@ def test_what_is_missing_is_named(network, name, load_reference):
 def test_factors_that_do_not_fit_are_named(load_reference):
     name = "visual.transformer.resblocks.0.attn.q_proj.w_lora_A"
     tensors = {**load_reference("froundation_clip_tiny").state_dict, name: torch.zeros(4, 63)}
-    with pytest.raises(ValueError, match=r"mis-shaped for visual\.transformer\.resblocks\.0\.attn\.q_proj"):
+    with pytest.raises(ValueError, match=r"misshaped for visual\.transformer\.resblocks\.0\.attn\.q_proj"):
         convert_checkpoint(tensors, lora_alpha=8)
 
 
-def test_prefixes_of_a_wrapped_adapter_are_recognised(load_reference):
+def test_prefixes_of_a_wrapped_adapter_are_recognized(load_reference):
     case = load_reference("froundation_dinov2_tiny")
     wrapped = {f"base_model.model.{name}": tensor for name, tensor in case.state_dict.items()}
     model, _ = convert_checkpoint(wrapped, "auto", **TOLD["froundation_dinov2_tiny"])

@@ -71,7 +71,7 @@ def test_answers_as_the_reference(converted):
     assert difference <= TOLERANCE
 
 
-def test_recognised(converted):
+def test_recognized(converted):
     model, image_processor = convert_checkpoint(dict(converted.reference.state_dict), **converted.overrides)
     assert model.config.to_diff_dict() == converted.model.config.to_diff_dict()
     assert image_processor.to_dict() == converted.image_processor.to_dict()

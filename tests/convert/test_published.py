@@ -1,4 +1,4 @@
-"""Every published network, as its project spells it, is recognised and read: names and shapes alone, no memory."""
+"""Every published network, as its project spells it, is recognized and read: names and shapes alone, no memory."""
 
 import pytest
 import torch
@@ -20,9 +20,9 @@ IRESNET = {
 
 
 def norm(name, channels, affine=True):
-    learnt = {f"{name}.weight": (channels,), f"{name}.bias": (channels,)} if affine else {}
+    learned = {f"{name}.weight": (channels,), f"{name}.bias": (channels,)} if affine else {}
     statistics = {f"{name}.running_mean": (channels,), f"{name}.running_var": (channels,)}
-    return {**learnt, **statistics, f"{name}.num_batches_tracked": ()}
+    return {**learned, **statistics, f"{name}.num_batches_tracked": ()}
 
 
 def linear(name, outputs, inputs):
@@ -224,10 +224,10 @@ for name, width, depth in (("small", 384, 12), ("base", 768, 12), ("large", 1024
 
 
 @pytest.mark.parametrize("case", PUBLISHED)
-def test_is_recognised_and_read(case):
+def test_is_recognized_and_read(case):
     source, prefix, shapes, told, expected = PUBLISHED[case]
     tensors = {prefix + name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-    assert [name for name, other in SOURCES.items() if other.recognises(Checkpoint(tensors))] == [source]
+    assert [name for name, other in SOURCES.items() if other.recognizes(Checkpoint(tensors))] == [source]
     if source == "froundation":  # which loads what `convert` has split and merged
         tower = {name: tensor for name, tensor in tensors.items() if not name.startswith(SOURCES[source].text_tower)}
         tensors = plain_layout(tower)

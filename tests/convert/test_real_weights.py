@@ -6,7 +6,7 @@ from hf_face import convert_checkpoint
 
 
 @pytest.mark.slow  # embeds 1,129 photographs twice: 40 seconds of one core
-def test_foamlius_mobilefacenet_recognises_people(shared_data):
+def test_foamlius_mobilefacenet_recognizes_people(shared_data):
     from hf_face.data import load_verification_pairs
     from hf_face.evaluation import VerificationEvaluator
 

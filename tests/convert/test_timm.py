@@ -152,7 +152,7 @@ def test_asks_for_what_a_state_dict_does_not_tell():
         convert_checkpoint(tensors, "timm")
     with pytest.raises(ValueError, match="Did you mean convnext_atto"):
         convert_checkpoint(tensors, "timm", architecture="convnext_ato")
-    with pytest.raises(ValueError, match=r"mis-shaped: stem\.0\.weight \(40, 3, 2, 2\) instead of \(40, 3, 4, 4\)"):
+    with pytest.raises(ValueError, match=r"misshaped: stem\.0\.weight \(40, 3, 2, 2\) instead of \(40, 3, 4, 4\)"):
         convert_checkpoint(tensors, "timm", **{**CONVNEXT, "model_args": {"depths": [1, 1, 1, 1]}})
     converted, processor = convert_checkpoint(tensors, "timm", **CONVNEXT)
     assert (converted.config.embedding_size, processor.size["height"]) == (24, 112)

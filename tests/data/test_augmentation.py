@@ -9,19 +9,20 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import RandomResizedCrop
 from torchvision.transforms.v2 import functional as F
 
-from hf_face.data import FaceCollator, FaceDataset, build_augmentation, geometric, photometric
-from hf_face.data.augmentation import RECIPES, LowResolution, ZeroPaddedCrop
-from hf_face.data.draws import uniform
-from hf_face.data.low_resolution import FILTERS, resample, resize_weights
-from hf_face.data.rand_augment import OPERATIONS, RandAugment
+from hf_face.data import FaceCollator, FaceDataset, build_augmentation
+from hf_face.data.augmentation import RECIPES, geometric, photometric
+from hf_face.data.augmentation.build import LowResolution, ZeroPaddedCrop
+from hf_face.data.augmentation.draws import uniform
+from hf_face.data.augmentation.low_resolution import FILTERS, resample, resize_weights
+from hf_face.data.augmentation.rand_augment import OPERATIONS, RandAugment
 
 
 @pytest.fixture(scope="module")
 def faces(orl) -> Tensor:
-    """Eight coloured faces, uint8 (8, 3, 112, 112)."""
-    grey = FaceCollator(112)([orl[i] for i in range(0, 400, 50)])["pixel_values"]
+    """Eight colored faces, uint8 (8, 3, 112, 112)."""
+    gray = FaceCollator(112)([orl[i] for i in range(0, 400, 50)])["pixel_values"]
     tints = uniform(8, 3, 1, 1, low=0.4, generator=torch.Generator().manual_seed(0))
-    return (grey * tints).to(torch.uint8)
+    return (gray * tints).to(torch.uint8)
 
 
 def each(function, faces: Tensor, strengths: Tensor) -> Tensor:

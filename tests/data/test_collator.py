@@ -112,7 +112,7 @@ def test_a_batch_without_a_good_image_is_an_error_even_when_skipping(with_bad_im
 def test_a_label_out_of_range_is_named(orl, label):
     rows = [{"image": orl[0]["image"], "label": 39, "file_name": "a.jpg"}, {"image": orl[1]["image"], "label": label}]
     with pytest.raises(ValueError, match=f"image 1 of the batch: label {label} is out of range, expected 0 to 39"):
-        FaceCollator(112, num_labels=40)(rows)
+        FaceCollator(112, num_identities=40)(rows)
 
 
 def test_labels_are_free_when_their_number_is_not_known(orl):

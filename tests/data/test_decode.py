@@ -9,7 +9,7 @@ from hf_face.data.decode import ImageDecoder, UndecodableImageError
 
 @pytest.fixture(scope="module")
 def photograph() -> Image.Image:
-    """Smooth colours, 112 x 112, which JPEG keeps well."""
+    """Smooth colors, 112 x 112, which JPEG keeps well."""
     corners = np.random.default_rng(0).integers(0, 256, (6, 6, 3), dtype=np.uint8)
     return Image.fromarray(corners).resize((112, 112), Image.Resampling.BICUBIC)
 
@@ -35,7 +35,7 @@ def test_jpeg_gives_the_pixels_that_pillow_gives(photograph, options):
     assert np.array_equal(decoded(data), np.asarray(Image.open(io.BytesIO(data))))
 
 
-def test_greyscale_jpeg_has_three_equal_channels(photograph):
+def test_grayscale_jpeg_has_three_equal_channels(photograph):
     data = encoded(photograph.convert("L"))
     pixels = decoded(data)
     assert np.array_equal(pixels[..., 0], np.asarray(Image.open(io.BytesIO(data))))
@@ -43,7 +43,7 @@ def test_greyscale_jpeg_has_three_equal_channels(photograph):
     assert np.array_equal(pixels[..., 0], pixels[..., 2])
 
 
-def test_cmyk_jpeg_has_the_colours_it_was_made_from(photograph):
+def test_cmyk_jpeg_has_the_colors_it_was_made_from(photograph):
     pixels = decoded(encoded(photograph.convert("CMYK"), quality=95))
     assert np.abs(pixels.astype(int) - np.asarray(photograph)).mean() < 2
 

@@ -134,7 +134,7 @@ def test_images_in_files_of_their_own_are_read(orl, tmp_path):
 
 
 @pytest.mark.parametrize("channel_order", ["rgb", "bgr"])
-def test_normalisation_is_that_of_the_image_processor(channel_order):
+def test_normalization_is_that_of_the_image_processor(channel_order):
     images = torch.randint(0, 256, (4, 3, 112, 112), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
     processor = FaceImageProcessor(image_mean=mean, image_std=std, channel_order=channel_order)

@@ -26,7 +26,7 @@ def test_pixels_are_those_of_the_package(orl):
             assert (np.asarray(orl[row]["image"]) == np.asarray(image)).all()
 
 
-def test_stored_as_greyscale_png(orl):
+def test_stored_as_grayscale_png(orl):
     assert all(image.startswith(b"\x89PNG") for image in encoded_images(orl, np.arange(400)))
     assert orl[7]["image"].mode == "L" and orl[7]["image"].size == (92, 112)
 

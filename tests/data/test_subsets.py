@@ -121,7 +121,7 @@ def test_the_images_are_not_copied(orl, tmp_path):
 
 def test_replace_labels(orl):
     part = orl.select([5, 3, 399])
-    relabelled = replace_labels(part, np.array([1, 0, 1]), ["a", "b"])
-    assert names(relabelled) == ["b", "a", "b"]
-    assert images(relabelled) == images(part)
-    assert relabelled.features["label"].names == ["a", "b"]
+    relabeled = replace_labels(part, np.array([1, 0, 1]), ["a", "b"])
+    assert names(relabeled) == ["b", "a", "b"]
+    assert images(relabeled) == images(part)
+    assert relabeled.features["label"].names == ["a", "b"]

@@ -5,45 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
 from PIL import Image
 from scipy.io import savemat
-from torch import nn
 
 from hf_face import FaceImageProcessor, TimmFaceConfig, TimmFaceModel
-from hf_face.data import VerificationPairs, load_orl, make_verification_pairs, split_identities
 from hf_face.data.alignment import ARCFACE_LANDMARKS
-from hf_face.models.modeling_face import face_embedding_output
 
 PEOPLE, PHOTOGRAPHS = 8, 6  # of the miniature IJB-C
 SHIFT = (20, 30)  # of the face in its loose crop, which alignment has to undo
 LOOSE_LANDMARKS = (ARCFACE_LANDMARKS + SHIFT).ravel()
-
-
-class PixelModel(nn.Module):
-    """A face model that takes no time: a random projection of the shrunken image. Counts its forward passes."""
-
-    def __init__(self, embedding_size: int = 16):
-        super().__init__()
-        torch.manual_seed(0)
-        self.pool = nn.AdaptiveAvgPool2d(8)
-        self.norm = nn.BatchNorm2d(3)
-        self.projection = nn.Linear(3 * 8 * 8, embedding_size)
-        self.num_calls = 0
-
-    def forward(self, pixel_values):
-        self.num_calls += 1
-        return face_embedding_output(self.projection(self.norm(self.pool(pixel_values)).flatten(1)))
-
-
-@pytest.fixture
-def model() -> PixelModel:
-    return PixelModel().eval()
-
-
-@pytest.fixture
-def image_processor() -> FaceImageProcessor:
-    return FaceImageProcessor()
 
 
 @pytest.fixture(scope="session")
@@ -54,17 +24,6 @@ def model_folder(tmp_path_factory) -> Path:
     TimmFaceModel(TimmFaceConfig(architecture="resnet10t", image_size=32, embedding_size=16)).save_pretrained(folder)
     FaceImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
     return folder
-
-
-@pytest.fixture(scope="session")
-def orl() -> Dataset:
-    return load_orl()
-
-
-@pytest.fixture(scope="session")
-def orl_pairs(orl) -> VerificationPairs:
-    """All genuine pairs of four people's ten photographs each, 180, and as many impostor pairs."""
-    return make_verification_pairs(split_identities(orl, num_held_out=4, seed=0)[1], name="orl")
 
 
 @pytest.fixture(scope="session")

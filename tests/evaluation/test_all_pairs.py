@@ -14,8 +14,8 @@ from hf_face.evaluation.protocols import PROTOCOLS, ProtocolArguments
 def faces(num_images=300, num_people=60):
     rng = np.random.default_rng(0)
     labels = rng.integers(0, num_people, num_images)
-    centres = rng.standard_normal((num_people, 16))
-    features = torch.from_numpy(centres[labels] + rng.standard_normal((num_images, 16)))
+    centers = rng.standard_normal((num_people, 16))
+    features = torch.from_numpy(centers[labels] + rng.standard_normal((num_images, 16)))
     return torch.nn.functional.normalize(features), labels
 
 
@@ -62,7 +62,7 @@ def test_bad_input_is_named():
         all_pairs_scores(features, labels, 1e-2)
 
 
-def test_evaluator_over_labelled_images(model, image_processor, tmp_path):
+def test_evaluator_over_labeled_images(model, image_processor, tmp_path):
     faces = load_orl().select(range(60))
     evaluator = AllPairsEvaluator(faces, fars=(1e-1, 1e-2, 1e-6))
     metrics = evaluator(model, image_processor, tmp_path)

@@ -4,9 +4,9 @@ from itertools import combinations
 import numpy as np
 import pytest
 
+from hf_face.embedding.cache import EmbeddingCache
 from hf_face.evaluation import ROC, Embedder
 from hf_face.evaluation.comparison_scores import ComparisonScores
-from hf_face.evaluation.embedding_cache import EmbeddingCache
 from hf_face.evaluation.ijb import IJBEvaluator
 from hf_face.evaluation.ijb_files import load_ijb
 from hf_face.evaluation.protocols import PROTOCOLS, ProtocolArguments
@@ -36,8 +36,8 @@ def expected_template(faces, embed, person: int, template: int, switches: str) -
     for media in medias:
         views = []
         for photograph in media:
-            original, mirrored = embed(faces[person, photograph])
-            feature = original + mirrored if switches[5] == "1" else original
+            original, flipped = embed(faces[person, photograph])
+            feature = original + flipped if switches[5] == "1" else original
             if switches[1] == "0":
                 feature = feature / np.linalg.norm(feature)
             if switches[3] == "1":
@@ -107,9 +107,9 @@ def test_cache_resumes_and_never_mixes_models(ijb_folder, model, image_processor
     shards[1].unlink()
     model.num_calls = 0
     assert IJBEvaluator(protocol, cache=cache)(model, image_processor) == without
-    assert model.num_calls == 2  # one batch and its mirror images
+    assert model.num_calls == 2  # one batch and its flipped images
     model.projection.weight.data.mul_(-1)
-    cache(Embedder(model, image_processor, mirror=False), protocol.images)
+    cache(Embedder(model, image_processor, flip=False), protocol.images)
     assert len(list(tmp_path.rglob("*.safetensors"))) == 6
 
 
@@ -125,7 +125,7 @@ def test_cache_tells_slices_of_one_data_set_apart(orl, model, image_processor, t
 
 def test_without_mirror_images(ijb_folder, model, image_processor, tmp_path):
     protocol = load_ijb(ijb_folder)
-    metrics = IJBEvaluator(protocol, "N1D1F0").evaluate(Embedder(model, image_processor, mirror=False))
+    metrics = IJBEvaluator(protocol, "N1D1F0").evaluate(Embedder(model, image_processor, flip=False))
     assert model.num_calls == 1
     assert metrics == IJBEvaluator(protocol, "N1D1F0").evaluate(Embedder(model, image_processor))
 
@@ -209,8 +209,8 @@ def test_missing_photographs_and_empty_lists_are_named_before_work_starts(ijb_fo
 
 
 def test_mirror_images_are_asked_for_before_work_starts(ijb_folder, model, image_processor):
-    with pytest.raises(ValueError, match="the switches N1D1F1 add mirror images"):
-        IJBEvaluator(load_ijb(ijb_folder)).evaluate(Embedder(model, image_processor, mirror=False))
+    with pytest.raises(ValueError, match="the switches N1D1F1 add flipped images"):
+        IJBEvaluator(load_ijb(ijb_folder)).evaluate(Embedder(model, image_processor, flip=False))
     assert model.num_calls == 0
 
 

@@ -21,8 +21,8 @@ def ijb(fixtures):
 
 def pooled(images, switches: str, dtype):
     norm_score, detector_score, flip = (switch == "1" for switch in switches[1::2])
-    original, mirrored = np.split(images["img_feats_i8"].astype(dtype) / 8, 2, axis=1)
-    features = original + mirrored if flip else original.copy()
+    original, flipped = np.split(images["img_feats_i8"].astype(dtype) / 8, 2, axis=1)
+    features = original + flipped if flip else original.copy()
     weights = image_weights(features, images["faceness"] if detector_score else None, norm_score)
     return pool_templates(torch.from_numpy(features), images["templates"], images["medias"], weights)
 

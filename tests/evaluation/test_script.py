@@ -112,7 +112,7 @@ def test_mirror_images_are_embedded_where_a_protocol_asks_for_them(model_folder,
         with patch("hf_face.evaluation.Embedder", wraps=Embedder) as embedder:
             arguments = ["--protocol", "ijb", "--data", ijb_folder, "--switches", *switches]
             reports.append(run_for_report(capsys, tmp_path, model_folder, *arguments)[0])
-        assert embedder.call_args.kwargs["mirror"] == ("N1D1F1" in switches)
+        assert embedder.call_args.kwargs["flip"] == ("N1D1F1" in switches)
     assert reports[0].items() <= reports[1].items()
     assert "ijbc_auc" in reports[1].keys() - reports[0].keys()
 

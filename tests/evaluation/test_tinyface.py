@@ -4,7 +4,7 @@ from datasets import ClassLabel
 from scipy.io import savemat
 
 from hf_face.evaluation import Embedder
-from hf_face.evaluation.tinyface import IdentificationEvaluator, enrol_first, load_tinyface
+from hf_face.evaluation.tinyface import IdentificationEvaluator, enroll_first, load_tinyface
 
 
 def test_tinyface_lists_and_distractors(tinyface):
@@ -45,7 +45,7 @@ def test_list_of_another_format_is_named(tinyface):
 
 
 def test_first_image_of_everybody_is_enrolled(orl):
-    gallery, probes = enrol_first(orl)
+    gallery, probes = enroll_first(orl)
     assert (len(gallery), len(probes)) == (40, 360)
     assert gallery["label"] == list(range(40))
 

@@ -212,7 +212,7 @@ def test_evaluator_gives_one_flat_dict_and_draws(model, image_processor, orl_pai
 def test_references_keep_their_own_test_time_augmentation(model, image_processor, orl_pairs):
     embedder = Embedder(model, image_processor)
     by_flip = {flip: VerificationEvaluator(orl_pairs, flip=flip).evaluate(embedder) for flip in ("sum", "concat", None)}
-    # The embedder has the mirror images, so InsightFace's figures are there, and are the same, in each.
+    # The embedder has the flipped images, so InsightFace's figures are there, and are the same, in each.
     for figure in ("insightface_accuracy", "insightface_threshold", "timm_face_accuracy", "timm_face_threshold"):
         assert len({metrics[f"orl_{figure}"] for metrics in by_flip.values()}) == 1
     assert by_flip["sum"]["orl_auc"] != by_flip[None]["orl_auc"]

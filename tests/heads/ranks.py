@@ -26,17 +26,17 @@ class TinyModel(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.backbone = nn.Sequential(nn.Linear(12, 16), nn.Tanh(), nn.Linear(16, EMBEDDING_SIZE))
-        self.head = MarginHead(EMBEDDING_SIZE, **{"num_labels": NUM_IDENTITIES, **head_kwargs})
+        self.head = MarginHead(EMBEDDING_SIZE, **{"num_identities": NUM_IDENTITIES, **head_kwargs})
 
     def forward(self, pixels, labels, sample_weight=None):
         return self.head(10 * self.backbone(pixels), labels, sample_weight).loss
 
 
-def global_batch(step: int, num_labels: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def global_batch(step: int, num_identities: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Pixels, labels and weights of the samples; those that are ignored are more on some ranks than on others."""
     generator = torch.Generator().manual_seed(step)
     pixels = torch.randn(BATCH_SIZE, 12, generator=generator)
-    labels = torch.randint(num_labels, (BATCH_SIZE,), generator=generator)
+    labels = torch.randint(num_identities, (BATCH_SIZE,), generator=generator)
     if step % 2:
         labels[[0, -1, -2]] = -1
     labels[2] = labels[1]
@@ -79,7 +79,7 @@ def train(
     losses, norms = [], []
     for step in steps:
         own = slice(rank * BATCH_SIZE // world_size, (rank + 1) * BATCH_SIZE // world_size)
-        pixels, labels, weights = (x[own] for x in global_batch(step, head.num_labels))
+        pixels, labels, weights = (x[own] for x in global_batch(step, head.num_identities))
         loss = wrapped(pixels.to(head.weight.dtype), labels, weights if weighted else None)
         optimizer.zero_grad()
         loss.backward()
@@ -93,15 +93,15 @@ def train(
             torch.save(saved, folder / "backbone.pt")
     weights = {f"backbone.{name}": value for name, value in model.backbone.state_dict().items()}
     margin = {f"margin.{name}": value for name, value in head.margin.state_dict().items()}
-    centres = [None] * world_size if world_size > 1 else [head.weight.detach()]
+    centers = [None] * world_size if world_size > 1 else [head.weight.detach()]
     if group is not None:
-        dist.all_gather_object(centres, head.weight.detach())
+        dist.all_gather_object(centers, head.weight.detach())
     elif world_size > 1:
-        centres = [head.weight.detach()]
+        centers = [head.weight.detach()]
     return {
         "losses": torch.stack(losses),
         "norms": torch.stack(norms),
-        "centres": torch.cat(centres),
+        "centers": torch.cat(centers),
         **{name: value.clone() for name, value in {**weights, **margin}.items()},
     }
 

@@ -34,10 +34,10 @@ UNHELD = [(name, {"eps": 0.0}) for name in ("arcface", "sphereface", "adaface", 
 def problem(batch_size=6, num_classes=10, size=5, dtype=torch.float64, seed=0):
     generator = torch.Generator().manual_seed(seed)
     embeddings = torch.randn(batch_size, size, generator=generator, dtype=dtype).mul_(12).requires_grad_()
-    centres = torch.randn(num_classes, size, generator=generator, dtype=dtype).requires_grad_()
+    centers = torch.randn(num_classes, size, generator=generator, dtype=dtype).requires_grad_()
     labels = torch.randint(num_classes, (batch_size,), generator=generator)
     labels[1] = labels[0]
-    return embeddings, centres, labels
+    return embeddings, centers, labels
 
 
 def frozen(name, kwargs):
@@ -53,31 +53,31 @@ def frozen(name, kwargs):
 @pytest.mark.parametrize("chunk_size", [None, 4])
 @pytest.mark.parametrize("name, kwargs", VARIANTS)
 def test_gradient_is_true(name, kwargs, chunk_size):
-    embeddings, centres, labels = problem(batch_size=3, num_classes=5, size=3)
+    embeddings, centers, labels = problem(batch_size=3, num_classes=5, size=3)
     margin = frozen(name, kwargs)
 
-    def loss(embeddings, centres):
-        return margin_softmax_loss(embeddings, centres, labels, margin, scale=8.0, chunk_size=chunk_size)
+    def loss(embeddings, centers):
+        return margin_softmax_loss(embeddings, centers, labels, margin, scale=8.0, chunk_size=chunk_size)
 
     # AdaFace's quality is a constant by definition: only directions may vary for the numeric gradient to agree.
     if name == "adaface":
         fixed = embeddings.detach().norm(dim=1, keepdim=True)
         assert torch.autograd.gradcheck(
-            lambda e, c: loss(e / e.norm(dim=1, keepdim=True) * fixed, c), (embeddings, centres)
+            lambda e, c: loss(e / e.norm(dim=1, keepdim=True) * fixed, c), (embeddings, centers)
         )
     else:
-        assert torch.autograd.gradcheck(loss, (embeddings, centres))
+        assert torch.autograd.gradcheck(loss, (embeddings, centers))
 
 
 @pytest.mark.parametrize("sub_centers, filter_threshold", [(3, None), (1, 0.2), (2, 0.2)])
-def test_gradient_is_true_with_sub_centres_and_filter(sub_centers, filter_threshold):
-    embeddings, centres, labels = problem(batch_size=4, num_classes=6 * sub_centers, size=3)
+def test_gradient_is_true_with_sub_centers_and_filter(sub_centers, filter_threshold):
+    embeddings, centers, labels = problem(batch_size=4, num_classes=6 * sub_centers, size=3)
     labels = labels % 6
 
-    def loss(embeddings, centres, chunk_size):
+    def loss(embeddings, centers, chunk_size):
         return margin_softmax_loss(
             embeddings,
-            centres,
+            centers,
             labels,
             scale=8.0,
             chunk_size=chunk_size,
@@ -86,46 +86,46 @@ def test_gradient_is_true_with_sub_centres_and_filter(sub_centers, filter_thresh
         )
 
     for chunk_size in (None, 4):
-        assert torch.autograd.gradcheck(lambda e, c, k=chunk_size: loss(e, c, k), (embeddings, centres))
+        assert torch.autograd.gradcheck(lambda e, c, k=chunk_size: loss(e, c, k), (embeddings, centers))
 
 
 @pytest.mark.parametrize("name, kwargs", VARIANTS)
 def test_loss_is_the_cross_entropy_of_the_logits(name, kwargs):
-    embeddings, centres, labels = problem(batch_size=32, num_classes=50, size=8)
+    embeddings, centers, labels = problem(batch_size=32, num_classes=50, size=8)
     margin = frozen(name, kwargs)
-    want = F.cross_entropy(margin_logits(embeddings, centres, labels, margin), labels)
+    want = F.cross_entropy(margin_logits(embeddings, centers, labels, margin), labels)
     if name == "magface":
         want = want + margin.regularizer(embeddings.norm(dim=1)).mean()
-    grads = torch.autograd.grad(want, (embeddings, centres))
+    grads = torch.autograd.grad(want, (embeddings, centers))
     for chunk_size in (None, 1, 7, 50, 1000):
-        got = margin_softmax_loss(embeddings, centres, labels, margin, chunk_size=chunk_size)
+        got = margin_softmax_loss(embeddings, centers, labels, margin, chunk_size=chunk_size)
         torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
-        for got_grad, want_grad in zip(torch.autograd.grad(got, (embeddings, centres)), grads, strict=True):
+        for got_grad, want_grad in zip(torch.autograd.grad(got, (embeddings, centers)), grads, strict=True):
             torch.testing.assert_close(got_grad, want_grad, rtol=1e-9, atol=1e-12)
 
 
 def test_normface_is_the_softmax_of_scaled_cosines():
-    embeddings, centres, labels = problem()
-    want = F.cross_entropy(64 * F.normalize(embeddings) @ F.normalize(centres).T, labels)
-    torch.testing.assert_close(margin_softmax_loss(embeddings, centres, labels, NoMargin()), want)
+    embeddings, centers, labels = problem()
+    want = F.cross_entropy(64 * F.normalize(embeddings) @ F.normalize(centers).T, labels)
+    torch.testing.assert_close(margin_softmax_loss(embeddings, centers, labels, NoMargin()), want)
 
 
-def test_sub_centres_take_the_nearest():
-    embeddings, centres, labels = problem(num_classes=30)
-    cosine = (F.normalize(embeddings) @ F.normalize(centres).T).view(-1, 10, 3).max(2).values
-    got = margin_softmax_loss(embeddings, centres, labels % 10, NoMargin(), sub_centers=3)
+def test_sub_centers_take_the_nearest():
+    embeddings, centers, labels = problem(num_classes=30)
+    cosine = (F.normalize(embeddings) @ F.normalize(centers).T).view(-1, 10, 3).max(2).values
+    got = margin_softmax_loss(embeddings, centers, labels % 10, NoMargin(), sub_centers=3)
     torch.testing.assert_close(got, F.cross_entropy(64 * cosine, labels % 10))
 
 
 def test_curricularface_raises_hard_negatives_with_the_running_mean_of_target_cosines():
     margin = build_margin("curricularface", m=0.5)
-    embeddings, centres, labels = (
+    embeddings, centers, labels = (
         torch.eye(3, dtype=torch.float64)[:1],
         torch.tensor([[0.8, 0.6, 0], [0.7, 0, 0.714]]).double(),
         torch.tensor([0]),
     )
     cosine, hard = 0.8, 0.7 / math.hypot(0.7, 0.714)
-    logits = margin_logits(embeddings, centres, labels, margin, scale=1.0)
+    logits = margin_logits(embeddings, centers, labels, margin, scale=1.0)
     t = 0.01 * cosine
     assert hard > math.cos(math.acos(cosine) + 0.5)
     assert logits[0].tolist() == pytest.approx([math.cos(math.acos(cosine) + 0.5), hard * (t + hard)], abs=1e-6)
@@ -152,7 +152,7 @@ def test_monotone_sphereface_falls_all_the_way():
 @pytest.mark.parametrize("name, kwargs", VARIANTS + UNHELD)
 @pytest.mark.parametrize("chunk_size", [None, 3])
 def test_cosines_of_one_and_minus_one_zero_and_equal_embeddings_stay_finite(name, kwargs, chunk_size):
-    centres = torch.eye(4, 6).requires_grad_()
+    centers = torch.eye(4, 6).requires_grad_()
     cases = {
         "cosine 1": torch.eye(4, 6) * 32,
         "cosine -1": torch.eye(4, 6) * -32,
@@ -165,19 +165,19 @@ def test_cosines_of_one_and_minus_one_zero_and_equal_embeddings_stay_finite(name
         embeddings.requires_grad_()
         for size in (4, 1):
             loss = margin_softmax_loss(
-                embeddings[:size], centres, torch.arange(size), build_margin(name, **kwargs), chunk_size=chunk_size
+                embeddings[:size], centers, torch.arange(size), build_margin(name, **kwargs), chunk_size=chunk_size
             )
-            grads = torch.autograd.grad(loss, (embeddings, centres))
+            grads = torch.autograd.grad(loss, (embeddings, centers))
             assert loss.isfinite() and all(g.isfinite().all() for g in grads), what
 
 
-def test_zero_centres_and_a_single_class_stay_finite():
-    for centres in (torch.zeros(3, 4), torch.ones(1, 4)):
-        embeddings, centres = torch.randn(2, 4).requires_grad_(), centres.requires_grad_()
+def test_zero_centers_and_a_single_class_stay_finite():
+    for centers in (torch.zeros(3, 4), torch.ones(1, 4)):
+        embeddings, centers = torch.randn(2, 4).requires_grad_(), centers.requires_grad_()
         for chunk_size in (None, 1):
-            loss = margin_softmax_loss(embeddings, centres, torch.zeros(2, dtype=torch.long), chunk_size=chunk_size)
+            loss = margin_softmax_loss(embeddings, centers, torch.zeros(2, dtype=torch.long), chunk_size=chunk_size)
             loss.backward()
-            assert loss.isfinite() and embeddings.grad.isfinite().all() and centres.grad.isfinite().all()
+            assert loss.isfinite() and embeddings.grad.isfinite().all() and centers.grad.isfinite().all()
     assert loss == 0, "one class has no negatives"
 
 
@@ -191,7 +191,7 @@ finite_rows = st.lists(
 @settings(max_examples=100, deadline=None)
 @given(
     embeddings=finite_rows,
-    centres=finite_rows,
+    centers=finite_rows,
     variant=st.sampled_from(VARIANTS + UNHELD),
     scale=st.sampled_from([1.0, 64.0, 512.0]),
     chunk_size=st.sampled_from([None, 2]),
@@ -200,28 +200,28 @@ finite_rows = st.lists(
     ignored=st.sampled_from([None, 0, slice(None)]),
     autocast=st.sampled_from([None, torch.float16, torch.bfloat16]),
 )
-def test_loss_and_gradients_are_finite(embeddings, centres, variant, scale, chunk_size, ignored, autocast, **settings):
-    labels = torch.arange(len(embeddings)) % len(centres)
+def test_loss_and_gradients_are_finite(embeddings, centers, variant, scale, chunk_size, ignored, autocast, **settings):
+    labels = torch.arange(len(embeddings)) % len(centers)
     if ignored is not None:
         labels[ignored] = -1
     embeddings = torch.tensor(embeddings).requires_grad_()
-    centres = torch.tensor(centres).repeat_interleave(settings["sub_centers"], 0).requires_grad_()
+    centers = torch.tensor(centers).repeat_interleave(settings["sub_centers"], 0).requires_grad_()
     margin = build_margin(variant[0], **variant[1])
     with torch.autocast("cpu", autocast, enabled=autocast is not None):
-        loss = margin_softmax_loss(embeddings, centres, labels, margin, scale, chunk_size, **settings)
+        loss = margin_softmax_loss(embeddings, centers, labels, margin, scale, chunk_size, **settings)
     loss.backward()
-    assert loss.isfinite() and embeddings.grad.isfinite().all() and centres.grad.isfinite().all()
+    assert loss.isfinite() and embeddings.grad.isfinite().all() and centers.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("name", MARGINS)
 def test_autocast_changes_nothing(name, dtype):
-    embeddings, centres, labels = problem(batch_size=8, num_classes=40, size=16, dtype=torch.float32)
+    embeddings, centers, labels = problem(batch_size=8, num_classes=40, size=16, dtype=torch.float32)
     half = embeddings.detach().to(dtype).requires_grad_()
-    want = margin_softmax_loss(half.float(), centres, labels, frozen(name, {}).float())
+    want = margin_softmax_loss(half.float(), centers, labels, frozen(name, {}).float())
     for chunk_size in (None, 7):
         with torch.autocast("cpu", dtype):
-            got = margin_softmax_loss(half, centres, labels, frozen(name, {}).float(), chunk_size=chunk_size)
+            got = margin_softmax_loss(half, centers, labels, frozen(name, {}).float(), chunk_size=chunk_size)
             got.backward()
         assert got.dtype == torch.float32
         torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
@@ -236,10 +236,10 @@ def test_adaface_keeps_its_spread_for_a_batch_of_one():
 
 @pytest.mark.parametrize("label", [-2, 10])
 def test_labels_out_of_range_are_named(label):
-    embeddings, centres, labels = problem()
+    embeddings, centers, labels = problem()
     labels[2] = label
     with pytest.raises(ValueError, match=rf"\[0, 10\).*found \[{label}\]"):
-        margin_softmax_loss(embeddings, centres, labels)
+        margin_softmax_loss(embeddings, centers, labels)
 
 
 @pytest.mark.parametrize("chunk_size", [0, -1])
@@ -251,15 +251,15 @@ def test_chunks_of_no_class_are_refused(chunk_size):
 
 
 def test_thousands_of_chunks_add_up_as_one():
-    embeddings, centres, labels = problem(num_classes=10_000, dtype=torch.float32)
-    want = margin_softmax_loss(embeddings.double(), centres.double(), labels, NoMargin(), scale=1.0)
-    got = margin_softmax_loss(embeddings, centres, labels, NoMargin(), scale=1.0, chunk_size=1)
+    embeddings, centers, labels = problem(num_classes=10_000, dtype=torch.float32)
+    want = margin_softmax_loss(embeddings.double(), centers.double(), labels, NoMargin(), scale=1.0)
+    got = margin_softmax_loss(embeddings, centers, labels, NoMargin(), scale=1.0, chunk_size=1)
     assert abs(got.item() / want.item() - 1) < 1.5e-7, "adding up in float32 is off by 3.6e-7"
 
 
 def test_all_samples_ignored_gives_zero():
-    embeddings, centres, labels = problem()
-    loss = margin_softmax_loss(embeddings, centres, torch.full_like(labels, -1), build_margin("adaface"))
+    embeddings, centers, labels = problem()
+    loss = margin_softmax_loss(embeddings, centers, torch.full_like(labels, -1), build_margin("adaface"))
     loss.backward()
     assert loss == 0 and embeddings.grad.abs().max() == 0
 
@@ -279,23 +279,23 @@ def test_straight_through_does_not_mix_with_other_margins(clash):
 
 
 def test_chunks_hold_no_batch_by_identities_matrix():
-    """Neither pass may allocate anything the size of the logits, or a second copy of the centres."""
-    embeddings, centres, labels = problem(batch_size=256, num_classes=4096, size=16, dtype=torch.float32)
+    """Neither pass may allocate anything the size of the logits, or a second copy of the centers."""
+    embeddings, centers, labels = problem(batch_size=256, num_classes=4096, size=16, dtype=torch.float32)
     sizes = {}  # by address
 
     class Watch(torch.utils._python_dispatch.TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
             result = func(*args, **(kwargs or {}))
             for x in result if isinstance(result, (tuple, list)) else (result,):
-                if isinstance(x, torch.Tensor) and x.untyped_storage().data_ptr() != centres.data_ptr():
+                if isinstance(x, torch.Tensor) and x.untyped_storage().data_ptr() != centers.data_ptr():
                     storage = x.untyped_storage()
                     sizes[storage.data_ptr()] = max(sizes.get(storage.data_ptr(), 0), storage.nbytes())
             return result
 
     with Watch():
-        margin_softmax_loss(embeddings, centres, labels, chunk_size=128).backward()
+        margin_softmax_loss(embeddings, centers, labels, chunk_size=128).backward()
     large = [size for size in sizes.values() if size > 256 * 128 * 4]
-    assert large == [centres.numel() * 4], "the gradient alone"
+    assert large == [centers.numel() * 4], "the gradient alone"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -304,13 +304,13 @@ def test_chunks_hold_no_batch_by_identities_matrix():
 def test_a_gpu_gives_the_numbers_of_the_cpu(name, chunk_size):
     results = []
     for device in ("cpu", "cuda"):
-        embeddings, centres, labels = (
+        embeddings, centers, labels = (
             x.detach().to(device) for x in problem(batch_size=8, num_classes=60, size=16, dtype=torch.float32)
         )
-        embeddings.requires_grad_(), centres.requires_grad_()
+        embeddings.requires_grad_(), centers.requires_grad_()
         margin = build_margin(name).to(device)
-        loss = margin_softmax_loss(embeddings, centres, labels, margin, scale=16.0, chunk_size=chunk_size)
-        results.append([x.cpu() for x in (loss, *torch.autograd.grad(loss, (embeddings, centres)))])
+        loss = margin_softmax_loss(embeddings, centers, labels, margin, scale=16.0, chunk_size=chunk_size)
+        results.append([x.cpu() for x in (loss, *torch.autograd.grad(loss, (embeddings, centers)))])
     for on_cpu, on_gpu in zip(*results, strict=True):
         torch.testing.assert_close(on_gpu, on_cpu, rtol=1e-4, atol=1e-5)
 
@@ -335,9 +335,9 @@ def test_fused_chunks_match_plain_ones(name, kwargs, monkeypatch):
         )
         margin, steps = build_margin(name, **kwargs), []
         for step in range(3):  # what changes from step to step must not be compiled in
-            embeddings, centres, labels = problem(8 + step, num_classes=60, size=16, dtype=torch.float32, seed=step)
-            loss = margin_softmax_loss(embeddings, centres, labels, margin, chunk_size=16)
-            steps += [loss, *torch.autograd.grad(loss, (embeddings, centres))]
+            embeddings, centers, labels = problem(8 + step, num_classes=60, size=16, dtype=torch.float32, seed=step)
+            loss = margin_softmax_loss(embeddings, centers, labels, margin, chunk_size=16)
+            steps += [loss, *torch.autograd.grad(loss, (embeddings, centers))]
         results.append(steps)
     for plain, compiled in zip(*results, strict=True):
         torch.testing.assert_close(compiled, plain, rtol=1e-4, atol=1e-6)

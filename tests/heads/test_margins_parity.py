@@ -73,7 +73,7 @@ def check(reference, prefix, margin, inputs, name, chunk_size=None, **kwargs):
     loss.backward()
     assert_close(loss, reference[f"{prefix}_loss"], "loss")
     assert_close(embeddings.grad, reference[f"{prefix}_grad_embeddings"], "gradient of the embeddings")
-    assert_close(weight.grad, reference[f"{prefix}_grad_weight"], "gradient of the centres")
+    assert_close(weight.grad, reference[f"{prefix}_grad_weight"], "gradient of the centers")
 
 
 @pytest.mark.parametrize("chunk_size", [None, 7])
@@ -142,7 +142,7 @@ def test_elastic_with_given_margins(kind, plus, name, inputs, fixtures, monkeypa
 
 
 @pytest.mark.parametrize("name", ALL_SETS)
-def test_magface_margin_and_regulariser(name, inputs, fixtures):
+def test_magface_margin_and_regularizer(name, inputs, fixtures):
     reference = np.load(fixtures / "losses" / "femb_magface.npz")
     norm = embeddings_of(inputs, name).norm(dim=1)
     margin = MagFaceMargin(lambda_g=1.0)
@@ -189,7 +189,7 @@ def test_sample_weights_match_transface(name, fixtures):
     loss = margin_softmax_loss(embeddings, weight, labels, margin, sample_weight=sample_weight)
     loss.backward()
     assert_close(embeddings.grad, case[f"{name}_grad_embeddings"], "gradient of the embeddings")
-    assert_close(weight.grad, case[f"{name}_grad_weight"], "gradient of the centres")
+    assert_close(weight.grad, case[f"{name}_grad_weight"], "gradient of the centers")
     each = torch.stack(
         [margin_softmax_loss(e[None], weight, y[None], margin) for e, y in zip(embeddings, labels, strict=True)]
     )

@@ -8,14 +8,14 @@ from hf_face.heads.counter_random import counter_normal, counter_uniform
 from hf_face.heads.partial_fc import sample_classes
 
 
-def sampled_head(num_labels=200, rate=0.3, **kwargs):
+def sampled_head(num_identities=200, rate=0.3, **kwargs):
     torch.manual_seed(0)
-    return MarginHead(8, num_labels, sample_rate=rate, **kwargs)
+    return MarginHead(8, num_identities, sample_rate=rate, **kwargs)
 
 
-def batch(num_labels=200, size=6):
+def batch(num_identities=200, size=6):
     generator = torch.Generator().manual_seed(1)
-    return torch.randn(size, 8, generator=generator), torch.randint(num_labels, (size,), generator=generator)
+    return torch.randn(size, 8, generator=generator), torch.randint(num_identities, (size,), generator=generator)
 
 
 def test_counter_random_is_uniform_normal_and_different_every_step():
@@ -23,7 +23,7 @@ def test_counter_random_is_uniform_normal_and_different_every_step():
     draws = counter_uniform(index, torch.tensor(3), seed=1)
     assert draws.min() > 0 and draws.max() < 1
     assert torch.histc(draws, 10, 0, 1).sub(10_000).abs().max() < 500
-    assert abs(draws[:-1].sub(0.5).dot(draws[1:].sub(0.5)).item()) / 100_000 < 1e-3, "neighbours are not correlated"
+    assert abs(draws[:-1].sub(0.5).dot(draws[1:].sub(0.5)).item()) / 100_000 < 1e-3, "neighbors are not correlated"
     for other in (counter_uniform(index, torch.tensor(4), seed=1), counter_uniform(index, torch.tensor(3), seed=2)):
         assert abs((draws - 0.5).dot(other - 0.5).item()) / 100_000 < 1e-3
     normal = counter_normal(index, torch.tensor(3))
@@ -68,15 +68,15 @@ def test_loss_and_gradient_are_those_of_the_sampled_classes_alone(chunk_size, mo
     assert head.weight.grad.is_sparse
     assert set(head.weight.grad.coalesce().indices()[0].tolist()) == set(sample.tolist())
 
-    centres = head.weight.detach()[sample].requires_grad_()
-    cosine = torch.nn.functional.normalize(embeddings) @ torch.nn.functional.normalize(centres).T
+    centers = head.weight.detach()[sample].requires_grad_()
+    cosine = torch.nn.functional.normalize(embeddings) @ torch.nn.functional.normalize(centers).T
     own = sample == labels[:, None]
     drawn = ~torch.isin(sample, labels)
     target = torch.cos(torch.acos(cosine[own]) + 0.5)
     logits = torch.where(own, 64 * target[:, None], 64 * cosine - drawn * torch.log(torch.tensor(0.3)))
     loss = torch.nn.functional.cross_entropy(logits, own.int().argmax(1))
     loss.backward()
-    torch.testing.assert_close(head.weight.grad.to_dense()[sample], centres.grad, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(head.weight.grad.to_dense()[sample], centers.grad, rtol=1e-4, atol=1e-5)
 
 
 OPTIMIZERS = {

@@ -1,4 +1,4 @@
-"""The same training on 1, 2 and 4 ranks: same losses, same backbone, same class centres."""
+"""The same training on 1, 2 and 4 ranks: same losses, same backbone, same class centers."""
 
 import pytest
 from ranks import NUM_IDENTITIES, on_ranks, refusals, train
@@ -9,13 +9,13 @@ from hf_face.heads.sharding import shard_range
 CALLS = {
     **{name: {"head_kwargs": {"margin": name}} for name in MARGINS if name != "linear"},
     "linear": {"head_kwargs": {"margin": "linear", "scale": 1.0}},  # products are not bounded as cosines are
-    "sub-centres, chunks and filter": {
+    "sub-centers, chunks and filter": {
         "head_kwargs": {"sub_centers": 2, "chunk_size": 5, "filter_threshold": 0.3},
     },
-    "fewer identities than ranks": {"head_kwargs": {"num_labels": 3}},
+    "fewer identities than ranks": {"head_kwargs": {"num_identities": 3}},
     "sampled": {"head_kwargs": {"margin": "adaface", "sample_rate": 0.3}},
     "sampled, Adam, chunks": {"head_kwargs": {"sample_rate": 0.3, "chunk_size": 4}, "optimizer": "adamw"},
-    "sampled, sub-centres": {"head_kwargs": {"sample_rate": 0.3, "sub_centers": 2}},
+    "sampled, sub-centers": {"head_kwargs": {"sample_rate": 0.3, "sub_centers": 2}},
     "curricularface, filter": {"head_kwargs": {"margin": "curricularface", "filter_threshold": 0.3}},
     "weighted": {"head_kwargs": {}, "weighted": True},
     "float64": {"head_kwargs": {"margin": "adaface"}, "double": True},
@@ -90,10 +90,10 @@ def test_ranks_that_do_not_fit_together_are_told_so_and_do_not_wait(tmp_path):
         assert f"found {[NUM_IDENTITIES] * 3}" in of_rank[2]
 
 
-@pytest.mark.parametrize("num_labels, world_size", [(37, 4), (3, 4), (8, 2), (1, 3)])
-def test_shards_are_consecutive_even_and_complete(num_labels, world_size):
-    ranges = [shard_range(num_labels, rank, world_size) for rank in range(world_size)]
-    assert [label for first, last in ranges for label in range(first, last)] == list(range(num_labels))
+@pytest.mark.parametrize("num_identities, world_size", [(37, 4), (3, 4), (8, 2), (1, 3)])
+def test_shards_are_consecutive_even_and_complete(num_identities, world_size):
+    ranges = [shard_range(num_identities, rank, world_size) for rank in range(world_size)]
+    assert [label for first, last in ranges for label in range(first, last)] == list(range(num_identities))
     sizes = [last - first for first, last in ranges]
     assert max(sizes) - min(sizes) <= 1
     assert NUM_IDENTITIES % 4, "the runs above must not come out even"

@@ -75,7 +75,7 @@ def test_recordio_repository_to_parquet(recordio_repository, small, tmp_path):
 
 def test_pairs(hub, small):
     pairs = make_verification_pairs(small, name="four_people")
-    with pytest.raises(ValueError, match="State the licence of the data"):
+    with pytest.raises(ValueError, match="State the license of the data"):
         push_dataset(pairs, "alice/pairs")
     push_dataset(pairs, "alice/pairs", license="other")
     for read in (VerificationPairs.from_parquet("alice/pairs"), load_verification_pairs("alice/pairs")):

@@ -90,7 +90,7 @@ def test_figures_of_others_are_never_shown_as_ours(render):
         assert "| 1e-3 | 0.3000 |" in measured, "thresholds are those measured with these weights"
 
 
-def test_licences_are_shown_apart(render):
+def test_licenses_are_shown_apart(render):
     data = FaceModelCardData(
         license="other",
         license_name="insightface-non-commercial",
@@ -98,10 +98,10 @@ def test_licences_are_shown_apart(render):
         training_data=DATA,
     )
     card = render(data)
-    licences = card.text.split("## Licences")[1].split("##")[0]
-    assert "- **Weights**: [insightface-non-commercial](https://example.org/terms)" in licences
-    assert "- **Training data**, MS1MV3: research only" in licences
-    assert "- **Code** in this repository (hf_face): Apache-2.0" in licences
+    licenses = card.text.split("## Licenses")[1].split("##")[0]
+    assert "- **Weights**: [insightface-non-commercial](https://example.org/terms)" in licenses
+    assert "- **Training data**, MS1MV3: research only" in licenses
+    assert "- **Code** in this repository (hf_face): Apache-2.0" in licenses
     assert card.data.license == "other" and card.data.license_name == "insightface-non-commercial"
     assert card.data.datasets == ["org/ms1mv3"]
     assert "| [MS1MV3](https://huggingface.co/datasets/org/ms1mv3) | 5,179,510 | 93,431 | research only |" in card.text
@@ -188,8 +188,8 @@ def test_card_data_comes_back_from_its_file(card, tmp_path):
     card.save(tmp_path)
     again = FaceModelCardData.load(tmp_path)
     assert again == dataclasses.replace(card, figures=[str(tmp_path / "figures" / "roc.png")])
-    (tmp_path / "model_card.json").write_text('{"licence": "mit", "license": "mit", "training_data": []}')
-    with pytest.raises(ValueError, match=r"model_card\.json holds unknown fields \['licence'\]"):
+    (tmp_path / "model_card.json").write_text('{"license": "mit", "license": "mit", "training_data": []}')
+    with pytest.raises(ValueError, match=r"model_card\.json holds unknown fields \['license'\]"):
         FaceModelCardData.load(tmp_path)
 
 

@@ -329,16 +329,16 @@ def test_code_that_answers_something_else(hub, push, backbone, monkeypatch):
     assert nothing_was_sent(hub)
 
 
-def test_no_card_no_processor_no_licence(hub, push, card):
+def test_no_card_no_processor_no_license(hub, push, card):
     with pytest.raises(ValueError, match="published with a card"):
         push("org/bare", card=None)
     with pytest.raises(ValueError, match="published with its image processor"):
         push("org/bare", image_processor=None)
-    with pytest.raises(ValueError, match="State the licence of the weights"):
+    with pytest.raises(ValueError, match="State the license of the weights"):
         push("org/bare", card=FaceModelCardData(license="", training_data=card.training_data))
     with pytest.raises(ValueError, match="State what the weights were trained on"):
         push("org/bare", card=FaceModelCardData(license="mit", training_data=[]))
-    with pytest.raises(ValueError, match="State the licence or terms of the training data 'WebFace'"):
+    with pytest.raises(ValueError, match="State the license or terms of the training data 'WebFace'"):
         push("org/bare", card=FaceModelCardData(license="mit", training_data=[TrainingData("WebFace", "")]))
     with pytest.raises(ValueError, match="IResNetModel has no head"):
         push("org/bare", include_head=True)

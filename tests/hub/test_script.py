@@ -56,7 +56,7 @@ def test_a_converted_folder_states_its_card_and_adds_its_results(run, hub, backb
     (tmp_path / "results" / "metrics.json").write_text(json.dumps({"metrics": metrics}))
     Figure(figsize=(1, 1)).savefig(tmp_path / "results" / "lfw_roc.png")
     converted = ("--model", tmp_path / "converted", "--repo_id", "org/converted")
-    with pytest.raises(ValueError, match="state the licences in a file, --card"):
+    with pytest.raises(ValueError, match="state the licenses in a file, --card"):
         run(*converted)
     with pytest.raises(ValueError, match="--results and --evaluations belong together"):
         run(*converted, "--results", tmp_path / "results")
@@ -79,5 +79,5 @@ def test_a_recipe_states_figures_of_others_too():
     figure = {"name": "LFW", "metrics": {"accuracy": 0.99}, "source_name": "they", "source_url": "https://example.org"}
     card = CardArguments(card=stated | {"evaluations": [figure]}).build()
     assert card.training_data == [TrainingData("ORL", "free")] and card.reported == [Evaluation(**figure)]
-    with pytest.raises(ValueError, match=r"the recipe's card holds unknown fields \['licence'\]"):
-        CardArguments(card={"licence": "mit"}).build()
+    with pytest.raises(ValueError, match=r"the recipe's card holds unknown fields \['license'\]"):
+        CardArguments(card={"license": "mit"}).build()

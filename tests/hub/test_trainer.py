@@ -99,7 +99,7 @@ def test_a_run_becomes_a_published_model_with_its_own_figures(make_trainer, hub,
     for row in ("learning_rate | 0.01", "augmentation | flip", "steps | 2", "optim | adamw_torch", r"loss | in\|house"):
         assert f"| {row}" in published.text, row
     assert "arcface" in published.data.tags and "| Margin | arcface (scale = 64.0" in published.text
-    assert "225 genuine and 225 impostor pairs; embeddings of the image and its mirror image summed." in published.text
+    assert "225 genuine and 225 impostor pairs; embeddings of the image and its flipped image summed." in published.text
     assert "![orl roc](figures/orl_roc.png)" in published.text
     assert f"seconds on {cpu_name()}." in published.text
     log = json.loads(hub.store.read(trainer.hub_model_id, "training_log.json"))
@@ -124,8 +124,8 @@ def test_the_margin_head_is_published_when_asked_for(make_trainer, hub, tmp_path
     expected = trainer.model.head.weight.detach()
     trainer.push_to_hub(include_head=True)
     assert torch.equal(load(hub.store.read(trainer.hub_model_id, "head.safetensors"))["weight"], expected)
-    push_to_hub(tmp_path / "run" / "checkpoint-2", "org/with_centres", card=STATED, include_head=True)
-    assert torch.equal(load(hub.store.read("org/with_centres", "head.safetensors"))["weight"], expected)
+    push_to_hub(tmp_path / "run" / "checkpoint-2", "org/with_centers", card=STATED, include_head=True)
+    assert torch.equal(load(hub.store.read("org/with_centers", "head.safetensors"))["weight"], expected)
 
 
 def test_a_branch_or_a_pull_request(make_trainer, hub):
@@ -320,9 +320,9 @@ def test_a_run_is_resumed_from_the_checkpoint_on_the_hub(make_trainer, hub, tmp_
 
 
 def test_what_is_refused_before_training(make_trainer, hub):
-    with pytest.raises(ValueError, match="A model card states licences"):
+    with pytest.raises(ValueError, match="A model card states licenses"):
         make_trainer(card=None)
-    with pytest.raises(ValueError, match="State the licence of the weights"):
+    with pytest.raises(ValueError, match="State the license of the weights"):
         make_trainer(card=dataclasses.replace(STATED, license=""))
     HfApi().create_repo("org/busy")
     HfApi().upload_file(path_or_fileobj=b"notes", path_in_repo="thesis.txt", repo_id="org/busy")

@@ -142,13 +142,13 @@ def test_from_backbone_starts_from_published_weights(tmp_path, whole):
         ({"model_type": "flava_image_model"}, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD),
     ],
 )
-def test_normalisation_is_the_backbones(backbone_config, mean, std):
+def test_normalization_is_the_backbones(backbone_config, mean, std):
     preprocessing = FoundationFaceConfig(backbone_config=backbone_config).preprocessing
     assert (preprocessing["image_mean"], preprocessing["image_std"]) == (mean, std)
 
 
 @pytest.mark.parametrize("file", ["preprocessor_config.json", "processor_config.json"])
-def test_normalisation_of_a_named_backbone_is_what_its_own_processor_says(tmp_path, file):
+def test_normalization_of_a_named_backbone_is_what_its_own_processor_says(tmp_path, file):
     own = {"image_processor_type": "ViTImageProcessor", "image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}
     published = transformers.ViTModel(AutoConfig.for_model(**VIT))
     published.save_pretrained(tmp_path)
@@ -172,7 +172,7 @@ def test_normalisation_of_a_named_backbone_is_what_its_own_processor_says(tmp_pa
     assert (plain["image_mean"], plain["image_std"]) == ([0.0] * 3, [1.0] * 3)
 
 
-def test_told_normalisation_wins(tmp_path):
+def test_told_normalization_wins(tmp_path):
     AutoConfig.for_model(**VIT).save_pretrained(tmp_path)
     transformers.ViTImageProcessor(image_std=[0.4, 0.5, 0.6]).save_pretrained(tmp_path)
     told = FoundationFaceConfig(backbone_config=str(tmp_path), image_mean=[0.0, 0.0, 0.0])

@@ -79,12 +79,12 @@ def test_every_batch_norm_has_the_epsilon_of_the_config():
 
 
 @pytest.mark.parametrize(
-    "embedding_norm, learnt", [("bias", {"bias"}), ("affine", {"weight", "bias"}), ("plain", set())]
+    "embedding_norm, learned", [("bias", {"bias"}), ("affine", {"weight", "bias"}), ("plain", set())]
 )
-def test_what_the_last_batch_norm_learns(embedding_norm, learnt, tmp_path):
+def test_what_the_last_batch_norm_learns(embedding_norm, learned, tmp_path):
     IResNetModel(IResNetConfig(**TINY, embedding_norm=embedding_norm)).save_pretrained(tmp_path)
     loaded = AutoModel.from_pretrained(tmp_path)
-    assert {name for name, p in loaded.neck.projection.norm.named_parameters() if p.requires_grad} == learnt
+    assert {name for name, p in loaded.neck.projection.norm.named_parameters() if p.requires_grad} == learned
 
 
 def test_dropout_is_for_training():

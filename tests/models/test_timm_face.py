@@ -37,7 +37,7 @@ def test_embedding_is_the_classifiers_output(architecture, model_args):
         torch.testing.assert_close(embed(model, faces()), theirs(faces()))
 
 
-def test_initialisation_is_timms():
+def test_initialization_is_timms():
     config = TimmFaceConfig(model_args=VIT, embedding_size=24, image_size=32)
     torch.manual_seed(0)
     ours = TimmFaceModel(config).model.state_dict()

@@ -67,7 +67,7 @@ def test_masking_leaves_patches_out_in_training_only():
     assert masked.sum(1).tolist() == [5, 5, 5]
     assert len({tuple(row) for row in masked.tolist()}) > 1  # drawn for each face
 
-    # What is not masked stays in its place: without layers in between, tokens are the unmasked ones, normalised.
+    # What is not masked stays in its place: without layers in between, tokens are the unmasked ones, normalized.
     model.layers = nn.ModuleList()
     output = model(FACES)
     kept = ~(output.last_hidden_state == 7.0).all(-1)

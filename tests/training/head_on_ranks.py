@@ -39,7 +39,7 @@ SETTINGS = {
 
 
 class WatchedTrainer(FaceTrainer):
-    """Fails when a device is handed more class centres than are its rank's."""
+    """Fails when a device is handed more class centers than are its rank's."""
 
     def _move_model_to_device(self, model, device):
         num_parts = self.args.world_size if self.args.shard_head else 1

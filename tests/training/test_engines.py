@@ -131,7 +131,7 @@ def test_ranks_are_evaluated_with_the_batch_norm_statistics_that_are_saved(plain
     run = plain[0] / "run"
     reported = json.loads((run / "eval_results.json").read_text())
     pairs = make_verification_pairs(split_identities(load_orl(), num_held_out=10)[1], name="orl")
-    embedder = Embedder(AutoModel.from_pretrained(run), AutoImageProcessor.from_pretrained(run), mirror=True)
+    embedder = Embedder(AutoModel.from_pretrained(run), AutoImageProcessor.from_pretrained(run), flip=True)
     metrics = VerificationEvaluator(pairs).evaluate(embedder)
     assert reported["eval_orl_threshold"] == pytest.approx(metrics["orl_threshold"], abs=1e-6)
     assert reported["eval_orl_auc"] == pytest.approx(metrics["orl_auc"], abs=1e-5)

@@ -67,7 +67,7 @@ def test_a_sampled_run_on_two_ranks_goes_on_on_one(folder):
         np.testing.assert_allclose(logged(folder / "one" / "sampled, resumed", key), want, rtol=1e-3)
 
 
-def test_the_centres_of_a_split_head_and_their_moments_are_on_disk_once(folder):
+def test_the_centers_of_a_split_head_and_their_moments_are_on_disk_once(folder):
     checkpoint = folder / "two" / "adamw" / "checkpoint-8"
     shapes = [
         tuple(value.shape)
@@ -78,7 +78,7 @@ def test_the_centres_of_a_split_head_and_their_moments_are_on_disk_once(folder):
     assert len(list(checkpoint.glob("head-*-of-00002.safetensors"))) == 2
 
 
-def test_only_sampled_centres_are_trained(folder):
+def test_only_sampled_centers_are_trained(folder):
     """After four steps at rate 0.3 some identity that is in no batch was never drawn either, or trained less."""
     start, end = (
         FaceRecognitionModel.from_pretrained(folder / "one" / "sampled" / f"checkpoint-{step}").head.weight

@@ -22,7 +22,7 @@ def losses(trainer) -> list[float]:
 
 
 def people(num_people: int, images_each: int = 20) -> Dataset:
-    """Grey squares, a shade a person."""
+    """Gray squares, a shade a person."""
     images, labels = [], []
     for person in range(num_people):
         buffer = BytesIO()
@@ -43,12 +43,12 @@ def test_training_learns_and_reports_norms_and_cosines(make_trainer):
     assert -1 <= step["target_cosine"] <= 1
 
 
-def test_the_class_centres_have_their_own_learning_rate_and_weight_decay(make_trainer):
+def test_the_class_centers_have_their_own_learning_rate_and_weight_decay(make_trainer):
     trainer = make_trainer(head_learning_rate=0.5, head_weight_decay=0.25, weight_decay=0.125)
     groups = {id(p): group for group in trainer.create_optimizer().param_groups for p in group["params"]}
     assert len(groups) == sum(1 for _ in trainer.model.parameters())
-    centres = groups[id(trainer.model.head.weight)]
-    assert (centres["lr"], centres["weight_decay"]) == (0.5, 0.25)
+    centers = groups[id(trainer.model.head.weight)]
+    assert (centers["lr"], centers["weight_decay"]) == (0.5, 0.25)
     backbone = trainer.model.backbone.model
     for weight in (backbone.patch_embed.proj.weight, backbone.head.weight):
         assert (groups[id(weight)]["lr"], groups[id(weight)]["weight_decay"]) == (0.01, 0.125)
@@ -63,7 +63,7 @@ def test_sgd_on_a_gpu_decays_weights_without_a_copy_of_the_gradient(make_trainer
     assert (kwargs["momentum"], kwargs.get("fused")) == (0.9, fused)
 
 
-def test_pixels_are_normalised_as_the_image_processor_does_and_augmented_in_training_only(make_trainer, faces):
+def test_pixels_are_normalized_as_the_image_processor_does_and_augmented_in_training_only(make_trainer, faces):
     trainer = make_trainer()
     batch = next(iter(trainer.get_train_dataloader()))
     assert batch["pixel_values"].dtype == torch.uint8

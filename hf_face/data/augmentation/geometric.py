@@ -12,7 +12,7 @@ from .draws import uniform
 
 
 def move(images: Tensor, degrees: Tensor | float = 0.0, x: Tensor | float = 0.0, y: Tensor | float = 0.0) -> Tensor:
-    """Turn counter-clockwise about the centre, then move by `x` and `y`."""
+    """Turn counter-clockwise about the center, then move by `x` and `y`."""
     degrees, x, y = torch.broadcast_tensors(*(torch.as_tensor(value) for value in (degrees, x, y)))
     cos, sin = degrees.deg2rad().cos(), degrees.deg2rad().sin()
     return _warp(images, cos, -sin, sin * y - cos * x, sin, cos, -sin * x - cos * y)
@@ -90,7 +90,7 @@ def _log(value: float) -> Tensor:
 
 
 def _warp(images: Tensor, *inverse: Tensor | float) -> Tensor:
-    """Take each output pixel from where `inverse`, the rows of a 2 x 3 matrix in pixels from the centre, points."""
+    """Take each output pixel from where `inverse`, the rows of a 2 x 3 matrix in pixels from the center, points."""
     batch_size, _, height, width = images.shape
     a, b, x, c, d, y = (torch.as_tensor(number).expand(batch_size) for number in inverse)
     # affine_grid's coordinates run from -1 to 1 across the image

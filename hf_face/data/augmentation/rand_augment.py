@@ -35,7 +35,7 @@ class RandAugment(nn.Module):
     """Apply `num_ops` operations to each image, each drawn at random with a random strength.
 
     RandAugment (Cubuk et al. 2020) with torchvision's operations, to which FRoundation (Chettaoui et al. 2025,
-    `src/data/rand_augment.py`) adds greyscale and resized crop; and, other than in the paper, each operation's strength
+    `src/data/rand_augment.py`) adds grayscale and resized crop; and, other than in the paper, each operation's strength
     is drawn from the bins 1 ... `magnitude`.
 
     Args:

@@ -39,12 +39,12 @@ def push_dataset(
 
     Args:
         data: The pairs, or the folder: Parquet files and `README.md`.
-        license: Licence or terms of the data, one of the Hub's identifiers; written into the card. May be left out if
+        license: License or terms of the data, one of the Hub's identifiers; written into the card. May be left out if
             the card states one.
 
     Raises:
         FileNotFoundError: no card or no Parquet file.
-        ValueError: no licence, or a Parquet file that is not complete.
+        ValueError: no license, or a Parquet file that is not complete.
     """
     if isinstance(data, VerificationPairs):
         with TemporaryDirectory() as folder:
@@ -75,11 +75,11 @@ def push_dataset(
 def check_license(license: str | None) -> None:
     """
     Raises:
-        ValueError: the licence of a data set is not stated, or not with one of the Hub's identifiers.
+        ValueError: the license of a data set is not stated, or not with one of the Hub's identifiers.
     """
     if license not in LICENSES:
         raise ValueError(
-            "State the licence of the data with one of the Hub's identifiers such as license='cc-by-4.0', 'other' or "
+            "State the license of the data with one of the Hub's identifiers such as license='cc-by-4.0', 'other' or "
             f"'unknown'; found {license!r}."
         )
 

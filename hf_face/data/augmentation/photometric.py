@@ -1,4 +1,4 @@
-"""Colour operations on a batch, every image with a strength of its own.
+"""Color operations on a batch, every image with a strength of its own.
 
 All take uint8 (B, 3, H, W) and a strength (B,) on the CPU, and give uint8, rounded as torchvision does, whose functions
 of the same names take one strength for the whole batch.
@@ -17,21 +17,21 @@ def adjust_brightness(images: Tensor, factor: Tensor) -> Tensor:
 
 
 def adjust_contrast(images: Tensor, factor: Tensor) -> Tensor:
-    """Blend with the image's mean grey."""
-    return _blend(images.float(), _grey(images).mean((1, 2, 3), keepdim=True), factor)
+    """Blend with the image's mean gray."""
+    return _blend(images.float(), _gray(images).mean((1, 2, 3), keepdim=True), factor)
 
 
 def adjust_saturation(images: Tensor, factor: Tensor) -> Tensor:
-    """Blend with the grey image."""
-    return _blend(images.float(), _grey(images), factor)
+    """Blend with the gray image."""
+    return _blend(images.float(), _gray(images), factor)
 
 
 def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
-    """Turn the hue by a fraction `shift` of the colour circle, -0.5 to 0.5, keeping HSV saturation and value."""
+    """Turn the hue by a fraction `shift` of the color circle, -0.5 to 0.5, keeping HSV saturation and value."""
     pixels = images.float()
     red, green, blue = pixels.unbind(1)  # (B, H, W)
     value, chroma = pixels.amax(1), pixels.amax(1) - pixels.amin(1)
-    divisor = chroma.clamp(min=1)  # grey has no hue, any will do
+    divisor = chroma.clamp(min=1)  # gray has no hue, any will do
     hue = torch.where(value == green, (blue - red) / divisor + 2, (red - green) / divisor + 4)
     hue = torch.where(value == red, (green - blue) / divisor, hue)  # 0 to 6, or a little below 0
     corners = torch.tensor([5.0, 3.0, 1.0], device=images.device).view(1, 3, 1, 1)  # where R, G and B are lowest
@@ -65,7 +65,7 @@ def _blend(pixels: Tensor, other: Tensor | float, factor: Tensor) -> Tensor:
     return (pixels + (other - pixels) * (1 - _per_image(factor, pixels))).clamp(0, 255).to(torch.uint8)
 
 
-def _grey(images: Tensor) -> Tensor:
+def _gray(images: Tensor) -> Tensor:
     weights = torch.tensor(GREY_WEIGHTS, device=images.device).view(1, 3, 1, 1)
     return (images * weights).sum(1, keepdim=True).floor()
 

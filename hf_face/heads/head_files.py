@@ -27,14 +27,14 @@ OPTIMIZER_PREFIX = "optimizer."
 
 
 def save_head(head: MarginHead, folder: str | Path, optimizer: torch.optim.Optimizer | None = None) -> None:
-    """Writes a head, and an optimizer's state of its class centres, to a folder that all its ranks can write to.
+    """Writes a head, and an optimizer's state of its class centers, to a folder that all its ranks can write to.
 
     A head that is split over ranks must be saved by all of them; another one by a single process.
 
     Args:
         head: the head.
         folder: made if it is not there.
-        optimizer: whose momentum or moments of the class centres go along.
+        optimizer: whose momentum or moments of the class centers go along.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -48,7 +48,7 @@ def save_head(head: MarginHead, folder: str | Path, optimizer: torch.optim.Optim
     if head.group is not None:
         dist.barrier(head.group)
     if rank == 0:
-        ranges = [shard_range(head.num_labels, r, world_size) for r in range(world_size)]
+        ranges = [shard_range(head.num_identities, r, world_size) for r in range(world_size)]
         write_index(folder, ranges, head.embedding_size, head.sub_centers)
     if head.group is not None:
         dist.barrier(head.group)
@@ -74,7 +74,7 @@ def load_head(head: MarginHead, folder: str | Path) -> None:
 
 
 def load_head_optimizer(head: MarginHead, folder: str | Path, optimizer: torch.optim.Optimizer) -> None:
-    """Replaces an optimizer's state of the class centres by the one that [`save_head`] wrote; see [`load_head`]."""
+    """Replaces an optimizer's state of the class centers by the one that [`save_head`] wrote; see [`load_head`]."""
     saved = _read(head, Path(folder), optimizer_state=True)
     position = next(
         i for i, p in enumerate(p for group in optimizer.param_groups for p in group["params"]) if p is head.weight
@@ -85,23 +85,23 @@ def load_head_optimizer(head: MarginHead, folder: str | Path, optimizer: torch.o
 
 
 def keep_own_rows(head: MarginHead, optimizer: torch.optim.Optimizer) -> None:
-    """Cuts an optimizer's state of all class centres, from training on one rank, down to those that are this rank's."""
+    """Cuts an optimizer's state of all class centers, from training on one rank, down to those that are this rank's."""
     state = optimizer.state.get(head.weight, {})
     for key, value in state.items():
-        if isinstance(value, Tensor) and value.shape == (head.num_labels * head.sub_centers, head.embedding_size):
+        if isinstance(value, Tensor) and value.shape == (head.num_identities * head.sub_centers, head.embedding_size):
             state[key] = value[head.own_rows].clone()
 
 
 def read_weight(folder: Path) -> Tensor:
-    """All class centres of a saved head."""
+    """All class centers of a saved head."""
     index = read_index(folder)
-    return _read_rows(folder, index, ["weight"], 0, index["num_labels"])["weight"]
+    return _read_rows(folder, index, ["weight"], 0, index["num_identities"])["weight"]
 
 
 def _read(head: MarginHead, folder: Path, optimizer_state: bool) -> dict[str, Tensor]:
     """The head's own rows of what was saved, and tensors that are no rows: the optimizer's state, or all else."""
     index = read_index(folder)
-    for key in ("num_labels", "embedding_size", "sub_centers"):
+    for key in ("num_identities", "embedding_size", "sub_centers"):
         if index[key] != getattr(head, key):
             raise ValueError(
                 f"{folder / INDEX_NAME} holds a head of {key}={index[key]}, this one's is {getattr(head, key)}"
@@ -140,7 +140,7 @@ def write_index(folder: Path, ranges: list[tuple[int, int]], embedding_size: int
         for number, (first, last) in enumerate(ranges)
         if last > first
     ]
-    sizes = {"num_labels": ranges[-1][1], "embedding_size": embedding_size, "sub_centers": sub_centers}
+    sizes = {"num_identities": ranges[-1][1], "embedding_size": embedding_size, "sub_centers": sub_centers}
     (folder / INDEX_NAME).write_text(json.dumps({**sizes, "shards": shards}, indent=2) + "\n", encoding="utf-8")
 
 

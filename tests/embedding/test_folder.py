@@ -9,12 +9,12 @@ from PIL import Image as PillowImage
 
 from hf_face import FaceImageProcessor, TimmFaceConfig, TimmFaceModel
 from hf_face.data import UndecodableImageError
-from hf_face.evaluation import Embedder, folder
+from hf_face.embedding import Embedder, folder
 
 
 @pytest.fixture
 def embedder(monkeypatch):
-    monkeypatch.setattr(folder, "IMAGES_PER_PART", 2)
+    monkeypatch.setattr(folder, "IMAGES_PER_SHARD", 2)
     torch.manual_seed(0)
     model = TimmFaceModel(TimmFaceConfig(architecture="resnet10t", embedding_size=8, image_size=32))
     processor = FaceImageProcessor(size={"height": 32, "width": 32})
@@ -75,7 +75,7 @@ def test_parts_of_another_model_are_not_taken_over(embedder, images, tmp_path):
     with pytest.raises(UndecodableImageError):
         folder.embed_folder(embedder, images, output)
     (images / "c.png").write_bytes(good)
-    single = Embedder(embedder.model, embedder.image_processor, batch_size=2, mirror=False, progress=False)
+    single = Embedder(embedder.model, embedder.image_processor, batch_size=2, flip=False, progress=False)
     folder.embed_folder(single, images, output)
     folder.embed_folder(single, images, tmp_path / "from_the_start.parquet")
     assert pq.read_table(output).equals(pq.read_table(tmp_path / "from_the_start.parquet"))

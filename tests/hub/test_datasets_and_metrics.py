@@ -61,7 +61,7 @@ def test_a_data_set_is_sent_once(hub, folder):
     push_dataset(folder, "org/once", license="mit")
     assert len(hub.store.uploads()) == 2
     hub.store.requests.clear()
-    push_dataset(folder, "org/once")  # the card has the licence now
+    push_dataset(folder, "org/once")  # the card has the license now
     assert hub.store.uploads() == []
 
 
@@ -104,7 +104,7 @@ def test_a_metric_is_loaded_from_its_space(hub, monkeypatch, tmp_path):
 
 
 def test_what_is_refused(hub, folder, tmp_path):
-    with pytest.raises(ValueError, match="State the licence of the data"):
+    with pytest.raises(ValueError, match="State the license of the data"):
         push_dataset(folder, "org/refused")
     (folder / "data" / "train-00001-of-00002.parquet").write_bytes(b"PAR1 cut off")
     with pytest.raises(ValueError, match=r"train-00001-of-00002.parquet is not a complete Parquet file"):

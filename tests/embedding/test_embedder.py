@@ -5,15 +5,16 @@ from datasets import Dataset, Features, Image, Value
 
 from hf_face import FaceImageProcessor
 from hf_face.data import UndecodableImageError
-from hf_face.evaluation import Embedder, Embeddings, VerificationEvaluator, embed_images, embedding
+from hf_face.embedding import Embedder, Embeddings, embed_images, embedder
+from hf_face.evaluation import VerificationEvaluator
 
 
-def raw_embeddings(model, images, image_processor, mirror=False) -> np.ndarray:
+def raw_embeddings(model, images, image_processor, flip=False) -> np.ndarray:
     """One image at a time through the image processor, as a user would."""
     rows = []
     for image in images["image"]:
         pixels = image_processor(image.convert("RGB"), return_tensors="pt").pixel_values
-        output = model(pixels.flip(-1) if mirror else pixels)
+        output = model(pixels.flip(-1) if flip else pixels)
         rows.append(output.pooler_output * output.norm)
     return torch.cat(rows).detach().numpy()
 
@@ -28,7 +29,7 @@ def test_embeddings_come_in_the_order_of_the_images_whatever_the_batch(model, fa
     for batch_size in (3, 10, 128):
         embeddings = embed_images(model, faces, image_processor, batch_size, flip=None)
         np.testing.assert_allclose(embeddings.original, expected, atol=1e-5)
-        assert embeddings.mirrored is None
+        assert embeddings.flipped is None
     np.testing.assert_allclose(embeddings.norms, np.linalg.norm(expected, axis=1), rtol=1e-5)
 
 
@@ -50,12 +51,12 @@ def test_preprocessing_is_the_image_processors(model, settings):
     )
 
 
-def test_flip_joins_raw_embeddings_then_normalises(model, faces, image_processor):
+def test_flip_joins_raw_embeddings_then_normalizes(model, faces, image_processor):
     original = raw_embeddings(model, faces, image_processor)
-    mirrored = raw_embeddings(model, faces, image_processor, mirror=True)
+    flipped = raw_embeddings(model, faces, image_processor, flip=True)
     for flip, fused in {
-        "sum": original + mirrored,
-        "concat": np.concatenate([original, mirrored], axis=1),
+        "sum": original + flipped,
+        "concat": np.concatenate([original, flipped], axis=1),
         None: original,
     }.items():
         embeddings = embed_images(model, faces, image_processor, flip=flip).embeddings
@@ -66,7 +67,7 @@ def test_flip_joins_raw_embeddings_then_normalises(model, faces, image_processor
 def test_images_are_embedded_once_for_all_protocols(model, orl_pairs, image_processor):
     embedder = Embedder(model, image_processor, batch_size=40)
     VerificationEvaluator(orl_pairs).evaluate(embedder)
-    assert model.num_calls == 2  # forty images and their mirror images
+    assert model.num_calls == 2  # forty images and their flipped images
     VerificationEvaluator(orl_pairs, flip="concat").evaluate(embedder)
     VerificationEvaluator(orl_pairs, flip=None).evaluate(embedder)
     assert model.num_calls == 2
@@ -90,8 +91,8 @@ def test_autocast_lowers_the_precision_of_the_forward_pass_only(model, faces, im
 
 
 def test_flip_without_mirror_images_is_refused(model, faces, image_processor):
-    with pytest.raises(ValueError, match="flip='sum' needs the mirrored images"):
-        Embedder(model, image_processor, mirror=False)(faces, flip="sum")
+    with pytest.raises(ValueError, match="flip='sum' needs the flipped images"):
+        Embedder(model, image_processor, flip=False)(faces, flip="sum")
     with pytest.raises(ValueError, match="flip is 'mean', expected 'sum', 'concat' or None"):
         Embeddings(np.ones((1, 2)), np.ones((1, 2)), flip="mean")
 
@@ -131,11 +132,11 @@ def test_ranks_share_the_batches_and_receive_all_embeddings(model, faces, image_
     alone = embed_images(model, faces, image_processor, batch_size)
     calls = model.num_calls
     first = OneOfTwoRanks(0)
-    monkeypatch.setattr(embedding, "dist", first)
+    monkeypatch.setattr(embedder, "dist", first)
     embed_images(model, faces, image_processor, batch_size)
     num_batches = -(-10 // batch_size)
-    assert model.num_calls - calls == 2 * -(-num_batches // 2)  # half of them, with the mirror images
-    monkeypatch.setattr(embedding, "dist", OneOfTwoRanks(1, first.sent))
+    assert model.num_calls - calls == 2 * -(-num_batches // 2)  # half of them, with the flipped images
+    monkeypatch.setattr(embedder, "dist", OneOfTwoRanks(1, first.sent))
     together = embed_images(model, faces, image_processor, batch_size)
     assert np.array_equal(together.original, alone.original)
-    assert np.array_equal(together.mirrored, alone.mirrored)
+    assert np.array_equal(together.flipped, alone.flipped)

@@ -81,7 +81,7 @@ def _area(output: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _taps(center: Tensor, kernel: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-    """Positions around `center` and the kernel's values there, normalised to sum to one."""
+    """Positions around `center` and the kernel's values there, normalized to sum to one."""
     positions = torch.floor(center) + TAPS
     values = kernel(center - positions)
     return positions, values / values.sum(-1, keepdim=True)

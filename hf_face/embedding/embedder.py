@@ -3,9 +3,6 @@
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Literal
 
 import numpy as np
 import torch
@@ -20,57 +17,12 @@ from transformers.utils import logging
 from ..data.alignment import align_faces
 from ..data.decode import ImageDecoder, UndecodableImageError, decode_with_pillow, empty_batch, read_bytes
 from ..data.normalize import BatchNormalize
-
-Flip = Literal["sum", "concat"] | None
-
-
-@dataclass
-class Embeddings:
-    """Embeddings of N images, with those of their mirror images where test-time augmentation asks for them.
-
-    Args:
-        original (`np.ndarray` of shape (N, D)): raw (not normalised) embeddings, float32.
-        mirrored (`np.ndarray` of shape (N, D), *optional*): the same of the mirrored images.
-        flip (`str`, *optional*): how `embeddings` joins them. `"sum"` adds the raw embeddings (InsightFace, AdaFace);
-            `"concat"` puts them side by side (SphereFace, CosFace), `None` takes the original alone.
-    """
-
-    original: np.ndarray
-    mirrored: np.ndarray | None = None
-    flip: Flip = None
-
-    def __post_init__(self):
-        if self.flip not in ("sum", "concat", None):
-            raise ValueError(f"flip is {self.flip!r}, expected 'sum', 'concat' or None")
-        if self.flip and self.mirrored is None:
-            raise ValueError(f"flip={self.flip!r} needs the mirrored images' embeddings: embed with mirror=True")
-
-    def __len__(self) -> int:
-        return len(self.original)
-
-    @cached_property
-    def embeddings(self) -> np.ndarray:
-        """Unit-length embeddings (N, D), or (N, 2 D) with `flip="concat"`, float32."""
-        if self.flip == "sum":
-            fused = self.original + self.mirrored
-        elif self.flip == "concat":
-            fused = np.concatenate([self.original, self.mirrored], axis=1)
-        else:
-            fused = self.original
-        return fused / np.maximum(np.linalg.norm(fused, axis=1, keepdims=True), 1e-12)
-
-    @cached_property
-    def norms(self) -> np.ndarray:
-        """Length (N,) of the original image's raw embedding: a quality signal (MagFace, AdaFace)."""
-        return np.linalg.norm(self.original, axis=1)
-
-    def with_flip(self, flip: Flip) -> "Embeddings":
-        """The same embeddings joined in another way."""
-        return Embeddings(self.original, self.mirrored, flip)
+from .embeddings import Embeddings, Flip
+from .ranks import is_main_process
 
 
 class Embedder:
-    """A model with its image processor, which embeds each data set of images once however often it is asked for.
+    """A model with its image processor, which embeds each dataset of images once however often it is asked for.
 
     Under `torch.distributed` every rank embeds its share of the batches and receives all embeddings. Batches hold the
     same images whatever the number of ranks, so the numbers do not depend on it.
@@ -80,7 +32,7 @@ class Embedder:
             while it works, and left in the mode it was found in.
         image_processor: the model's `FaceImageProcessor`; size, mean, std and channel order are read off it.
         batch_size (`int`): images per forward pass and rank.
-        mirror (`bool`): embed the mirror images too, which costs a second forward pass.
+        flip (`bool`): embed the flipped images too, which costs a second forward pass.
         dtype (`torch.dtype`, *optional*): precision to autocast to, such as `torch.bfloat16`.
         num_workers (`int`): processes that read and decode ahead.
         progress (`bool`): show a progress bar on the main process.
@@ -100,7 +52,7 @@ class Embedder:
         model: nn.Module,
         image_processor,
         batch_size: int = 128,
-        mirror: bool = True,
+        flip: bool = True,
         dtype: torch.dtype | None = None,
         num_workers: int = 0,
         progress: bool = True,
@@ -108,7 +60,7 @@ class Embedder:
         self.model = model
         self.image_processor = image_processor
         self.batch_size = batch_size
-        self.mirror = mirror
+        self.flip = flip
         self.dtype = dtype
         self.num_workers = num_workers
         self.progress = progress
@@ -126,17 +78,17 @@ class Embedder:
             self._known[key] = self.embed(images)
         return self._known[key].with_flip(flip)
 
-    def embed(self, images: Dataset) -> Embeddings:
-        """Embeds without remembering: for parts of a set too large to hold twice."""
+    def embed(self, images: Dataset, description: str = "Embedding") -> Embeddings:
+        """Embeds without remembering: for parts of a dataset too large to hold twice."""
         batches = _DecodedBatches(images, _batches_of_this_rank(len(images), self.batch_size), self._image_size)
         loader = DataLoader(
             batches, batch_size=None, num_workers=self.num_workers, pin_memory=self.device.type == "cuda"
         )
-        hidden = not self.progress or not is_main_process()
+        hidden = not (self.progress and is_main_process())
         with _evaluating(self.model):
             features = [
                 self._pad(self._forward(pixels))
-                for pixels in logging.tqdm(loader, desc="Embedding", unit="batch", disable=hidden)
+                for pixels in logging.tqdm(loader, desc=description, unit="batch", disable=hidden)
             ]
         features = _gather(torch.stack(features))[: len(images)]  # (N, views, D)
         return Embeddings(*(view.cpu().numpy() for view in features.unbind(1)))
@@ -144,7 +96,7 @@ class Embedder:
     def _forward(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) uint8 to raw embeddings (B, views, D), float32."""
         pixels = self._normalize(pixels.to(self.device, non_blocking=True)).to(self._model_dtype)
-        views = [pixels, pixels.flip(-1)] if self.mirror else [pixels]
+        views = [pixels, pixels.flip(-1)] if self.flip else [pixels]
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
             outputs = [self.model(pixel_values=view) for view in views]
         return torch.stack([output.pooler_output.float() * output.norm for output in outputs], dim=1)
@@ -157,7 +109,7 @@ class Embedder:
 class _DecodedBatches(TorchDataset):
     """Batches of consecutive images, decoded to uint8 (B, 3, S, S) RGB when a `DataLoader` asks for them.
 
-    Where the data set has a column `landmarks` (ten numbers, x and y in turn), the images are photographs of any size
+    Where the dataset has a column `landmarks` (ten numbers, x and y in turn), the images are photographs of any size
     and are aligned by them."""
 
     def __init__(self, images: Dataset, batches: list[range], image_size: int):
@@ -206,18 +158,13 @@ def embed_images(
     num_workers: int = 0,
     progress: bool = True,
 ) -> Embeddings:
-    """Embeds the column `image` of a data set; see [`Embedder`] for the arguments, [`Embeddings`] for the answer."""
+    """Embeds the column `image` of a dataset; see [`Embedder`] for the arguments, [`Embeddings`] for the answer."""
     embedder = Embedder(model, image_processor, batch_size, flip is not None, dtype, num_workers, progress)
     return embedder(images, flip)
 
 
-def is_main_process() -> bool:
-    """Whether this process is the one that draws, writes and talks."""
-    return not dist.is_initialized() or dist.get_rank() == 0
-
-
 def _build_normalize(image_processor) -> BatchNormalize:
-    """The processor's rescaling and normalisation as one step on uint8 batches."""
+    """The processor's rescaling and normalization as one step on uint8 batches."""
     factor = 255 * image_processor.rescale_factor if image_processor.do_rescale else 255
     mean, std = image_processor.image_mean, image_processor.image_std
     if not image_processor.do_normalize:

@@ -63,7 +63,7 @@ class PerImage(nn.Module):
 
 
 class RandomHorizontalFlip(PerImage):
-    """Mirror images; in every training recipe of the field."""
+    """Flip images; in every training recipe of the field."""
 
     def __init__(self, p: float = 0.5):
         super().__init__(p)
@@ -77,7 +77,7 @@ class ColorJitter(PerImage):
 
     Args:
         brightness, contrast, saturation: The factor is drawn from max(0, 1 - x) ... 1 + x.
-        hue: The shift is drawn from -x ... x of the colour circle, at most 0.5.
+        hue: The shift is drawn from -x ... x of the color circle, at most 0.5.
         p: Probability.
     """
 

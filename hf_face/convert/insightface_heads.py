@@ -1,7 +1,7 @@
 """InsightFace's training checkpoints, one file a rank, to one head and back.
 
 `checkpoint_gpu_{rank}.pt` holds the backbone (`state_dict_backbone`, the same in all files) and the rank's class
-centres (`state_dict_softmax_fc`, key `weight`), whose identities follow those of the rank before.
+centers (`state_dict_softmax_fc`, key `weight`), whose identities follow those of the rank before.
 """
 
 import re
@@ -12,13 +12,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .checkpoint import read_index, read_weight, shard_name, write_index
+from ..heads.head_files import read_index, read_weight, shard_name, write_index
 
 _FILE = re.compile(r"checkpoint_gpu_(\d+)\.pt")
 
 
-def convert_insightface_checkpoint(source: str | Path, folder: str | Path) -> dict[str, Tensor]:
-    """Writes the class centres of InsightFace's per-rank files as one head, for [`load_head`] on any number of ranks.
+def convert_insightface_heads(source: str | Path, folder: str | Path) -> dict[str, Tensor]:
+    """Writes the class centers of InsightFace's per-rank files as one head, for [`load_head`] on any number of ranks.
 
     Args:
         source: folder of `checkpoint_gpu_0.pt`, `checkpoint_gpu_1.pt` ...
@@ -47,7 +47,7 @@ def convert_insightface_checkpoint(source: str | Path, folder: str | Path) -> di
     return backbone
 
 
-def export_insightface_checkpoint(
+def export_insightface_heads(
     folder: str | Path, target: str | Path, backbone: dict[str, Tensor], num_ranks: int = 1
 ) -> None:
     """Writes a head that [`save_head`] saved, and a backbone, as InsightFace's files for `num_ranks` ranks.
@@ -63,12 +63,12 @@ def export_insightface_checkpoint(
 
     Raises:
         FileNotFoundError: when a file of the head is missing.
-        ValueError: when the head has sub-centres, which InsightFace's does not.
+        ValueError: when the head has sub-centers, which InsightFace's does not.
     """
     folder, target = Path(folder), Path(target)
     index = read_index(folder)
     if index["sub_centers"] != 1:
-        raise ValueError(f"{folder} holds {index['sub_centers']} sub-centres an identity; InsightFace's head has one")
+        raise ValueError(f"{folder} holds {index['sub_centers']} sub-centers an identity; InsightFace's head has one")
     target.mkdir(parents=True, exist_ok=True)
     # InsightFace's own split: the first ranks take one identity more when they do not come out even.
     for rank, rows in enumerate(torch.tensor_split(read_weight(folder), num_ranks)):

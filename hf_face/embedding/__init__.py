@@ -1,0 +1,8 @@
+"""Images to embeddings: batched, shared by ranks, cached and resumable."""
+
+from .cache import EmbeddingCache
+from .embedder import Embedder, embed_images
+from .embeddings import Embeddings, Flip
+from .folder import embed_folder
+
+__all__ = ["Embedder", "EmbeddingCache", "Embeddings", "Flip", "embed_folder", "embed_images"]

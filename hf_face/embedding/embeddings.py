@@ -1,0 +1,53 @@
+"""The embeddings of a set of images, with test-time augmentation by flipping."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+
+Flip = Literal["sum", "concat"] | None
+
+
+@dataclass
+class Embeddings:
+    """Embeddings of N images, with those of the flipped images where test-time augmentation asks for them.
+
+    Args:
+        original (`np.ndarray` of shape (N, D)): raw (not normalized) embeddings, float32.
+        flipped (`np.ndarray` of shape (N, D), *optional*): the same of the horizontally flipped images.
+        flip (`str`, *optional*): how `embeddings` combines them. `"sum"` adds the raw embeddings (InsightFace,
+            AdaFace), `"concat"` concatenates them (SphereFace, CosFace), `None` takes the original alone.
+    """
+
+    original: np.ndarray
+    flipped: np.ndarray | None = None
+    flip: Flip = None
+
+    def __post_init__(self):
+        if self.flip not in ("sum", "concat", None):
+            raise ValueError(f"flip is {self.flip!r}, expected 'sum', 'concat' or None")
+        if self.flip and self.flipped is None:
+            raise ValueError(f"flip={self.flip!r} needs the flipped images' embeddings: embed with flip=True")
+
+    def __len__(self) -> int:
+        return len(self.original)
+
+    @cached_property
+    def embeddings(self) -> np.ndarray:
+        """Unit-length embeddings (N, D), or (N, 2 D) with `flip="concat"`, float32."""
+        fused = self.original
+        if self.flip == "sum":
+            fused = self.original + self.flipped
+        elif self.flip == "concat":
+            fused = np.concatenate([self.original, self.flipped], axis=1)
+        return fused / np.maximum(np.linalg.norm(fused, axis=1, keepdims=True), 1e-12)
+
+    @cached_property
+    def norms(self) -> np.ndarray:
+        """Length (N,) of the original image's raw embedding: a quality signal (MagFace, AdaFace)."""
+        return np.linalg.norm(self.original, axis=1)
+
+    def with_flip(self, flip: Flip) -> "Embeddings":
+        """The same embeddings combined in another way."""
+        return Embeddings(self.original, self.flipped, flip)

@@ -1,0 +1,57 @@
+"""A head on disk; how it resumes on other numbers of ranks is in test_sharding.py."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from hf_face.heads import MarginHead, load_head, load_head_optimizer, save_head
+
+
+def trained(num_identities=10, steps=3, **kwargs):
+    torch.manual_seed(0)
+    head = MarginHead(4, num_identities, margin="adaface", **kwargs)
+    optimizer = torch.optim.AdamW(head.parameters(), lr=0.1)
+    for _ in range(steps):
+        head(torch.randn(6, 4) * 9, torch.arange(6)).loss.backward()
+        optimizer.step()
+    return head, optimizer
+
+
+def test_round_trip_restores_centers_statistics_and_moments(tmp_path):
+    head, optimizer = trained(sub_centers=2)
+    save_head(head, tmp_path, optimizer)
+    other, other_optimizer = trained(steps=0, sub_centers=2)
+    load_head(other, tmp_path)
+    load_head_optimizer(other, tmp_path, other_optimizer)
+    assert torch.equal(other.weight, head.weight)
+    assert torch.equal(other.margin.norm_mean, head.margin.norm_mean) and head.margin.norm_mean != 20
+    state, other_state = optimizer.state[head.weight], other_optimizer.state[other.weight]
+    assert state.keys() == other_state.keys() == {"step", "exp_avg", "exp_avg_sq"}
+    assert all(torch.equal(state[key], other_state[key]) for key in state)
+
+
+def test_files_are_readable_without_this_library(tmp_path):
+    head, _ = trained()
+    save_head(head, tmp_path)
+    index = json.loads((tmp_path / "head.index.json").read_text())
+    assert (index["num_identities"], index["embedding_size"], index["sub_centers"]) == (10, 4, 1)
+    whole = np.concatenate([load_file(tmp_path / shard["file"])["weight"] for shard in index["shards"]])
+    np.testing.assert_array_equal(whole, head.weight.detach())
+
+
+def test_another_size_is_named(tmp_path):
+    save_head(trained()[0], tmp_path)
+    with pytest.raises(ValueError, match=r"head.index.json holds a head of num_identities=10, this one's is 11"):
+        load_head(trained(11)[0], tmp_path)
+
+
+def test_missing_files_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"head.index.json is not there"):
+        load_head(trained()[0], tmp_path)
+    save_head(trained()[0], tmp_path)
+    (tmp_path / "head-00001-of-00001.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"lists head-00001-of-00001.safetensors"):
+        load_head(trained()[0], tmp_path)
