@@ -29,6 +29,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
+from hf_face.heads.margin_softmax import unit_and_norm
 from hf_face.heads import ArcFaceMargin, MarginHead, margin_logits, margin_softmax_loss, step_sampled_rows_only
 
 WAYS = ("naive", "whole", "chunked", "sampled", "pml")
@@ -44,7 +45,7 @@ def build(way: str, args: argparse.Namespace) -> tuple[torch.nn.Parameter, Calla
         return loss.W, loss
     if way == "sampled":
         head = MarginHead(*shape, chunk_size=args.chunk_size, sample_rate=args.sample_rate).to(args.device)
-        return head.weight, lambda embeddings, labels: head(embeddings, labels).loss
+        return head.weight, lambda embeddings, labels: head(*unit_and_norm(embeddings), labels).loss
     centers = torch.nn.Parameter(torch.empty(shape[1], shape[0], device=args.device).normal_(std=0.01))
     margin = ArcFaceMargin()
     if way == "naive":

@@ -64,7 +64,7 @@ class RecordIO:
     Example:
 
         >>> recordio = RecordIO("faces_emore")
-        >>> len(recordio), recordio.num_labels
+        >>> len(recordio), recordio.num_identities
         (5822653, 85742)
         >>> labels, image = recordio[0]
     """
@@ -109,7 +109,7 @@ class RecordIO:
         return np.array([self._record(offset).labels for offset in self._identities], dtype=np.int64) - 1
 
     @cached_property
-    def num_labels(self) -> int:
+    def num_identities(self) -> int:
         """As `property` states it, else as many as have ranges, else one more than the largest label."""
         properties = self.path.with_name("property")
         if properties.is_file():
@@ -119,7 +119,7 @@ class RecordIO:
     @property
     def names(self) -> list[str]:
         """The identities have no names, so these are their numbers."""
-        return [str(identity) for identity in range(self.num_labels)]
+        return [str(identity) for identity in range(self.num_identities)]
 
     @property
     def fingerprint(self) -> str:

@@ -111,16 +111,20 @@ class MarginHead(nn.Module):
         rank, world_size = (0, 1) if group is None else (dist.get_rank(group), dist.get_world_size(group))
         self.first_label, self.last_label = shard_range(self.num_identities, rank, world_size)
 
-    def forward(self, embeddings: Tensor, labels: Tensor, sample_weight: Tensor | None = None) -> MarginHeadOutput:
-        """The loss of embeddings (B, D), raw, with labels (B,); -1 for a sample to ignore.
+    def forward(
+        self, direction: Tensor, norm: Tensor, labels: Tensor, sample_weight: Tensor | None = None
+    ) -> MarginHeadOutput:
+        """
+        The loss of a batch of embeddings, as a face model gives them.
 
         On several ranks B must be the same on all of them, and gradients are to be averaged over them, as DDP does. The
         loss of a head that is split over them is the mean over the samples of all ranks; the losses that copies of a
         head give average to that.
 
         Args:
-            embeddings: (B, D), not normalized.
-            labels: (B,) int64.
+            direction: (B, D), embeddings at unit length (`pooler_output`).
+            norm: (B, 1), their length before normalization.
+            labels: (B,) int64; -1 for a sample to ignore.
             sample_weight: (B,) factors on the samples' losses.
 
         Raises:
@@ -130,14 +134,17 @@ class MarginHead(nn.Module):
         if (self.group or copies) is not None:
             check_same_batch_size(batch_size, self.group or copies, labels.device)
         if self.group is not None:
-            embeddings = gather_with_gradient(embeddings.to(compute_dtype(embeddings, self.weight)), self.group)
+            dtype = compute_dtype(direction, self.weight)
+            rows = gather_with_gradient(torch.cat([direction.to(dtype), norm.to(dtype)], dim=1), self.group)
+            direction, norm = rows[:, :-1], rows[:, -1:]  # one collective for both
             labels = gather_rows(labels, self.group)
             if sample_weight is not None:
                 sample_weight = gather_rows(sample_weight, self.group)
         check_labels(labels, self.num_identities)
         labeled = labels >= 0
         softmax = margin_softmax(
-            embeddings,
+            direction,
+            norm,
             self._classes(labels),
             labeled,
             self.margin,

@@ -67,10 +67,9 @@ class Classes:
 
 
 def unit_and_norm(vectors: Tensor, eps: float = 1e-6) -> tuple[Tensor, Tensor]:
-    """Directions (..., D) and norms (...). A vector shorter than `eps` has no direction: zeros, without gradient."""
-    norm = torch.linalg.vector_norm(vectors, dim=-1)
-    inverse = torch.where(norm > eps, norm.clamp(min=eps).reciprocal(), 0)
-    return vectors * inverse[..., None], norm
+    """Directions (..., D) and norms (..., 1). A vector shorter than `eps` has no direction: zeros, without gradient."""
+    norm = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+    return vectors * torch.where(norm > eps, norm.clamp(min=eps).reciprocal(), 0), norm
 
 
 def cosine_matrix(directions: Tensor, classes: Classes, normalize: bool = True) -> Tensor:
@@ -175,7 +174,8 @@ def _negative_rule(margin: Margin, target: Tensor, filter_threshold: float | Non
 
 
 def margin_softmax(
-    embeddings: Tensor,
+    direction: Tensor,
+    norm: Tensor,
     classes: Classes,
     labeled: Tensor,
     margin: Margin,
@@ -188,18 +188,20 @@ def margin_softmax(
     """The margin softmax of every sample, over the classes at hand here and, with `group`, on the other ranks.
 
     Args:
-        embeddings: (B, D), raw. With `group`, those of all ranks.
+        direction: (B, D), embeddings at unit length. With `group`, those of all ranks.
+        norm: (B, 1), their length before normalization.
         classes: the class centers at hand.
         labeled: (B,) bool; the others get no margin and take no part in its statistics.
         margin, scale, chunk_size, filter_threshold: as in [`margin_softmax_loss`].
-        group: ranks that hold the other classes, and see the same embeddings.
+        group: ranks that hold the other classes and see the same embeddings.
         statistics_group: ranks that see other embeddings, for margins that depend on the whole batch.
     """
-    dtype = compute_dtype(embeddings, classes.centers)
-    with torch.autocast(embeddings.device.type, enabled=False):
-        directions, norm = unit_and_norm(embeddings.to(dtype))
+    dtype = compute_dtype(direction, classes.centers)
+    with torch.autocast(direction.device.type, enabled=False):
+        directions, norm = direction.to(dtype), norm.to(dtype)
         if not margin.normalize:
-            directions = embeddings.to(dtype)
+            directions = directions * norm
+        norm = norm[:, 0]
         target_value = _target_cosine(directions, classes, margin.normalize)
         if group is not None:
             target_value = sum_over_ranks(target_value, group)
@@ -316,8 +318,10 @@ def margin_softmax_loss(
     check_labels(labels, len(classes))
     check_chunk_size(chunk_size)
     labeled = labels >= 0
+    with torch.autocast(embeddings.device.type, enabled=False):
+        direction, norm = unit_and_norm(embeddings.to(compute_dtype(embeddings, centers)))
     softmax = margin_softmax(
-        embeddings, classes, labeled, margin or ArcFaceMargin(), scale, chunk_size, filter_threshold
+        direction, norm, classes, labeled, margin or ArcFaceMargin(), scale, chunk_size, filter_threshold
     )
     loss = weighted_mean(softmax.cross_entropy, labeled, sample_weight)
     return loss if softmax.regularizer is None else loss + weighted_mean(softmax.regularizer, labeled, None)
@@ -341,6 +345,7 @@ def margin_logits(
     directions, norm = unit_and_norm(embeddings)
     if not margin.normalize:
         directions = embeddings
+    norm = norm[:, 0]
     cosine = cosine_matrix(directions, classes, margin.normalize)
     column, labeled = labels.clamp(min=0)[:, None], labels >= 0
     target = cosine.gather(1, column)[:, 0]

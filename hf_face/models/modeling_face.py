@@ -55,12 +55,12 @@ def face_embedding_output(
     The answer of a face model from its raw embedding `(batch, embedding_size)`.
 
     Computed in float32 in every precision: in bfloat16 a unit vector is off its length by up to 0.4 percent, which is
-    more than what separates two thresholds. A zero embedding stays zero, with zero gradient.
+    more than what separates two thresholds. A zero embedding has no direction: it stays zero, without gradient.
     """
     raw = raw.float()
     norm = torch.linalg.vector_norm(raw, dim=-1, keepdim=True)
     return FaceEmbeddingOutput(
-        pooler_output=raw / norm.clamp_min(1e-12),
+        pooler_output=torch.where(norm > 1e-12, raw / norm.clamp_min(1e-12), 0),
         norm=norm,
         last_hidden_state=last_hidden_state,
         hidden_states=hidden_states,

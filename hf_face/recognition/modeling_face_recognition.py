@@ -1,6 +1,7 @@
 """A face backbone with its margin head: what the Trainer trains and checkpoints."""
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from transformers.utils import ModelOutput, can_return_tuple
 from ..heads import Margin, MarginHead, build_margin
 from ..heads.head_files import INDEX_NAME as HEAD_INDEX_NAME
 from ..heads.head_files import read_weight
-from ..models import FaceImageProcessor
+from ..models import FaceEmbeddingOutput, FaceImageProcessor
 from .configuration_face_recognition import FaceRecognitionConfig
 
 
@@ -34,12 +35,15 @@ class FaceRecognitionOutput(ModelOutput):
             Their length before normalization.
         target_cosine (`torch.Tensor` of shape `(batch,)`, *optional*, returned with `labels`):
             Cosine of each embedding with its own class center, before the margin.
+        backbone_output ([`FaceEmbeddingOutput`]):
+            All that the backbone returns, such as hidden states or patch weights.
     """
 
     loss: Tensor | None = None
     pooler_output: Tensor | None = None
     norm: Tensor | None = None
     target_cosine: Tensor | None = None
+    backbone_output: FaceEmbeddingOutput | None = None
 
 
 class FaceRecognitionModel(PreTrainedModel):
@@ -113,9 +117,9 @@ class FaceRecognitionModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
-        """As for every model; a head that was trained split over ranks is put together from its files."""
-        folder = Path(pretrained_model_name_or_path)
-        if not (folder / HEAD_INDEX_NAME).is_file():
+        """As for every model; a head in files of its own (`head.index.json`) is read too."""
+        folder = Path(pretrained_model_name_or_path or "")
+        if pretrained_model_name_or_path is None or not (folder / HEAD_INDEX_NAME).is_file():
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         if "config" not in kwargs:
             config, kwargs = cls.config_class.from_pretrained(folder, return_unused_kwargs=True, **kwargs)
@@ -141,12 +145,24 @@ class FaceRecognitionModel(PreTrainedModel):
     def _set_gradient_checkpointing(self, enable: bool = True, **kwargs):
         self.backbone._set_gradient_checkpointing(enable=enable, **kwargs)
 
+    def embed(self, pixel_values: Tensor, **kwargs) -> FaceEmbeddingOutput:
+        """
+        The backbone's whole output.
+
+        Args:
+            pixel_values (`torch.Tensor` of shape `(batch, channels, height, width)`):
+                Normalized crops.
+            kwargs:
+                Further arguments of the backbone's `forward`, such as `output_hidden_states=True`.
+        """
+        return self.backbone(pixel_values=pixel_values, **kwargs)
+
     @can_return_tuple
     def forward(
         self,
         pixel_values: Tensor,
         labels: Tensor | None = None,
-        sample_weight: Tensor | None = None,
+        sample_weight: Tensor | Callable[[FaceEmbeddingOutput], Tensor] | None = None,
         **kwargs,
     ) -> FaceRecognitionOutput | tuple[Tensor, ...]:
         r"""
@@ -155,13 +171,19 @@ class FaceRecognitionModel(PreTrainedModel):
                 Normalized crops.
             labels (`torch.LongTensor` of shape `(batch,)`, *optional*):
                 Identities, from 0 to `num_identities - 1`; -1 for a crop to leave out of the loss.
-            sample_weight (`torch.Tensor` of shape `(batch,)`, *optional*):
-                Factors on the samples' losses.
+            sample_weight (`torch.Tensor` of shape `(batch,)` or `Callable`, *optional*):
+                Factors on the samples' losses, or a function that gives them from the backbone's output.
+            kwargs:
+                Further arguments of the backbone's `forward`.
         """
-        embedding = self.backbone(pixel_values=pixel_values)
-        output = FaceRecognitionOutput(pooler_output=embedding.pooler_output, norm=embedding.norm)
+        embedding = self.embed(pixel_values, **kwargs)
+        output = FaceRecognitionOutput(
+            pooler_output=embedding.pooler_output, norm=embedding.norm, backbone_output=embedding
+        )
         if labels is not None:
-            judged = self.head(embedding.pooler_output * embedding.norm, labels, sample_weight)
+            if callable(sample_weight):
+                sample_weight = sample_weight(embedding)
+            judged = self.head(embedding.pooler_output, embedding.norm, labels, sample_weight)
             output["loss"], output["target_cosine"] = judged.loss, judged.target_cosine
         return output
 

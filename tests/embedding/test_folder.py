@@ -43,7 +43,7 @@ def test_every_image_has_its_row(embedder, images, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["embeddings.parquet", "images"]
 
 
-def test_a_stopped_run_goes_on_with_the_first_missing_part(embedder, images, tmp_path, monkeypatch):
+def test_a_stopped_run_goes_on_with_the_first_missing_shard(embedder, images, tmp_path, monkeypatch):
     good = (images / "c.png").read_bytes()
     (images / "c.png").write_bytes(b"no image")
     output = tmp_path / "embeddings.parquet"
@@ -53,22 +53,27 @@ def test_a_stopped_run_goes_on_with_the_first_missing_part(embedder, images, tmp
     (images / "c.png").write_bytes(good)
     embedded = []
     embed = embedder.embed
-    monkeypatch.setattr(embedder, "embed", lambda rows: (embedded.append(len(rows)), embed(rows))[1])
+    monkeypatch.setattr(embedder, "embed", lambda rows, *args: (embedded.append(len(rows)), embed(rows))[1])
     assert folder.embed_folder(embedder, images, output) == 5
     assert embedded == [1]
     assert len(pq.read_table(output)) == 5
 
 
-def test_parts_of_other_images_are_not_taken_over(embedder, images, tmp_path):
+def test_shards_of_other_images_are_not_taken_over(embedder, images, tmp_path):
     (images / "c.png").write_bytes(b"no image")
+    output = tmp_path / "embeddings.parquet"
     with pytest.raises(UndecodableImageError):
-        folder.embed_folder(embedder, images, tmp_path / "embeddings.parquet")
-    (images / "a" / "0.png").write_bytes((images / "a" / "1.png").read_bytes())
-    with pytest.raises(ValueError, match="is of other images"):
-        folder.embed_folder(embedder, images, tmp_path / "embeddings.parquet")
+        folder.embed_folder(embedder, images, output)
+    (images / "c.png").write_bytes((images / "a" / "1.png").read_bytes())
+    (images / "a" / "0.png").write_bytes((images / "b" / "3.png").read_bytes())
+    assert folder.embed_folder(embedder, images, output) == 6
+    table = pq.read_table(output).to_pydict()
+    vectors = dict(zip(table["file_name"], table["embedding"], strict=True))
+    assert vectors["a/0.png"] == vectors["b/3.png"] and vectors["a/0.png"] != vectors["a/1.png"]
+    assert not list(tmp_path.glob("*.shards"))
 
 
-def test_parts_of_another_model_are_not_taken_over(embedder, images, tmp_path):
+def test_shards_of_another_model_are_not_taken_over(embedder, images, tmp_path):
     good = (images / "c.png").read_bytes()
     (images / "c.png").write_bytes(b"no image")
     output = tmp_path / "embeddings.parquet"

@@ -10,6 +10,7 @@ import torch.multiprocessing
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from hf_face.heads.margin_softmax import unit_and_norm
 from hf_face.heads import MarginHead, clip_grad_norm_, load_head, load_head_optimizer, save_head, step_sampled_rows_only
 
 NUM_IDENTITIES, EMBEDDING_SIZE, BATCH_SIZE = 37, 8, 12
@@ -29,7 +30,7 @@ class TinyModel(nn.Module):
         self.head = MarginHead(EMBEDDING_SIZE, **{"num_identities": NUM_IDENTITIES, **head_kwargs})
 
     def forward(self, pixels, labels, sample_weight=None):
-        return self.head(10 * self.backbone(pixels), labels, sample_weight).loss
+        return self.head(*unit_and_norm(10 * self.backbone(pixels)), labels, sample_weight).loss
 
 
 def global_batch(step: int, num_identities: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -111,7 +112,7 @@ def refusals(head_kwargs: dict, shard: bool, sizes: list[int], labels: list[int]
     head = MarginHead(EMBEDDING_SIZE, NUM_IDENTITIES, group=dist.group.WORLD if shard else None, **head_kwargs)
     size, label = sizes[dist.get_rank()], labels[dist.get_rank()]
     try:
-        head(torch.randn(size, EMBEDDING_SIZE), torch.full((size,), label))
+        head(*unit_and_norm(torch.randn(size, EMBEDDING_SIZE)), torch.full((size,), label))
     except ValueError as error:
         return str(error)
     return "nothing"

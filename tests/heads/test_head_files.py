@@ -8,6 +8,7 @@ import torch
 from safetensors.numpy import load_file
 
 from hf_face.heads import MarginHead, load_head, load_head_optimizer, save_head
+from hf_face.heads.margin_softmax import unit_and_norm
 
 
 def trained(num_identities=10, steps=3, **kwargs):
@@ -15,7 +16,7 @@ def trained(num_identities=10, steps=3, **kwargs):
     head = MarginHead(4, num_identities, margin="adaface", **kwargs)
     optimizer = torch.optim.AdamW(head.parameters(), lr=0.1)
     for _ in range(steps):
-        head(torch.randn(6, 4) * 9, torch.arange(6)).loss.backward()
+        head(*unit_and_norm(torch.randn(6, 4) * 9), torch.arange(6)).loss.backward()
         optimizer.step()
     return head, optimizer
 

@@ -5,6 +5,7 @@ import torch
 
 from hf_face.heads import MarginHead, clip_grad_norm_, step_sampled_rows_only
 from hf_face.heads.counter_random import counter_normal, counter_uniform
+from hf_face.heads.margin_softmax import unit_and_norm
 from hf_face.heads.partial_fc import sample_classes
 
 
@@ -54,7 +55,7 @@ def test_sum_over_negatives_has_the_full_softmax_expectation(sub_centers):
     embeddings, labels = batch(60, size=1)
     want = head.eval()(embeddings, labels).loss.exp() - 1
     head.train()
-    draws = torch.stack([head(embeddings, labels).loss.exp() - 1 for _ in range(400)])
+    draws = torch.stack([head(*unit_and_norm(embeddings), labels).loss.exp() - 1 for _ in range(400)])
     assert draws.std() > 0
     assert draws.mean().item() == pytest.approx(want.item(), abs=4 * draws.std().item() / 400**0.5)
 
@@ -64,7 +65,7 @@ def test_loss_and_gradient_are_those_of_the_sampled_classes_alone(chunk_size, mo
     head, (embeddings, labels) = sampled_head(margin="arcface", chunk_size=chunk_size), batch()
     sample = head.sample(labels)
     monkeypatch.setattr(head, "sample", lambda labels: sample)
-    head(embeddings, labels).loss.backward()
+    head(*unit_and_norm(embeddings), labels).loss.backward()
     assert head.weight.grad.is_sparse
     assert set(head.weight.grad.coalesce().indices()[0].tolist()) == set(sample.tolist())
 
@@ -96,7 +97,7 @@ def test_optimizer_leaves_other_rows_and_their_state_alone(name, monkeypatch):
         before = head.weight.detach().clone()
         state_before = {key: value.clone() for key, value in optimizer.state[head.weight].items()}
         optimizer.zero_grad()
-        head(embeddings, labels).loss.backward()
+        head(*unit_and_norm(embeddings), labels).loss.backward()
         optimizer.step()
     others = torch.ones(20, dtype=torch.bool)
     others[sample] = False
@@ -122,7 +123,7 @@ def test_sampled_steps_equal_dense_ones_when_all_is_sampled(name, monkeypatch):
         step_sampled_rows_only(optimizer)
         for _ in range(3):
             optimizer.zero_grad()
-            head(embeddings, labels).loss.backward()
+            head(*unit_and_norm(embeddings), labels).loss.backward()
             optimizer.step()
         weights.append(head.weight.detach())
     torch.testing.assert_close(*weights, rtol=1e-5, atol=1e-6)
@@ -133,12 +134,12 @@ def test_gradients_of_several_samples_add_up():
     sparse = []
     for _ in range(2):
         head.weight.grad = None
-        head(embeddings, labels).loss.backward()
+        head(*unit_and_norm(embeddings), labels).loss.backward()
         sparse.append(head.weight.grad.to_dense())
     head.num_samples -= 2
     head.weight.grad = None
     for _ in range(2):
-        head(embeddings, labels).loss.backward()
+        head(*unit_and_norm(embeddings), labels).loss.backward()
     torch.testing.assert_close(head.weight.grad.to_dense(), sparse[0] + sparse[1])
     assert head.num_samples == 2 and not torch.equal(*sparse)
     norm = clip_grad_norm_([head.weight], 1.0)

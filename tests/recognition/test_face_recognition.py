@@ -51,7 +51,7 @@ def test_the_loss_is_that_of_the_head_on_the_raw_embeddings():
     model = build(margin="cosface").eval()
     output = model(PIXELS, labels=LABELS)
     embedding = model.backbone(PIXELS)
-    expected = model.head(embedding.pooler_output * embedding.norm, LABELS)
+    expected = model.head(embedding.pooler_output, embedding.norm, LABELS)
     torch.testing.assert_close(output.loss, expected.loss)
     cosine = torch.nn.functional.normalize(model.head.weight)[LABELS] * embedding.pooler_output
     torch.testing.assert_close(output.target_cosine, cosine.sum(1).detach())
