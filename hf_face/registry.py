@@ -15,7 +15,9 @@ and the citations of model cards are made from the registries.
 import difflib
 import importlib
 import inspect
+import pkgutil
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -169,9 +171,15 @@ def load_plugins(modules: Sequence[str]) -> None:
             ) from error
 
 
+def import_modules(package: str) -> None:
+    """Import every module of a package that is being imported, so that their classes register themselves."""
+    for module in pkgutil.iter_modules(sys.modules[package].__path__):
+        importlib.import_module(f"{package}.{module.name}")
+
+
 def citation_key(bibtex: str) -> str:
     """The key of a BibTeX entry: "arcface" of "@inproceedings{arcface, ...}"."""
-    match = re.match(r"@\w+\{([^,\s]+)", bibtex.strip())
+    match = re.match(r"@\w+\s*\{\s*([^,\s]+)", bibtex.strip())
     if match is None:
         raise ValueError(f"Not a BibTeX entry: {bibtex[:60]!r}")
     return match[1]

@@ -264,14 +264,6 @@ def test_all_samples_ignored_gives_zero():
     assert loss == 0 and embeddings.grad.abs().max() == 0
 
 
-@pytest.mark.parametrize(
-    "name, match", [("arcfacs", "choose one of .*arcface"), ("arcface", "unexpected keyword argument 'h'")]
-)
-def test_unknown_margins_and_arguments_are_named(name, match):
-    with pytest.raises(ValueError, match=match):
-        build_margin(name, h=0.3)
-
-
 @pytest.mark.parametrize("clash", [{"beyond_pi": "clip"}, {"easy_margin": True}])
 def test_straight_through_does_not_mix_with_other_margins(clash):
     with pytest.raises(ValueError, match="InsightFace"):

@@ -1,0 +1,93 @@
+"""What margins have in common, and how to write one."""
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+BeyondPi = Literal["clip", "wrap", "fallback"]
+
+
+class Margin(nn.Module):
+    r'''
+    A margin turns the cosine between an embedding and its own class center into the margined cosine.
+
+    `forward` is the margin; the other three methods are hooks that most margins leave alone. A margin is registered
+    where it is defined, in this folder or in a module of your own that a recipe lists under `plugins:`. Its options are
+    the arguments of `__init__`, with defaults.
+
+    Attributes:
+        normalize (`bool`):
+            Whether logits are cosines; only [`NoMargin`] can say no.
+        batch_statistics (`bool`):
+            Whether the margin depends on the whole batch: `prepare` and `forward` then see that of all ranks.
+
+    Example:
+    ```python
+    import math
+
+    from hf_face.heads.margins import Margin, angle_of
+    from hf_face.registry import margins
+
+
+    @margins.register("li_arcface", citation="@inproceedings{airface, title = {AirFace}, year = {2019}}")
+    class LiArcFaceMargin(Margin):
+        """1 - 2 (theta + m) / pi."""
+
+        def __init__(self, m: float = 0.45):
+            super().__init__()
+            self.m = m
+
+        def forward(self, cosine, norm):
+            return 1 - 2 * (angle_of(cosine) + self.m) / math.pi
+
+        def negative_rule(self, target):
+            return lambda cosine: 1 - 2 * angle_of(cosine) / math.pi
+    ```
+
+    A recipe then says `margin: li_arcface`, with `margin_kwargs: {m: 0.4}` where the default does not suit.
+    '''
+
+    normalize = True
+    batch_statistics = False
+
+    def forward(self, cosine: Tensor, norm: Tensor) -> Tensor:
+        """
+        The margined cosine.
+
+        Args:
+            cosine: (B,), the cosine to the own class center.
+            norm: (B,), the embedding's length before normalization.
+
+        Returns:
+            (B,), differentiable with respect to both.
+        """
+        raise NotImplementedError
+
+    def prepare(self, cosine: Tensor, norm: Tensor, labeled: Tensor) -> None:
+        """Updates statistics of the whole batch, over all ranks, before `forward`; detached, `labeled` (B,) is bool."""
+
+    def negative_rule(self, target: Tensor) -> Callable[[Tensor], Tensor] | None:
+        """A function of the cosines to other centers (B, K), given the target cosines (B,); None leaves them alone."""
+        return None
+
+    def regularizer(self, norm: Tensor) -> Tensor | None:
+        """A term (B,) to add to each sample's loss, or None."""
+        return None
+
+
+def angle_of(cosine: Tensor, eps: float = 1e-3) -> Tensor:
+    """arccos, without gradient within `eps` of -1 and 1 (of them, for eps=0), where its derivative is infinite."""
+    return torch.acos(torch.where(cosine.abs() < 1 - eps, cosine, cosine.detach().clamp(-1 + eps, 1 - eps)))
+
+
+def add_angle(cosine: Tensor, m: float | Tensor, beyond_pi: BeyondPi = "clip", eps: float = 1e-3) -> Tensor:
+    """cos(theta + m), and beyond theta + m = pi what `beyond_pi` says."""
+    angle = angle_of(cosine, eps) + m
+    if beyond_pi == "clip":
+        return torch.cos(angle.clamp(0, math.pi))
+    if beyond_pi == "fallback":
+        return torch.where(cosine > math.cos(math.pi - m), torch.cos(angle), cosine - m * math.sin(m))
+    return torch.cos(angle)
