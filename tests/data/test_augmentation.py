@@ -1,5 +1,8 @@
 """Every batched operation is held to torchvision's (or OpenCV's) on each image alone."""
 
+import re
+import textwrap
+
 import numpy as np
 import pytest
 import torch
@@ -10,11 +13,19 @@ from torchvision.transforms.v2 import RandomResizedCrop
 from torchvision.transforms.v2 import functional as F
 
 from hf_face.data import FaceCollator, FaceDataset, build_augmentation
-from hf_face.data.augmentation import RECIPES, geometric, photometric
-from hf_face.data.augmentation.build import LowResolution, ZeroPaddedCrop
+from hf_face.data.augmentation import (
+    RECIPES,
+    LowResolution,
+    PerImage,
+    RandAugment,
+    ZeroPaddedCrop,
+    geometric,
+    photometric,
+)
 from hf_face.data.augmentation.draws import uniform
 from hf_face.data.augmentation.low_resolution import FILTERS, resample, resize_weights
-from hf_face.data.augmentation.rand_augment import OPERATIONS, RandAugment
+from hf_face.data.augmentation.rand_augment import OPERATIONS
+from hf_face.registry import augmentations
 
 
 @pytest.fixture(scope="module")
@@ -247,10 +258,15 @@ def test_the_adaface_recipe_leaves_about_half_of_the_images_unaugmented(faces):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("flap", "unknown augmentation 'flap'.*'flip'"),
-        (["flip", "flap"], "unknown augmentation 'flap'.*color_jitter"),
-        ([{"flip": {"probability": 0.3}}], "'flip' has wrong arguments.*probability"),
-        ([{"flip": {}, "rand_augment": {}}], "expected one augmentation"),
+        ("flap", "No augmentation or published set is called 'flap'. There are: adaface, color_jitter, flip"),
+        (["flip", "flap"], "No augmentation is called 'flap'. Did you mean 'flip'?"),
+        ([{"random_choice": ["flip", "flap"]}], "No augmentation is called 'flap'"),
+        (
+            [{"flip": {"probability": 0.3}}],
+            "'flip': .* unexpected .* 'probability'; its options are: p",
+        ),
+        ([{"flip": {}, "rand_augment": {}}], "Expected the augmentation as a name or as .*, found .*rand_augment"),
+        ([{"random_choice": ["flip"], "flip": {}}], "Expected the augmentation as a name"),
         ([{"rand_augment": {"operations": ["Shear"]}}], "unknown RandAugment operations.*Shear"),
         ([{"rand_augment": {"magnitude": 31}}], "magnitude must be 1 to 30"),
     ],
@@ -258,6 +274,40 @@ def test_the_adaface_recipe_leaves_about_half_of_the_images_unaugmented(faces):
 def test_a_wrong_recipe_is_named(spec, message):
     with pytest.raises(ValueError, match=message):
         build_augmentation(spec, image_size=112)
+
+
+@pytest.fixture
+def own_augmentations(monkeypatch):
+    """What a test registers is forgotten after it."""
+    monkeypatch.setattr(augmentations, "_entries", dict(augmentations))
+
+
+def test_the_example_is_an_augmentation(own_augmentations, faces):
+    """The one in the docstring, in a module of the user's: in a list, alone, and as one of several choices."""
+    (example,) = re.findall(r"```python\n(.*?)```", PerImage.__doc__, flags=re.DOTALL)
+    exec(textwrap.dedent(example), {"__name__": "my_augmentations"})
+    blurred = F.gaussian_blur(faces, kernel_size=5, sigma=2.0)
+    always = {"blur": {"sigma": 2.0, "p": 1.0}}
+    for spec in ([always], [{"random_choice": [always, always]}]):
+        assert torch.equal(build_augmentation(spec, image_size=112)(faces), blurred)
+    assert build_augmentation("blur", image_size=112).steps[0].sigma == 1.0
+
+
+def test_the_size_of_the_crops_is_told_to_those_that_ask(own_augmentations):
+    @augmentations.register("border")
+    class Border(torch.nn.Module):
+        def __init__(self, image_size: int, width: int = 1):
+            super().__init__()
+            self.inside = slice(width, image_size - width)
+
+        def forward(self, images, generator=None):
+            framed = torch.zeros_like(images)
+            framed[..., self.inside, self.inside] = images[..., self.inside, self.inside]
+            return framed
+
+    white = torch.full((2, 3, 8, 8), 255, dtype=torch.uint8)
+    for spec in ([{"border": {"width": 2}}], [{"random_choice": [{"border": {"width": 2}}]}]):
+        assert build_augmentation(spec, image_size=8)(white).eq(255).sum() == 2 * 3 * 4 * 4
 
 
 def test_workers_draw_nothing_so_their_number_changes_nothing(orl):

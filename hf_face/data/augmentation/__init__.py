@@ -1,5 +1,30 @@
 """Augmentation of uint8 batches on their own device."""
 
-from .build import AUGMENTATIONS, RECIPES, Augmentation, build_augmentation
+from ... import registry
+from .base import PerImage
+from .build import RECIPES, Augmentation, RandomChoice, build_augmentation
+from .geometric import RandomAffine, RandomHorizontalFlip
+from .low_resolution import LowResolution
+from .occlusion import RandomErasing, ZeroPaddedCrop
+from .photometric import ColorJitter
+from .rand_augment import RandAugment
 
-__all__ = ["AUGMENTATIONS", "RECIPES", "Augmentation", "build_augmentation"]
+AUGMENTATIONS = registry.augmentations
+
+registry.import_modules(__name__)  # a new file's augmentations are known by name without a line here
+
+__all__ = [
+    "AUGMENTATIONS",
+    "RECIPES",
+    "Augmentation",
+    "ColorJitter",
+    "LowResolution",
+    "PerImage",
+    "RandAugment",
+    "RandomAffine",
+    "RandomChoice",
+    "RandomErasing",
+    "RandomHorizontalFlip",
+    "ZeroPaddedCrop",
+    "build_augmentation",
+]

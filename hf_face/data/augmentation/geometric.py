@@ -1,13 +1,15 @@
-"""Geometric operations on a batch, every image with a strength of its own.
+"""Geometric operations on a batch, every image with a strength of its own; flips and affine maps drawn at random.
 
-All take uint8 (B, 3, H, W) and strengths (B,) on the CPU, and give uint8. Lengths are in pixels; x runs right, y down.
-The nearest pixel is taken, and black where there is none, as torchvision does by default.
+Operations take uint8 (B, 3, H, W) and strengths (B,) on the CPU, and give uint8. Lengths are in pixels; x runs right, y
+down. The nearest pixel is taken, and black where there is none, as torchvision does by default.
 """
 
 import torch
 from torch import Generator, Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
+from ...registry import augmentations
+from .base import PerImage
 from .draws import uniform
 
 
@@ -97,3 +99,36 @@ def _warp(images: Tensor, *inverse: Tensor | float) -> Tensor:
     theta = torch.stack([a, b * height / width, x * 2 / width, c * width / height, d, y * 2 / height], dim=1)
     grid = affine_grid(theta.view(-1, 2, 3).to(images.device), images.shape, align_corners=False)
     return grid_sample(images.float(), grid, mode="nearest", align_corners=False).to(torch.uint8)
+
+
+@augmentations.register("flip")
+class RandomHorizontalFlip(PerImage):
+    """Flip images; in every training recipe of the field."""
+
+    def __init__(self, p: float = 0.5):
+        super().__init__(p)
+
+    def augment(self, images: Tensor, generator: Generator | None) -> Tensor:
+        return images.flip(-1)
+
+
+@augmentations.register("random_affine")
+class RandomAffine(PerImage):
+    """Turn and move images, as torchvision's `RandomAffine`.
+
+    Args:
+        degrees: The angle is drawn from -x ... x.
+        translate: The shifts are drawn from -x ... x of height and width, and rounded to whole pixels.
+        p: Probability.
+    """
+
+    def __init__(self, degrees: float = 0.0, translate: float = 0.0, p: float = 1.0):
+        super().__init__(p)
+        self.degrees = degrees
+        self.translate = translate
+
+    def augment(self, images: Tensor, generator: Generator | None) -> Tensor:
+        height, width = images.shape[-2:]
+        angle, x, y = uniform(3, len(images), low=-1.0, generator=generator)
+        shift_x, shift_y = (x * self.translate * width).round(), (y * self.translate * height).round()
+        return move(images, angle * self.degrees, shift_x, shift_y)

@@ -4,10 +4,24 @@ Resizing is linear and separable, so an image of any smaller size is `W X W^T` w
 matrices of a whole batch, with their different sizes and filters, are made at once and zero-padded to one shape.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
+
+from ...registry import augmentations
+from .base import PerImage
+from .draws import integers, uniform
+
+ADAFACE = """
+@inproceedings{adaface,
+  title = {AdaFace: Quality Adaptive Margin for Face Recognition},
+  author = {Kim, Minchul and Jain, Anil K. and Liu, Xiaoming},
+  booktitle = {Conference on Computer Vision and Pattern Recognition},
+  year = {2022}
+}
+"""
 
 MAX_SHRINK = 7
 TAPS = torch.arange(-3, MAX_SHRINK + 1)  # pixels around the sampled place: 3 before it, and as many as are averaged
@@ -99,3 +113,26 @@ def _to_pixels(values: Tensor) -> Tensor:
 
 
 FILTERS = {"nearest": _nearest, "linear": _linear, "area": _area, "cubic": _cubic, "lanczos4": _lanczos4}
+
+
+@augmentations.register("low_resolution", citation=ADAFACE)
+class LowResolution(PerImage):
+    """Make images small and large again, each way with a filter drawn at random (AdaFace's low resolution).
+
+    Args:
+        min_side: Smallest side, as a fraction of the image's, at least 1/7.
+        p: Probability.
+    """
+
+    def __init__(self, min_side: float = 0.2, p: float = 0.2):
+        super().__init__(p)
+        if not 1 / MAX_SHRINK <= min_side <= 1:
+            raise ValueError(f"min_side must be from 1/{MAX_SHRINK} to 1, not {min_side}")
+        self.min_side = min_side
+
+    def augment(self, images: Tensor, generator: Generator | None) -> Tensor:
+        size = images.shape[-1]
+        ratio = uniform(len(images), low=self.min_side, generator=generator)
+        sides = (ratio * size).long().clamp(min=math.ceil(size / MAX_SHRINK))
+        filters = integers(2, len(images), high=len(FILTERS), generator=generator)
+        return resample(images, sides, *filters)

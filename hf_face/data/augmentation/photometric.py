@@ -1,12 +1,16 @@
-"""Color operations on a batch, every image with a strength of its own.
+"""Color operations on a batch, every image with a strength of its own, and color jitter.
 
-All take uint8 (B, 3, H, W) and a strength (B,) on the CPU, and give uint8, rounded as torchvision does, whose functions
-of the same names take one strength for the whole batch.
+Operations take uint8 (B, 3, H, W) and a strength (B,) on the CPU, and give uint8, rounded as torchvision does, whose
+functions of the same names take one strength for the whole batch.
 """
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.nn.functional import conv2d
+
+from ...registry import augmentations
+from .base import PerImage
+from .draws import apply_where, uniform
 
 GREY_WEIGHTS = (0.2989, 0.587, 0.114)  # of R, G and B, ITU-R BT.601
 
@@ -72,3 +76,40 @@ def _gray(images: Tensor) -> Tensor:
 
 def _per_image(values: Tensor, images: Tensor) -> Tensor:
     return values.to(images.device).view(-1, 1, 1, 1)
+
+
+@augmentations.register("color_jitter")
+class ColorJitter(PerImage):
+    """Change brightness, contrast, saturation and hue in random order, as torchvision's `ColorJitter`.
+
+    Args:
+        brightness, contrast, saturation: The factor is drawn from max(0, 1 - x) ... 1 + x.
+        hue: The shift is drawn from -x ... x of the color circle, at most 0.5.
+        p: Probability.
+    """
+
+    def __init__(
+        self,
+        brightness: float = 0.0,
+        contrast: float = 0.0,
+        saturation: float = 0.0,
+        hue: float = 0.0,
+        p: float = 1.0,
+    ):
+        super().__init__(p)
+        around_one = {
+            adjust_brightness: brightness,
+            adjust_contrast: contrast,
+            adjust_saturation: saturation,
+        }
+        self.adjustments = [(adjust, max(0.0, 1 - x), 1 + x) for adjust, x in around_one.items() if x]
+        if hue:
+            self.adjustments.append((adjust_hue, -hue, hue))
+
+    def augment(self, images: Tensor, generator: Generator | None) -> Tensor:
+        order = uniform(len(images), len(self.adjustments), generator=generator).argsort(1)
+        for place in range(len(self.adjustments)):
+            for index, (adjust, low, high) in enumerate(self.adjustments):
+                strength = uniform(len(images), low=low, high=high, generator=generator)
+                apply_where(order[:, place] == index, images, adjust, strength)
+        return images

@@ -6,8 +6,18 @@ import torch
 from torch import Generator, Tensor, nn
 from torchvision.transforms.v2 import functional as F
 
+from ...registry import augmentations
 from . import geometric, photometric
 from .draws import apply_where, integers
+
+RAND_AUGMENT = """
+@inproceedings{rand_augment,
+  title = {RandAugment: Practical Automated Data Augmentation with a Reduced Search Space},
+  author = {Cubuk, Ekin D. and Zoph, Barret and Shlens, Jonathon and Le, Quoc V.},
+  booktitle = {Conference on Computer Vision and Pattern Recognition Workshops},
+  year = {2020}
+}
+"""
 
 # What each operation does with a strength (B,)
 OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -31,6 +41,7 @@ OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 SIGNED = {"ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Color", "Contrast", "Sharpness"}
 
 
+@augmentations.register("rand_augment", citation=RAND_AUGMENT)
 class RandAugment(nn.Module):
     """Apply `num_ops` operations to each image, each drawn at random with a random strength.
 
@@ -53,9 +64,10 @@ class RandAugment(nn.Module):
         num_ops: int = 4,
         magnitude: int = 16,
         num_magnitude_bins: int = 31,
-        operations: Sequence[str] = tuple(OPERATIONS),
+        operations: Sequence[str] | None = None,
     ):
         super().__init__()
+        operations = OPERATIONS if operations is None else operations
         if unknown := set(operations) - set(OPERATIONS):
             raise ValueError(f"unknown RandAugment operations {sorted(unknown)}, expected some of {list(OPERATIONS)}")
         if not 0 < magnitude < num_magnitude_bins:
