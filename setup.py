@@ -24,8 +24,10 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["hf_face", "hf_face.*"]),
-    package_data={"hf_face": ["hub/templates/*", "metrics/*/*"]},
+    packages=[*find_packages(include=["hf_face", "hf_face.*"]), "hf_face.recipes"],
+    package_dir={"hf_face.recipes": "recipes"},
+    package_data={"hf_face": ["hub/templates/*", "metrics/*/*"], "hf_face.recipes": ["**/*.yaml", "**/*.json"]},
+    entry_points={"console_scripts": ["hf-face = hf_face.cli:main"]},
     install_requires=[
         "torch>=2.7",
         "torchvision>=0.22",

@@ -21,8 +21,8 @@ def find_recipe(name: str) -> Path:
             return path
     known = recipe_names()
     near = difflib.get_close_matches(name.removeprefix("recipes/").removesuffix(".yaml"), known, n=1)
-    hint = f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(known)}; or give a YAML file."
-    raise FileNotFoundError(f"There is no recipe {name!r}. {hint}")
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}, or a YAML file of yours."
+    raise FileNotFoundError(f"no such file or recipe: {name}; {hint}")
 
 
 def recipe_names() -> list[str]:
