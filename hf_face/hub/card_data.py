@@ -12,9 +12,12 @@ from typing import Any
 import yaml
 
 CARD_DATA_NAME = "model_card.json"
-NO_RESULT = re.compile(r"(.+_)?(threshold(@far=.+)?|num_genuine|num_impostors|finest_far)")
+NO_RESULT = re.compile(r"(.+_)?(threshold(@.+)?|num_genuine|num_impostors|finest_far)")
+OTHER_PROJECTS = re.compile(r"(.+_)?(insightface|timm_face)_.+")  # metrics computed as these projects compute them
+USUAL_PRIMARY_METRICS = ("accuracy", "tar@far=1e-4", "rank1")
 ARCFACE_ALIGNMENT = (
-    "aligned: the five landmarks (eyes, nose, corners of the mouth) lie at the ArcFace reference points for 112 x 112"
+    "aligned so that the five landmarks (eyes, nose, corners of the mouth) lie at the ArcFace reference points for "
+    "112 x 112"
 )
 
 
@@ -53,6 +56,11 @@ class Evaluation:
         note (`str`, *optional*): How it was evaluated, where that matters to who compares.
         source_name, source_url (`str`, *optional*):
             Where the figures come from, when they were not measured here. The card shows them apart.
+        primary_metric (`str`, *optional*):
+            The metric that the card leads with. By default accuracy, else TAR at FAR 1e-4, else rank 1, else the first.
+
+    Raises:
+        ValueError: if only one of `source_name` and `source_url` is given, or `primary_metric` is no result.
     """
 
     name: str
@@ -61,11 +69,17 @@ class Evaluation:
     note: str | None = None
     source_name: str | None = None
     source_url: str | None = None
+    primary_metric: str | None = None
 
     def __post_init__(self):
         if (self.source_name is None) != (self.source_url is None):
             raise ValueError(
                 f"evaluation {self.name!r}: source_name and source_url belong together, give both or none."
+            )
+        if self.primary_metric is not None and self.primary_metric not in self.own_results:
+            raise ValueError(
+                f"evaluation {self.name!r}: primary_metric={self.primary_metric!r} is not one of its results, "
+                f"{', '.join(self.own_results)}."
             )
 
     @property
@@ -80,7 +94,32 @@ class Evaluation:
 
     @property
     def results(self) -> dict[str, float]:
-        """The metrics that say how good the model is: no thresholds, and no sizes of the evaluation."""
+        """
+        The metrics that say how good the model is, the primary one first and those of other projects last: no
+        thresholds, and no sizes of the evaluation.
+        """
+        return self.own_results | self.other_projects_results
+
+    @property
+    def own_results(self) -> dict[str, float]:
+        """The results by this library's definitions, the primary one first."""
+        found = {key: value for key, value in self._results().items() if not OTHER_PROJECTS.fullmatch(key)}
+        preferred = [key for key in (self.primary_metric, *USUAL_PRIMARY_METRICS) if key in found]
+        return {key: found[key] for key in preferred[:1]} | found
+
+    @property
+    def other_projects_results(self) -> dict[str, float]:
+        """The results computed as another project computes them, `insightface_accuracy` and the like."""
+        return {key: value for key, value in self._results().items() if OTHER_PROJECTS.fullmatch(key)}
+
+    @property
+    def description(self) -> str:
+        """How many pairs there were and how they were evaluated, as far as that is known."""
+        counts = [self.metrics.get(f"num_{kind}") for kind in ("genuine", "impostors")]
+        pairs = "{:,.0f} genuine and {:,.0f} impostor pairs".format(*counts) if all(counts) else None
+        return "; ".join(part for part in (pairs, self.note) if part)
+
+    def _results(self) -> dict[str, float]:
         return {key: value for key, value in self.metrics.items() if not NO_RESULT.fullmatch(key)}
 
 

@@ -21,6 +21,9 @@ PIPELINE_TAG = "image-feature-extraction"
 # The identifiers of https://huggingface.co/docs/hub/repositories-licenses
 LICENSES = frozenset((TEMPLATES / "licenses.txt").read_text(encoding="utf-8").split())
 
+FIGURES = {"roc": "ROC curve", "det": "DET curve", "cmc": "CMC curve", "scores": "similarity scores"}
+IDENTIFICATION = re.compile(r"(.+_)?(rank\d+|tpir@fpir=.+|map)")
+
 COMMON_SETTINGS = FaceConfig.__dataclass_fields__.keys()
 
 # What a family and a margin rest on, by the keys of templates/citations.bib.
@@ -71,10 +74,11 @@ def create_model_card(
         processor=image_processor,
         measured=measured,
         thresholds=calibration.thresholds if calibration else {},
-        figures=[{"file": Path(path).name, "title": Path(path).stem.replace("_", " ")} for path in data.figures],
+        figures=[{"file": Path(path).name, "title": figure_title(path)} for path in data.figures],
         weights_license=describe_license(data),
         link=link,
         cell=cell,
+        metric_rows=metric_rows,
         versions=library_versions(),
         citations="\n\n".join(collect_citations(data, model.config)),
     )
@@ -104,8 +108,8 @@ def evaluation_results(data: FaceModelCardData) -> list[EvalResult]:
     # others report gets a configuration of its own, so that it never passes for measured here or the other way round.
     return [
         EvalResult(
-            task_type="face-verification",
-            task_name="Face verification",
+            task_type=f"face-{task_of(metric)}",
+            task_name=f"Face {task_of(metric)}",
             dataset_type=evaluation.dataset_id or re.sub(r"\W+", "-", evaluation.name.lower()).strip("-"),
             dataset_name=evaluation.name,
             dataset_config=f"as reported by {evaluation.source_name}" if evaluation.source_name else None,
@@ -118,6 +122,10 @@ def evaluation_results(data: FaceModelCardData) -> list[EvalResult]:
         for evaluation in data.evaluations
         for metric, value in evaluation.results.items()
     ]
+
+
+def task_of(metric: str) -> str:
+    return "identification" if IDENTIFICATION.fullmatch(metric) else "verification"
 
 
 def emissions_metadata(data: FaceModelCardData) -> dict | None:
@@ -194,6 +202,29 @@ def link(source: TrainingData) -> str:
 
 def library_versions() -> str:
     return ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "datasets", "timm"))
+
+
+def figure_title(path: str) -> str:
+    """`figures/lfw_roc.png` is titled "lfw: ROC curve"."""
+    stem = Path(path).stem
+    name, _, kind = stem.rpartition("_")
+    return f"{name.replace('_', ' ')}: {FIGURES[kind]}" if name and kind in FIGURES else stem.replace("_", " ")
+
+
+def metric_rows(results: dict[str, float]) -> dict[str, str]:
+    """Metric to value as the card shows it, a standard deviation beside its mean: "0.93778 ± 0.0174"."""
+    deviations = {deviation_of(metric) for metric in results}
+    rows = {metric: f"{value:.5g}" for metric, value in results.items() if metric not in deviations}
+    return {
+        metric: f"{row} ± {results[deviation_of(metric)]:.3g}" if deviation_of(metric) in results else row
+        for metric, row in rows.items()
+    }
+
+
+def deviation_of(metric: str) -> str:
+    """The name of a metric's standard deviation: "val@far=1e-3" has "val_std@far=1e-3"."""
+    name, at, rate = metric.partition("@")
+    return f"{name}_std{at}{rate}"
 
 
 def cell(value: object) -> str:

@@ -5,17 +5,15 @@ import math
 import time
 
 import pytest
-import torch
 from huggingface_hub import ModelCard
 
-from hf_face import FoundationFaceConfig, FoundationFaceModel, IResNetConfig, IResNetModel
+from hf_face import FoundationFaceConfig, FoundationFaceModel
 from hf_face.hub import (
     Evaluation,
     FaceModelCardData,
     TrainingData,
     create_model_card,
     evaluations_from_metrics,
-    measure_model,
     read_emissions,
 )
 from hf_face.hub.card_data import ARCFACE_ALIGNMENT
@@ -31,34 +29,8 @@ def render(backbone, image_processor, measurements):
     return render
 
 
-def test_operations_and_parameters_are_those_of_the_layers():
-    backbone = {"model_type": "dinov2", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
-    config = FoundationFaceConfig(backbone_config=backbone | {"image_size": 28, "patch_size": 14}, image_size=28)
-    model = FoundationFaceModel(config)
-    tokens, width, patch = 5, 8, 14 * 14 * 3
-    attention = 4 * tokens * width * width + 2 * tokens * tokens * width
-    mlp = 2 * tokens * width * 4 * width
-    measured = measure_model(model, repeats=1)
-    assert measured.flops == 2 * (4 * patch * width + attention + mlp)
-    assert measured.parameters == sum(p.numel() for p in model.parameters())
-    assert 0 < measured.cpu_latency < 10
-
-
-def test_measuring_leaves_the_model_as_it_was():
-    model = IResNetModel(IResNetConfig(depths=(1, 1, 1, 1), hidden_sizes=(8, 8, 16, 16))).to(torch.bfloat16).train()
-    model.stages.eval()
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    assert "bfloat16" in measure_model(model, repeats=1).cpu
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-    assert model.training and model.stem.training and not model.stages.training
-
-
-def test_a_model_that_fails_is_left_as_it_was():
-    model = IResNetModel(IResNetConfig(depths=(1, 1, 1, 1), hidden_sizes=(8, 8, 16, 16))).train()
-    model.config.num_channels = 4  # not what its first convolution takes
-    with pytest.raises(RuntimeError):
-        measure_model(model)
-    assert all(module.training for module in model.modules())
+def section(card: ModelCard, title: str) -> str:
+    return card.text.split(f"## {title}\n")[1].split("\n## ")[0]
 
 
 def test_metrics_are_sorted_by_evaluation():
@@ -88,6 +60,60 @@ def test_figures_of_others_are_never_shown_as_ours(render):
         assert "| LFW | accuracy | 0.99 |" in measured and "0.998" not in measured
         assert "| LFW | accuracy | 0.998 | [the paper](https://example.org) |" in reported
         assert "| 1e-3 | 0.3000 |" in measured, "thresholds are those measured with these weights"
+
+
+VERIFICATION = Evaluation(
+    "LFW",
+    {"auc": 0.99, "accuracy": 0.97, "accuracy_std": 0.012, "num_genuine": 3000.0, "num_impostors": 3000.0}
+    | {"insightface_accuracy": 0.975, "insightface_val@far=1e-3": 0.9, "insightface_val_std@far=1e-3": 0.02},
+    note="single images",
+)
+IDENTIFICATION = Evaluation("TinyFace", {"rank1": 0.625, "rank5": 0.75, "threshold@fpir=1e-2": 0.3})
+
+
+def test_the_evaluation_leads_with_each_primary_metric_and_the_figures(render):
+    figures = ["figures/lfw_roc.png", "figures/tinyface_cmc.png"]
+    data = FaceModelCardData("mit", DATA, evaluations=[VERIFICATION, IDENTIFICATION], figures=figures)
+    card = render(data)
+    leading, rest = section(card, "Evaluation").split("![lfw: ROC curve](figures/lfw_roc.png)")
+    assert "| LFW | **accuracy** | **0.97 ± 0.012** |\n| TinyFace | **rank1** | **0.625** |" in leading
+    assert "![tinyface: CMC curve](figures/tinyface_cmc.png)" in rest
+    assert "| LFW | accuracy | 0.97 ± 0.012 |\n| LFW | auc | 0.99 |\n| TinyFace | rank1 | 0.625 |" in rest
+    assert [(r.task_type, r.metric_name) for r in card.data.eval_results] == [
+        ("face-verification", "accuracy"),
+        ("face-verification", "auc"),
+        ("face-verification", "accuracy_std"),
+        ("face-verification", "insightface_accuracy"),
+        ("face-verification", "insightface_val@far=1e-3"),
+        ("face-verification", "insightface_val_std@far=1e-3"),
+        ("face-identification", "rank1"),
+        ("face-identification", "rank5"),
+    ]
+
+
+def test_metrics_computed_as_other_projects_do_have_their_own_table(render):
+    card = render(FaceModelCardData("mit", DATA, evaluations=[VERIFICATION]))
+    ours, theirs = section(card, "Evaluation").split("### As other projects compute it")
+    assert "insightface" not in ours
+    assert "| LFW | insightface_accuracy | 0.975 |\n| LFW | insightface_val@far=1e-3 | 0.9 ± 0.02 |" in theirs
+    card = render(FaceModelCardData("mit", DATA, evaluations=[IDENTIFICATION]))
+    assert "As other projects compute it" not in card.text
+
+
+def test_pairs_are_counted_where_there_are_pairs(render):
+    text = section(render(FaceModelCardData("mit", DATA, evaluations=[VERIFICATION])), "Evaluation")
+    assert "LFW: 3,000 genuine and 3,000 impostor pairs; single images." in text
+    text = section(render(FaceModelCardData("mit", DATA, evaluations=[IDENTIFICATION])), "Evaluation")
+    assert "pairs" not in text and "TinyFace:" not in text
+
+
+def test_the_primary_metric_is_the_stated_one_or_the_usual_one():
+    ijb = {"auc": 0.99, "tar@far=1e-4": 0.9, "rank1": 0.95}
+    assert next(iter(Evaluation("IJB-C", ijb, primary_metric="rank1").results)) == "rank1"
+    assert next(iter(Evaluation("IJB-C", ijb).results)) == "tar@far=1e-4"
+    assert next(iter(Evaluation("a new protocol", {"insightface_x": 1.0, "y": 0.5, "z": 0.25}).results)) == "y"
+    with pytest.raises(ValueError, match=r"primary_metric='rank_1' is not one of its results, tar@far=1e-4, auc"):
+        Evaluation("IJB-C", ijb, primary_metric="rank_1")
 
 
 def test_licenses_are_shown_apart(render):
@@ -122,7 +148,7 @@ def test_backbone_margin_and_data_are_cited_once(render):
 
 def test_what_was_not_stated_is_not_claimed(render, card):
     text = render(card).text
-    assert "how they were aligned is not stated" in text and "ArcFace reference points" not in text
+    assert "how they were aligned for training is not stated" in text and "ArcFace reference points" not in text
     text = render(dataclasses.replace(card, alignment=ARCFACE_ALIGNMENT)).text
     assert "lie at the ArcFace reference points for 112 x 112." in text
 
@@ -188,8 +214,8 @@ def test_card_data_comes_back_from_its_file(card, tmp_path):
     card.save(tmp_path)
     again = FaceModelCardData.load(tmp_path)
     assert again == dataclasses.replace(card, figures=[str(tmp_path / "figures" / "roc.png")])
-    (tmp_path / "model_card.json").write_text('{"license": "mit", "license": "mit", "training_data": []}')
-    with pytest.raises(ValueError, match=r"model_card\.json holds unknown fields \['license'\]"):
+    (tmp_path / "model_card.json").write_text('{"license": "mit", "licens": "mit", "training_data": []}')
+    with pytest.raises(ValueError, match=r"model_card\.json holds unknown fields \['licens'\]"):
         FaceModelCardData.load(tmp_path)
 
 
