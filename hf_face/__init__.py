@@ -1,29 +1,41 @@
 """
 Face recognition, native to Hugging Face.
 
-Importing the package registers every face model with transformers' Auto classes; everything else is loaded when it is
-first asked for.
+Importing the package makes every face model known to transformers' Auto classes; everything is loaded when it is first
+asked for.
 """
 
 import importlib
+from typing import TYPE_CHECKING
 
 from . import models, recognition
-from .models import *  # noqa: F403
-from .recognition import *  # noqa: F403
+from .auto_classes import register_at_first_look
+from .lazy import after_import, lazy_names
 
 __version__ = "0.1.0"
 
-# Where each further public name lives. The modules are imported at first use: data, training and evaluation bring
-# datasets, scikit-learn and matplotlib along, which nobody needs who only embeds faces.
-_PUBLIC = {
-    "convert": ["convert_checkpoint", "export_checkpoint"],
-    "hub": ["push_to_hub"],
-    "training": ["FaceTrainer", "FaceTrainingArguments"],
-}
-_HOME = {name: module for module, names in _PUBLIC.items() for name in names}
-_SUBPACKAGES = ("convert", "data", "evaluation", "heads", "hub", "training")
-
-__all__ = [*models.__all__, *recognition.__all__, *_HOME]
+if TYPE_CHECKING:
+    from . import convert, data, embedding, evaluation, heads, hub, registry, training
+    from .convert import convert_checkpoint as convert_checkpoint
+    from .convert import export_checkpoint as export_checkpoint
+    from .hub import push_to_hub as push_to_hub
+    from .models import *
+    from .recognition import *
+    from .training import FaceTrainer as FaceTrainer
+    from .training import FaceTrainingArguments as FaceTrainingArguments
+else:
+    __getattr__, __dir__, __all__ = lazy_names(
+        __name__,
+        {
+            **dict.fromkeys(models.__all__, "models"),
+            **dict.fromkeys(recognition.__all__, "recognition"),
+            "convert_checkpoint": "convert",
+            "export_checkpoint": "convert",
+            "push_to_hub": "hub",
+            "FaceTrainer": "training",
+            "FaceTrainingArguments": "training",
+        },
+    )
 
 
 def _push_to_hub(model, repo_id: str, **kwargs):
@@ -31,17 +43,13 @@ def _push_to_hub(model, repo_id: str, **kwargs):
     return importlib.import_module(".hub", __name__).push_to_hub(model, repo_id, **kwargs)
 
 
-# transformers' own sends weights alone. Set here, because the models' files travel to where there is no hf_face.
-models.FacePreTrainedModel.push_to_hub = recognition.FaceRecognitionModel.push_to_hub = _push_to_hub
+def _publish_with_card(model_class: type) -> None:
+    # transformers' own sends weights alone. Set here, because the models' files travel to where there is no hf_face.
+    model_class.push_to_hub = _push_to_hub
 
 
-def __getattr__(name: str):
-    if name in _SUBPACKAGES:
-        return importlib.import_module(f".{name}", __name__)
-    if name in _HOME:
-        return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__():
-    return sorted([*globals(), *_HOME, *_SUBPACKAGES])
+register_at_first_look("hf_face.models.families", "hf_face.recognition.modeling_face_recognition")
+after_import("hf_face.models.modeling_face", lambda module: _publish_with_card(module.FacePreTrainedModel))
+after_import(
+    "hf_face.recognition.modeling_face_recognition", lambda module: _publish_with_card(module.FaceRecognitionModel)
+)

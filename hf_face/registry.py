@@ -76,7 +76,7 @@ class Registry(Mapping[str, Entry]):
         self._home = home
         self._entries: dict[str, Entry] = {}
 
-    def register(self, name: str, *, citation: str | Sequence[str] = (), **presets) -> Callable:
+    def register(self, name: str, /, *, citation: str | Sequence[str] = (), **presets) -> Callable:
         """
         Decorator that gives a class a name; several may stand above one class.
 
@@ -131,6 +131,10 @@ class Registry(Mapping[str, Entry]):
         name, options = parse_spec(spec, self.kind)
         return self[name].build(**context, **options)
 
+    def entry_of(self, instance: object) -> Entry | None:
+        """The entry of an object's class, the first one where the class has several names."""
+        return next((entry for entry in self.values() if entry.target is type(instance)), None)
+
     def _import_home(self) -> None:
         importlib.import_module(self._home)
 
@@ -150,7 +154,7 @@ def parse_spec(spec: Spec, kind: str) -> tuple[str, dict[str, Any]]:
         ((name, options),) = spec.items()
         if options is None or isinstance(options, Mapping):
             return name, dict(options or {})
-    raise ValueError(f"A {kind} is written as a name or as {{name: {{option: value}}}}, found {spec!r}.")
+    raise ValueError(f"Expected the {kind} as a name or as {{name: {{option: value}}}}, found {spec!r}.")
 
 
 def load_plugins(modules: Sequence[str]) -> None:
@@ -192,7 +196,7 @@ def known_citations() -> dict[str, str]:
 
 
 margins = Registry("margin", "hf_face.heads.margins")
-families = Registry("backbone family", "hf_face.models")
+families = Registry("backbone family", "hf_face.models.families")
 protocols = Registry("protocol", "hf_face.evaluation")
 methods = Registry("training method", "hf_face.training.methods")
 sources = Registry("checkpoint source", "hf_face.convert")

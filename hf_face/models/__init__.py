@@ -1,56 +1,24 @@
-"""Backbones that turn aligned face crops into embeddings, registered with transformers' Auto classes."""
+"""Backbones that turn aligned face crops into embeddings, and their image processor."""
 
-from transformers import AutoConfig, AutoImageProcessor, AutoModel
-from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING
+from typing import TYPE_CHECKING
 
-from .configuration_face import FaceConfig
-from .configuration_foundation_face import FoundationFaceConfig
-from .configuration_iresnet import IResNetConfig
-from .configuration_mobilefacenet import MobileFaceNetConfig
-from .configuration_timm_face import TimmFaceConfig
-from .configuration_vit_face import ViTFaceConfig
-from .image_processing_face import FaceImageProcessor
-from .modeling_face import FaceEmbeddingOutput, FacePreTrainedModel
-from .modeling_foundation_face import FoundationFaceModel
-from .modeling_iresnet import IResNetModel
-from .modeling_mobilefacenet import MobileFaceNetModel
-from .modeling_timm_face import TimmFaceModel
-from .modeling_vit_face import ViTFaceModel, ViTFaceOutput
+from ..lazy import lazy_names, names_of_files
 
-FAMILIES: dict[type[FaceConfig], type[FacePreTrainedModel]] = {
-    FoundationFaceConfig: FoundationFaceModel,
-    IResNetConfig: IResNetModel,
-    MobileFaceNetConfig: MobileFaceNetModel,
-    TimmFaceConfig: TimmFaceModel,
-    ViTFaceConfig: ViTFaceModel,
-}
-
-FaceImageProcessor.register_for_auto_class("AutoImageProcessor")
-for _config, _model in FAMILIES.items():
-    _config.register_for_auto_class()
-    _model.register_for_auto_class("AutoModel")
-    AutoConfig.register(_config.model_type, _config)
-    AutoModel.register(_config, _model)
-    AutoImageProcessor.register(_config, image_processor_classes={"torchvision": FaceImageProcessor})
-    # pipeline() also looks for a video processor, takes ours for remote code and asks the user whether to run it,
-    # unless the configuration is known to have none.
-    VIDEO_PROCESSOR_MAPPING.register(_config, {})
-
-__all__ = [
-    "FAMILIES",
-    "FaceConfig",
-    "FaceEmbeddingOutput",
-    "FaceImageProcessor",
-    "FacePreTrainedModel",
-    "FoundationFaceConfig",
-    "FoundationFaceModel",
-    "IResNetConfig",
-    "IResNetModel",
-    "MobileFaceNetConfig",
-    "MobileFaceNetModel",
-    "TimmFaceConfig",
-    "TimmFaceModel",
-    "ViTFaceConfig",
-    "ViTFaceModel",
-    "ViTFaceOutput",
-]
+if TYPE_CHECKING:  # one line a file; at run time its names are imported at first use
+    from .configuration_face import *
+    from .configuration_foundation_face import *
+    from .configuration_iresnet import *
+    from .configuration_mobilefacenet import *
+    from .configuration_timm_face import *
+    from .configuration_vit_face import *
+    from .families import *
+    from .image_processing_face import *
+    from .layers import *
+    from .modeling_face import *
+    from .modeling_foundation_face import *
+    from .modeling_iresnet import *
+    from .modeling_mobilefacenet import *
+    from .modeling_timm_face import *
+    from .modeling_vit_face import *
+else:
+    __getattr__, __dir__, __all__ = lazy_names(__name__, names_of_files(__name__))

@@ -76,4 +76,6 @@ class FaceConfig(PreTrainedConfig):
                 raise ValueError(f"{name} must be at least 1, found {value}.")
 
 
+FaceConfig.register_for_auto_class()  # save_pretrained copies the code of this class and of those made from it
+
 __all__ = ["FaceConfig"]

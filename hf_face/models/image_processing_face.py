@@ -59,4 +59,6 @@ class FaceImageProcessor(TorchvisionBackend):
         return super()._preprocess(images, **kwargs)
 
 
+FaceImageProcessor.register_for_auto_class("AutoImageProcessor")  # save_pretrained copies this file
+
 __all__ = ["FaceImageProcessor"]

@@ -67,4 +67,6 @@ def face_embedding_output(
     )
 
 
+FacePreTrainedModel.register_for_auto_class("AutoModel")  # save_pretrained copies the code of every model made from it
+
 __all__ = ["FaceEmbeddingOutput", "FacePreTrainedModel", "face_embedding_output"]

@@ -1,6 +1,11 @@
 """A backbone with its margin head: the model that is trained."""
 
-from .configuration_face_recognition import FaceRecognitionConfig
-from .modeling_face_recognition import AutoModelForFaceRecognition, FaceRecognitionModel, FaceRecognitionOutput
+from typing import TYPE_CHECKING
 
-__all__ = ["AutoModelForFaceRecognition", "FaceRecognitionConfig", "FaceRecognitionModel", "FaceRecognitionOutput"]
+from ..lazy import lazy_names, names_of_files
+
+if TYPE_CHECKING:
+    from .configuration_face_recognition import *
+    from .modeling_face_recognition import *
+else:
+    __getattr__, __dir__, __all__ = lazy_names(__name__, names_of_files(__name__))

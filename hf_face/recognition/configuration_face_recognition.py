@@ -57,3 +57,6 @@ class FaceRecognitionConfig(PreTrainedConfig):
         if self.filter_threshold is not None:
             record["filter_threshold"] = self.filter_threshold
         return record | (self.margin_kwargs or {})
+
+
+__all__ = ["FaceRecognitionConfig"]

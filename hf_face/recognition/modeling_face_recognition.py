@@ -74,6 +74,7 @@ class FaceRecognitionModel(PreTrainedModel):
     input_modalities = ("image",)
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False
+    _keys_to_ignore_on_load_unexpected = [r"^method\."]  # noqa: RUF012  modules of the training method
     _supports_sdpa = True
 
     def __init__(
@@ -198,3 +199,5 @@ AutoConfig.register(FaceRecognitionConfig.model_type, FaceRecognitionConfig)
 AutoModelForFaceRecognition.register(FaceRecognitionConfig, FaceRecognitionModel)
 AutoModel.register(FaceRecognitionConfig, FaceRecognitionModel)
 AutoImageProcessor.register(FaceRecognitionConfig, image_processor_classes={"torchvision": FaceImageProcessor})
+
+__all__ = ["AutoModelForFaceRecognition", "FaceRecognitionModel", "FaceRecognitionOutput"]

@@ -1,0 +1,86 @@
+"""What keeps `import hf_face` light: names that are imported at first use, and calls that wait for another import."""
+
+import ast
+import importlib
+import importlib.abc
+import pkgutil
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+
+
+def lazy_names(package: str, homes: Mapping[str, str]) -> tuple[Callable, Callable, list[str]]:
+    """
+    `__getattr__`, `__dir__` and `__all__` of a package whose names are imported when they are first asked for.
+
+    Args:
+        package (`str`): The package's `__name__`.
+        homes (`Mapping[str, str]`): The module that holds each name.
+    """
+    module = sys.modules[package]
+    submodules = {found.name for found in pkgutil.iter_modules(module.__path__)}
+
+    def __getattr__(name: str):
+        if name in homes:
+            value = getattr(importlib.import_module(f".{homes[name]}", package), name)
+            setattr(module, name, value)
+            return value
+        if name in submodules:
+            return importlib.import_module(f".{name}", package)
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+
+    def __dir__():
+        return sorted({*vars(module), *homes, *submodules})
+
+    return __getattr__, __dir__, list(homes)
+
+
+def names_of_files(package: str) -> dict[str, str]:
+    """The names that the files of a package list in their `__all__`, each with its module. No file is imported."""
+    homes: dict[str, str] = {}
+    for file in sorted(Path(sys.modules[package].__path__[0]).glob("*.py")):
+        if listed := re.search(r"^__all__ = (\[.*?\])", file.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+            homes |= dict.fromkeys(ast.literal_eval(listed[1]), file.stem)
+    return homes
+
+
+def after_import(name: str, callback: Callable[[ModuleType], None]) -> None:
+    """
+    Calls back with a module when it is loaded: at once if it is already, else at the end of its import.
+
+    Args:
+        name (`str`): Full name of the module.
+        callback (`Callable`): Takes the module. It must import nothing: modules that import this one are half done.
+    """
+    _FINDER.callbacks.setdefault(name, []).append(callback)
+    if name in sys.modules:
+        callback(importlib.import_module(name))  # waits for another thread that is still at it
+
+
+class _CallingFinder(importlib.abc.MetaPathFinder):
+    """Finds the modules that somebody waits for, as Python's other finders do, and calls back when they are loaded."""
+
+    def __init__(self):
+        self.callbacks: dict[str, list[Callable[[ModuleType], None]]] = {}
+
+    def find_spec(self, fullname, path, target=None):
+        if fullname not in self.callbacks:
+            return None
+        specs = (finder.find_spec(fullname, path, target) for finder in sys.meta_path if finder is not self)
+        spec = next(filter(None, specs), None)
+        if spec is not None:
+            load = spec.loader.exec_module
+
+            def load_and_call(module: ModuleType) -> None:
+                load(module)
+                for callback in self.callbacks[fullname]:
+                    callback(module)
+
+            spec.loader.exec_module = load_and_call
+        return spec
+
+
+_FINDER = _CallingFinder()
+sys.meta_path.insert(0, _FINDER)

@@ -1,0 +1,79 @@
+"""
+Backbone families: a config and its model, known to transformers' Auto classes and to recipes.
+
+The built-in ones are found by their files, `configuration_<family>.py` and `modeling_<family>.py` in this folder. A
+family of your own lies anywhere:
+
+    from hf_face.models import FaceConfig, FacePreTrainedModel, register_family
+
+    @strict
+    class TinyConfig(FaceConfig):
+        model_type = "tiny"
+
+    class TinyModel(FacePreTrainedModel):
+        config_class = TinyConfig
+        ...
+
+    register_family(TinyConfig, TinyModel)
+"""
+
+import importlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from transformers import AutoConfig, AutoImageProcessor, AutoModel
+from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING
+
+from ..registry import families
+from .configuration_face import FaceConfig
+from .image_processing_face import FaceImageProcessor
+from .modeling_face import FacePreTrainedModel
+
+FAMILIES: dict[type[FaceConfig], type[FacePreTrainedModel]] = {}
+
+
+def register_family(
+    config_class: type[FaceConfig], model_class: type[FacePreTrainedModel], *, citation: str | Sequence[str] = ()
+) -> None:
+    """
+    Makes a backbone family known: to `AutoConfig`, `AutoModel`, `AutoImageProcessor` and `pipeline`, and by its
+    `model_type` to recipes (`backbone: {model_type: tiny}`). Its files travel to the Hub beside the weights.
+
+    Args:
+        config_class (`type[FaceConfig]`): The configuration, with a `model_type` of its own.
+        model_class (`type[FacePreTrainedModel]`): The model, with this `config_class`.
+        citation (`str` or sequence of `str`, *optional*): BibTeX entries of what it implements.
+
+    Raises:
+        ValueError: if the configuration has no `model_type`, or one that transformers or another family has, or if the
+            model has another `config_class`.
+    """
+    if not config_class.model_type:
+        raise ValueError(
+            f"{config_class.__name__} has no model_type: the name of the family, in recipes and config.json."
+        )
+    families.register(config_class.model_type, citation=citation)(config_class)
+    AutoConfig.register(config_class.model_type, config_class)
+    AutoModel.register(config_class, model_class)
+    AutoImageProcessor.register(config_class, image_processor_classes={"torchvision": FaceImageProcessor})
+    # pipeline() also looks for a video processor, takes ours for remote code and asks the user whether to run it,
+    # unless the configuration is known to have none.
+    VIDEO_PROCESSOR_MAPPING.register(config_class, {})
+    FAMILIES[config_class] = model_class
+
+
+def built_in_families() -> Iterator[tuple[type[FaceConfig], type[FacePreTrainedModel]]]:
+    for file in sorted(Path(__file__).parent.glob("configuration_*.py")):
+        family = file.stem.removeprefix("configuration_")
+        if family == "face":  # the base of all families
+            continue
+        configuration = importlib.import_module(f".configuration_{family}", __package__)
+        modeling = importlib.import_module(f".modeling_{family}", __package__)
+        (name,) = configuration.__all__
+        yield getattr(configuration, name), getattr(modeling, name.removesuffix("Config") + "Model")
+
+
+for _config_class, _model_class in built_in_families():
+    register_family(_config_class, _model_class)
+
+__all__ = ["FAMILIES", "register_family"]
