@@ -36,7 +36,8 @@ def eigenfaces_accuracy(train: Dataset, pairs: VerificationPairs, num_components
 def main():
     output_dir = Path(sys.argv[1])
     _, data_args, *_ = parse_recipe(["recipes/demo/orl.yaml"])
-    train, (pairs,) = load_data(data_args)
+    train, (evaluator,) = load_data(data_args)
+    pairs = evaluator.pairs
     extract = pipeline("image-feature-extraction", model=str(output_dir))
     for word, row in (("one person ", np.flatnonzero(pairs.same)[0]), ("two people ", np.flatnonzero(~pairs.same)[0])):
         first, second = (np.array(extract(pairs.images[int(i)]["image"])[0]) for i in pairs.pairs[row])

@@ -6,7 +6,8 @@ Every rank writes the rows of its identities to a file of its own, and an index 
     head-00001-of-00002.safetensors     weight, optimizer.momentum_buffer, ... of identities [0, 500)
     head-00002-of-00002.safetensors     ... of identities [500, 1000)
 
-They are plain safetensors: the whole `weight` is that of the listed files, one below the other.
+They are plain safetensors: the whole `weight` is that of the listed files, one below the other. Whatever writes a head
+on its own writes this format; a head inside a saved training model (`model.safetensors`) is read as well.
 """
 
 import json
@@ -15,15 +16,18 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from huggingface_hub import snapshot_download
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from .margin_head import MarginHead
 from .sharding import shard_range
 
 INDEX_NAME = "head.index.json"
 OPTIMIZER_PREFIX = "optimizer."
+PREFIX_IN_MODEL = "head."  # of a head's tensors among those of a training model
 
 
 def save_head(head: MarginHead, folder: str | Path, optimizer: torch.optim.Optimizer | None = None) -> None:
@@ -54,12 +58,18 @@ def save_head(head: MarginHead, folder: str | Path, optimizer: torch.optim.Optim
         dist.barrier(head.group)
 
 
+def write_head(head: MarginHead, tensors: dict[str, Tensor], folder: Path) -> None:
+    """Writes a whole head from its `tensors` (`weight` and buffers), which an engine may have gathered."""
+    save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, folder / shard_name(0, 1))
+    write_index(folder, [(0, head.num_identities)], head.embedding_size, head.sub_centers)
+
+
 def load_head(head: MarginHead, folder: str | Path) -> None:
-    """Reads what [`save_head`] wrote, on any number of ranks: each reads the rows of its own identities only.
+    """Reads a saved head, on any number of ranks: each reads the rows of its own identities only.
 
     Args:
         head: the head, split over ranks already if it is to be.
-        folder: with the files of one head.
+        folder: with the files of one head, as [`save_head`] writes them, or a saved training model.
 
     Raises:
         FileNotFoundError: when there is no index, or a file that it lists is not there.
@@ -106,11 +116,13 @@ def _read(head: MarginHead, folder: Path, optimizer_state: bool) -> dict[str, Te
             raise ValueError(
                 f"{folder / INDEX_NAME} holds a head of {key}={index[key]}, this one's is {getattr(head, key)}"
             )
+    prefix = index.get("prefix", "")
     with safe_open(folder / index["shards"][0]["file"], "pt") as first:
-        shapes = {key: first.get_slice(key).get_shape() for key in first.keys()}  # noqa: SIM118
+        names = [name.removeprefix(prefix) for name in first.keys() if name.startswith(prefix)]  # noqa: SIM118
+        shapes = {key: first.get_slice(prefix + key).get_shape() for key in names}
         keys = [key for key in shapes if key.startswith(OPTIMIZER_PREFIX) == optimizer_state]
         row_keys = [key for key in keys if shapes[key] == shapes["weight"]]
-        tensors = {key: first.get_tensor(key) for key in keys if key not in row_keys}
+        tensors = {key: first.get_tensor(prefix + key) for key in keys if key not in row_keys}
     return tensors | _read_rows(folder, index, row_keys, head.first_label, head.last_label)
 
 
@@ -124,7 +136,7 @@ def _read_rows(folder: Path, index: dict, keys: list[str], first_label: int, las
         rows = slice(*(index["sub_centers"] * (label - shard["first_label"]) for label in (start, stop)))
         with safe_open(folder / shard["file"], "pt") as file:
             for key in keys:
-                parts[key].append(file.get_slice(key)[rows])
+                parts[key].append(file.get_slice(index.get("prefix", "") + key)[rows])
     return {key: torch.cat(rows) for key, rows in parts.items()}
 
 
@@ -152,9 +164,41 @@ def read_index(folder: Path) -> dict[str, Any]:
     """
     path = folder / INDEX_NAME
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there; heads are saved with hf_face.heads.save_head")
+        return _index_of_training_model(folder)
     index = json.loads(path.read_text(encoding="utf-8"))
     for shard in index["shards"]:
         if not (folder / shard["file"]).is_file():
             raise FileNotFoundError(f"{path} lists {shard['file']}, which is not there; all files of a head are needed")
     return index
+
+
+def find_head(name_or_path: str | Path) -> Path:
+    """The folder of a saved head, downloaded if it is the name of a Hub repository."""
+    if Path(name_or_path).is_dir():
+        return Path(name_or_path)
+    return Path(snapshot_download(str(name_or_path), allow_patterns=[INDEX_NAME, "head-*.safetensors"]))
+
+
+def _index_of_training_model(folder: Path) -> dict[str, Any]:
+    """As if the weights of a whole training model were the one shard of its head."""
+    listing, file = folder / SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+    key = f"{PREFIX_IN_MODEL}weight"
+    if listing.is_file():
+        file = json.loads(listing.read_text(encoding="utf-8"))["weight_map"].get(key, file)
+    missing = f"{folder} holds no head: neither {INDEX_NAME}, as save_head writes it, nor a training model"
+    if not (folder / file).is_file():
+        raise FileNotFoundError(missing)
+    with safe_open(folder / file, "pt") as weights:
+        if key not in weights.keys():  # noqa: SIM118
+            raise FileNotFoundError(missing)
+        rows, embedding_size = weights.get_slice(key).get_shape()
+    config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
+    sub_centers = config.get("sub_centers", 1)
+    num_identities = rows // sub_centers
+    return {
+        "num_identities": num_identities,
+        "embedding_size": embedding_size,
+        "sub_centers": sub_centers,
+        "prefix": PREFIX_IN_MODEL,
+        "shards": [{"file": file, "first_label": 0, "last_label": num_identities}],
+    }

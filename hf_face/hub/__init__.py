@@ -9,7 +9,6 @@ from .card_data import (
     read_emissions,
 )
 from .datasets_and_metrics import push_dataset, push_metric
-from .from_trainer import Measurement, complete_card
 from .measuring import ModelMeasurements, measure_model
 from .model_card import create_model_card
 from .model_folder import write_model_card, write_model_folder
@@ -19,10 +18,8 @@ __all__ = [
     "ARCFACE_ALIGNMENT",
     "Evaluation",
     "FaceModelCardData",
-    "Measurement",
     "ModelMeasurements",
     "TrainingData",
-    "complete_card",
     "create_model_card",
     "evaluations_from_metrics",
     "measure_model",

@@ -9,13 +9,14 @@ from pathlib import Path
 import torch
 from peft import PeftModel
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, BaseImageProcessor, PreTrainedModel
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.utils import IMAGE_PROCESSOR_NAME, SAFE_WEIGHTS_NAME
 
-from ..heads import MarginHead
+from ..heads import MarginHead, save_head
+from ..heads.head_files import INDEX_NAME as HEAD_INDEX_NAME
+from ..heads.head_files import read_index
 from ..models import FAMILIES
 from ..models.loading import load_image_processor
 from ..recognition import FaceRecognitionConfig
@@ -25,7 +26,6 @@ from .model_card import create_model_card
 
 BACKBONE_TYPES = {config.model_type for config in FAMILIES}
 MODEL_TYPES = BACKBONE_TYPES | {FaceRecognitionConfig.model_type}
-HEAD_NAME = "head.safetensors"
 LOG_NAME = "training_log.json"
 
 
@@ -50,7 +50,7 @@ def write_model_folder(
         card: What the card says; default what is in the model folder's `model_card.json`. A model in memory has such a
             folder as long as its weights are those it was loaded with.
         image_processor: Default the one in that folder.
-        include_head: Also write the training model's margin head, `head.state_dict()`, to `head.safetensors`.
+        include_head: Also write the training model's margin head, see `hf_face.heads.head_files`.
 
     Raises:
         FileNotFoundError: a model folder without weights, configuration, image processor or card data.
@@ -77,7 +77,7 @@ def write_model_folder(
     backbone.save_pretrained(folder)
     image_processor.save_pretrained(folder)
     if include_head:
-        write_head(model, source, folder)
+        add_head(model, source, folder)
     write_model_card(folder, backbone, image_processor, card, repo_id)
     check_model_folder(folder, backbone, image_processor)
     return folder
@@ -89,20 +89,18 @@ def bare_backbone(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
     return copy.deepcopy(backbone).merge_and_unload() if isinstance(backbone, PeftModel) else backbone
 
 
-def write_head(model: PreTrainedModel, source: Path | None, folder: Path) -> None:
-    """Write a training model's margin head beside its backbone, or copy the one that lies beside it in its folder."""
+def add_head(model: PreTrainedModel, source: Path | None, folder: Path) -> None:
+    """Writes a training model's margin head beside its backbone, or copies the one that lies in its folder."""
     head = getattr(model, "head", None)
     if isinstance(head, MarginHead):
         refuse_split_head(head)
-        save_head(head.state_dict(), folder)
-    elif source is not None and (source / HEAD_NAME).is_file():
-        copy_file(source / HEAD_NAME, folder / HEAD_NAME)
+        save_head(head, folder)
+    elif source is not None and (source / HEAD_INDEX_NAME).is_file():
+        shards = read_index(source)["shards"]
+        for name in (HEAD_INDEX_NAME, *(shard["file"] for shard in shards)):
+            copy_file(source / name, folder / name)
     else:
         raise ValueError(f"include_head=True asks for a training model; {type(model).__name__} has no head.")
-
-
-def save_head(state_dict: dict[str, Tensor], folder: Path) -> None:
-    save_file(state_dict, folder / HEAD_NAME, metadata={"format": "pt"})
 
 
 def refuse_split_head(head: MarginHead) -> None:

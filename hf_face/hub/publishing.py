@@ -12,7 +12,7 @@ from .branch import HubBranch
 from .card_data import FaceModelCardData
 from .model_folder import LOG_NAME, write_model_folder
 
-STALE_WEIGHTS = (".safetensors", ".safetensors.index.json", "pytorch_model.bin", "training_args.bin")
+STALE_WEIGHTS = (".safetensors", ".safetensors.index.json", "head.index.json", "pytorch_model.bin", "training_args.bin")
 
 
 def push_to_hub(
@@ -44,7 +44,7 @@ def push_to_hub(
         card: What the card says; default what is in the folder's `model_card.json`. A model in memory has such a folder
             as long as its weights are those it was loaded with.
         image_processor: Default the one in that folder.
-        include_head: Also publish the training model's margin head, `head.state_dict()`, as `head.safetensors`.
+        include_head: Also publish the training model's margin head, `head.index.json` and the files that it lists.
         private: For a repository that does not exist yet.
         token: Default the one that `hf auth login` stored, or `HF_TOKEN`.
         revision: Branch, created if it does not exist; default `main`.

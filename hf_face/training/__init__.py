@@ -1,7 +1,15 @@
-"""Training: its arguments, its Trainer."""
+"""Training: its arguments, its Trainer, its methods."""
 
 from .arguments import FaceTrainingArguments
-from .resuming import last_complete_checkpoint
+from .methods import MarginSoftmax, TrainingMethod
+from .resuming import find_checkpoint, last_complete_checkpoint
 from .trainer import FaceTrainer
 
-__all__ = ["FaceTrainer", "FaceTrainingArguments", "last_complete_checkpoint"]
+__all__ = [
+    "FaceTrainer",
+    "FaceTrainingArguments",
+    "MarginSoftmax",
+    "TrainingMethod",
+    "find_checkpoint",
+    "last_complete_checkpoint",
+]

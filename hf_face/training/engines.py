@@ -1,67 +1,55 @@
 """Training with weights that FSDP or DeepSpeed split over the ranks."""
 
-from accelerate.utils import DeepSpeedPlugin, FullyShardedDataParallelPlugin, broadcast
+from accelerate import Accelerator
+from accelerate.utils import DeepSpeedPlugin, DistributedType, FullyShardedDataParallelPlugin
 from torch import Tensor, nn
 
 
-class EnginesMixin:
-    """The part of [`FaceTrainer`] that knows who holds the weights."""
+def prepare_engine(accelerator: Accelerator) -> None:
+    """
+    Replaces or refuses settings of an engine that would fail, or would fail only when the model is saved.
 
-    def create_accelerator_and_postprocess(self) -> None:
-        """As `Trainer`'s; but settings that would fail, or fail only when the model is saved, are refused or replaced.
+    Raises:
+        ValueError: for settings of FSDP or DeepSpeed that do not work with face models.
+    """
+    if accelerator.distributed_type == DistributedType.FSDP:
+        _prepare_fsdp(accelerator.state.fsdp_plugin)
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        _check_deepspeed(accelerator.state.deepspeed_plugin, accelerator.mixed_precision)
 
-        Raises:
-            ValueError: for settings of FSDP or DeepSpeed that do not work with face models.
-        """
-        super().create_accelerator_and_postprocess()
-        if self.is_fsdp_enabled:
-            self._prepare_fsdp(self.accelerator.state.fsdp_plugin)
-        if self.is_deepspeed_enabled:
-            self._check_deepspeed(self.accelerator.state.deepspeed_plugin)
 
-    def _prepare_fsdp(self, plugin: FullyShardedDataParallelPlugin) -> None:
-        if plugin.fsdp_version == 2 and plugin.cpu_ram_efficient_loading:
-            raise ValueError(
-                "FSDP's cpu_ram_efficient_loading cannot hand out buffers, such as the statistics of batch norm: set "
-                "it to false in fsdp_config (fsdp_cpu_ram_efficient_loading of accelerate)."
-            )
-        # FSDP would cast all weights, those of batch norm too, which fails beside its float32 statistics. compute_loss
-        # runs under autocast instead, as with plain data parallelism.
-        plugin.mixed_precision_policy = None
+def splits_weights(accelerator: Accelerator) -> bool:
+    """Whether an engine holds the weights, of which a rank may have a part only."""
+    return accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
-    def _check_deepspeed(self, plugin: DeepSpeedPlugin) -> None:
-        if self.accelerator.mixed_precision != "no":
-            raise ValueError(
-                "DeepSpeed would cast all weights, those of batch norm too, which fails beside its float32 statistics: "
-                "leave bf16 and fp16 out, and let DeepSpeed's settings say "
-                '"torch_autocast": {"enabled": true, "dtype": "bfloat16"} (see recipes/accelerate/deepspeed.json).'
-            )
-        zero = plugin.deepspeed_config["zero_optimization"]
-        if plugin.zero_stage == 3 and not zero.get("stage3_gather_16bit_weights_on_model_save"):
-            raise ValueError(
-                "The model could not be saved: set stage3_gather_16bit_weights_on_model_save to true in the "
-                "zero_optimization of DeepSpeed's settings."
-            )
 
-    @property
-    def splits_weights(self) -> bool:
-        """Whether an engine holds the weights, of which a rank may have a part only."""
-        return self.is_fsdp_enabled or self.is_deepspeed_enabled
+def whole_state_dict(accelerator: Accelerator, wrapped: nn.Module, part: str) -> dict[str, Tensor]:
+    """Weights of a part (`"backbone"`, `"head"`) of a model that an engine splits; empty on all ranks but the first."""
+    weights = accelerator.get_state_dict(wrapped) or {}
+    return {name.removeprefix(f"{part}."): weight for name, weight in weights.items() if name.startswith(f"{part}.")}
 
-    @property
-    def evaluated_model(self) -> nn.Module:
-        """What evaluation embeds faces with: the averaged backbone, or the backbone, or all of a split model."""
-        if self.splits_weights:
-            return self.model_wrapped  # its parts cannot be called alone
-        return self.model.backbone if self.ema is None else self.ema.module
 
-    def share_buffers(self) -> None:
-        """Gives all ranks the first one's batch norm statistics, which are those that are saved."""
-        broadcast(list(self.evaluated_model.buffers()))
+def _prepare_fsdp(plugin: FullyShardedDataParallelPlugin) -> None:
+    if plugin.fsdp_version == 2 and plugin.cpu_ram_efficient_loading:
+        raise ValueError(
+            "FSDP's cpu_ram_efficient_loading cannot hand out buffers, such as the statistics of batch norm: set it to "
+            "false in fsdp_config (fsdp_cpu_ram_efficient_loading of accelerate)."
+        )
+    # FSDP would cast all weights, those of batch norm too, which fails beside its float32 statistics. The loss is
+    # computed under autocast instead, as with plain data parallelism.
+    plugin.mixed_precision_policy = None
 
-    def whole_state_dict(self, part: str) -> dict[str, Tensor]:
-        """Weights of the backbone or the head, on the first rank whole whoever splits them over the ranks."""
-        if not self.splits_weights:
-            return getattr(self.model, part).state_dict()
-        weights = self.accelerator.get_state_dict(self.model_wrapped) or {}
-        return {name.removeprefix(f"{part}."): w for name, w in weights.items() if name.startswith(f"{part}.")}
+
+def _check_deepspeed(plugin: DeepSpeedPlugin, mixed_precision: str) -> None:
+    if mixed_precision != "no":
+        raise ValueError(
+            "DeepSpeed would cast all weights, those of batch norm too, which fails beside its float32 statistics: "
+            "leave bf16 and fp16 out, and let DeepSpeed's settings say "
+            '"torch_autocast": {"enabled": true, "dtype": "bfloat16"} (see recipes/accelerate/deepspeed.json).'
+        )
+    zero = plugin.deepspeed_config["zero_optimization"]
+    if plugin.zero_stage == 3 and not zero.get("stage3_gather_16bit_weights_on_model_save"):
+        raise ValueError(
+            "The model could not be saved: set stage3_gather_16bit_weights_on_model_save to true in the "
+            "zero_optimization of DeepSpeed's settings."
+        )

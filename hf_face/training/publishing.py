@@ -1,192 +1,202 @@
-"""What a trainer publishes: the backbone with its card, at the end of training and in the middle of it."""
+"""What a trainer publishes: the backbone with its card, at the end of training and during it."""
 
 import shutil
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 from accelerate.utils import broadcast_object_list
 from huggingface_hub import CommitInfo, HfApi
+from transformers import TrainerCallback
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress, logging
 
 from ..evaluation import Evaluator
-from ..hub import FaceModelCardData, Measurement, complete_card, push_to_hub, write_model_card, write_model_folder
+from ..heads.head_files import write_head
+from ..hub import FaceModelCardData, push_to_hub, write_model_card, write_model_folder
 from ..hub.branch import HubBranch
-from ..hub.model_folder import check_licenses, load_model, refuse_split_head, save_head
+from ..hub.model_folder import check_licenses, load_model, refuse_split_head
 from ..hub.publishing import full_name, publish_folder
+from .card import Measurement, complete_card
+
+if TYPE_CHECKING:
+    from .trainer import FaceTrainer
 
 logger = logging.get_logger(__name__)
 
 PUSH_FAILED = "A push during training failed."
 
 
-class PublishingMixin:
+class Publisher(TrainerCallback):
     """
-    Gives [`FaceTrainer`] its `push_to_hub`, in which what is pushed is the backbone, not the training model.
+    Knows what a trainer's card may say, writes it, and pushes the backbone with it.
+
+    Args:
+        trainer ([`FaceTrainer`]): Whose model is published.
+        card ([`FaceModelCardData`], *optional*): What the publisher states.
 
     Attributes:
-        card (`FaceModelCardData`, *optional*): What the publisher states.
         weights_step (`int`): The step of training that the present weights come from.
         measured (`dict[str, Measurement]`): What the protocols found for these weights, by the protocols' names.
         started_at, started_at_step: When this process began to train, in seconds since the epoch, and at which step.
     """
 
-    card: FaceModelCardData | None = None
-    started_at, started_at_step = 0.0, 0
-    push_in_progress: PushInProgress | None = None
+    def __init__(self, trainer: "FaceTrainer", card: FaceModelCardData | None):
+        self.trainer, self.card = trainer, card
+        self.started_at, self.started_at_step = 0.0, 0
+        self.weights_changed(step=0)
 
     # What the card may say
 
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.started_at, self.started_at_step = time.time(), state.global_step
+        self.weights_changed(state.global_step)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.weights_changed(state.global_step)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if args.load_best_model_at_end and state.best_model_checkpoint is not None:
+            self.weights_changed(state.best_global_step)
+
     def weights_changed(self, step: int) -> None:
-        """What was measured was measured with other weights."""
+        """Discards measurements of earlier weights."""
         self.weights_step = step
         self.measured: dict[str, Measurement] = {}
 
-    def training_starts(self, step: int) -> None:
-        self.started_at, self.started_at_step = time.time(), step
-        self.weights_changed(step)
-
     def remember(self, evaluator: Evaluator, metrics: dict[str, float], figures_dir: str | Path | None) -> None:
-        """Keep for the card what a protocol found."""
-        figures_dir = None if figures_dir is None else Path(figures_dir)
-        self.measured[evaluator.name] = Measurement(evaluator, metrics, figures_dir)
+        """Keeps for the card what a protocol found."""
+        figure = None if figures_dir is None else evaluator.lead_figure(figures_dir)
+        self.measured[evaluator.name] = Measurement(evaluator, metrics, figure)
 
-    def _measure(self) -> None:
-        """Run the protocols with figures, unless that has been done with these weights."""
-        found = {name for name, measurement in self.measured.items() if measurement.figures_dir is not None}
-        if {evaluator.name for evaluator in self.eval_dataset or []} - found:
-            self.evaluate(figures_dir=Path(self.args.output_dir, "figures"))
-
-    def create_model_card(self, *args, **kwargs) -> None:
-        """Save the model into `output_dir` with its card, evaluated with these weights."""
+    def write_card(self) -> None:
+        """Saves the model into `output_dir` with its card, evaluated with these weights. To be called on every rank."""
+        trainer = self.trainer
         check_card(self.card)
         self._measure()
-        self.save_model()
-        if self.is_world_process_zero():
-            folder = Path(self.args.output_dir)
-            repo_id = self.hub_model_id or self.args.hub_model_id or self.args.output_dir
-            card = complete_card(self.card, self)
-            write_model_card(folder, load_model(folder), self.processing_class, card, repo_id)
+        trainer.save_model()
+        if trainer.is_world_process_zero():
+            folder = Path(trainer.args.output_dir)
+            repo_id = trainer.hub_model_id or trainer.args.hub_model_id or trainer.args.output_dir
+            card = complete_card(self.card, trainer)
+            write_model_card(folder, load_model(folder), trainer.processing_class, card, repo_id)
+
+    def _measure(self) -> None:
+        """Runs the protocols with figures, unless that has been done with these weights."""
+        found = {name for name, measurement in self.measured.items() if measurement.figure is not None}
+        if {evaluator.name for evaluator in self.trainer.eval_dataset or []} - found:
+            self.trainer.evaluate(figures_dir=Path(self.trainer.args.output_dir, "figures"))
 
     # At the end of training
 
-    def push_to_hub(
-        self,
-        commit_message: str | None = "End of training",
-        blocking: bool = True,
-        token: str | None = None,
-        revision: str | None = None,
-        private: bool | None = None,
-        include_head: bool = False,
-        **kwargs,
-    ) -> CommitInfo | None:
-        """
-        Publish the backbone, its card and figures as `hub_model_id`, in one commit; see [`hf_face.hub.push_to_hub`],
-        which takes the further arguments. To be called on every rank. Always blocks: what was not pushed is known when
-        it returns.
-        """
+    def push(self, include_head: bool = False, **kwargs: Any) -> CommitInfo | None:
+        """Publishes the backbone, its card and figures in one commit; see [`FaceTrainer.push_to_hub`]."""
+        trainer = self.trainer
         check_card(self.card)
         if include_head:
-            refuse_split_head(self.model.head)
-        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+            refuse_split_head(trainer.model.head)
+        trainer.callback_handler.on_push_begin(trainer.args, trainer.state, trainer.control)
         self._measure()
         with TemporaryDirectory() as folder:
-            self.save_model(folder)
+            trainer.save_model(folder)
             if include_head:
-                head = self.whole_state_dict("head")
-                if self.args.should_save:
-                    save_head(head, Path(folder))
-            if not self.is_world_process_zero():
+                tensors = trainer.whole_state_dict("head")
+                if trainer.args.should_save:
+                    write_head(trainer.model.head, tensors, Path(folder))
+            if not trainer.is_world_process_zero():
                 return None
-            self._finish_current_push()
-            return push_to_hub(
-                folder,
-                self.hub_model_id or self.args.hub_model_id or Path(self.args.output_dir).absolute().name,
-                card=complete_card(self.card, self),
-                include_head=include_head,
-                private=self.args.hub_private_repo if private is None else private,
-                token=token or self.args.hub_token,
-                revision=revision or self.args.hub_revision,
-                commit_message=commit_message,
-                **kwargs,
-            )
+            self.finish()
+            name = trainer.hub_model_id or trainer.args.hub_model_id or Path(trainer.args.output_dir).absolute().name
+            card = complete_card(self.card, trainer)
+            return push_to_hub(folder, name, card=card, include_head=include_head, **kwargs)
 
-    # In the middle of it
+    # During training
 
-    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """Make the repository and branch before training starts: nobody trains for days and is then refused."""
-        if not self.is_world_process_zero():
+    def make_repository(self, token: str | None = None, private: bool | None = None) -> None:
+        """Makes the repository and branch. Fails before training rather than after."""
+        trainer = self.trainer
+        if not trainer.is_world_process_zero():
             return
-        self.hub_api = HfApi(token=token or self.args.hub_token, library_name="hf_face")  # one: it queues its jobs
-        name = self.args.hub_model_id or Path(self.args.output_dir).absolute().name
-        self.hub_model_id = full_name(self.hub_api, name)
-        private = self.args.hub_private_repo if private is None else private
-        branch = HubBranch(self.hub_api, self.hub_model_id, self.args.hub_revision)
+        # One client for all pushes: it runs them one after the other.
+        self.api = HfApi(token=token or trainer.args.hub_token, library_name="hf_face")
+        name = trainer.args.hub_model_id or Path(trainer.args.output_dir).absolute().name
+        trainer.hub_model_id = full_name(self.api, name)
+        private = trainer.args.hub_private_repo if private is None else private
+        branch = HubBranch(self.api, trainer.hub_model_id, trainer.args.hub_revision)
         branch.check(private, overwrite=False)
         with branch.put_back_on_error():
             branch.make(private)
 
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """As `Trainer` does during training; but what is pushed is the backbone with its card, all in one commit."""
-        if self.args.hub_strategy == HubStrategy.END or (self._push_runs() and not self.args.hub_always_push):
+    def push_checkpoint(self, checkpoint: str) -> None:
+        """Pushes the backbone with its card, and the checkpoint where `hub_strategy` says so, in one commit."""
+        trainer = self.trainer
+        strategy = trainer.args.hub_strategy
+        if strategy == HubStrategy.END or (self._push_runs() and not trainer.args.hub_always_push):
             return
-        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        trainer.callback_handler.on_push_begin(trainer.args, trainer.state, trainer.control)
         # A copy of its own: training goes on and changes the folders while it is sent.
-        snapshot = Path(self.args.output_dir, f"_push-{self.state.global_step}")
-        self.save_model(snapshot / "saved")
-        if not self.is_world_process_zero():
+        snapshot = Path(trainer.args.output_dir, f"_push-{trainer.state.global_step}")
+        trainer.save_model(snapshot / "saved")
+        if not trainer.is_world_process_zero():
             return
-        folder = snapshot / self.hub_model_id.split("/")[-1]
+        folder = snapshot / trainer.hub_model_id.split("/")[-1]
         try:
-            write_model_folder(snapshot / "saved", folder, self.hub_model_id, card=complete_card(self.card, self))
-        except ValueError as error:  # weights that are not finite, say: it is not this push's to end the training
+            card = complete_card(self.card, trainer)
+            write_model_folder(snapshot / "saved", folder, trainer.hub_model_id, card=card)
+        except (
+            ValueError
+        ) as error:  # a failed push, of weights that are not finite for instance, must not stop training
             shutil.rmtree(snapshot)
             logger.warning(f"{PUSH_FAILED}\n{error}")
             return
-        if self.args.hub_strategy == HubStrategy.CHECKPOINT:
-            shutil.copytree(checkpoint_folder, folder / "last-checkpoint")
-        elif self.args.hub_strategy == HubStrategy.ALL_CHECKPOINTS:
-            shutil.copytree(checkpoint_folder, folder / Path(checkpoint_folder).name)
-        job = self.hub_api.run_as_future(self._publish_snapshot, folder, self.state.global_step)
-        self.push_in_progress = self.push_in_progress or PushInProgress([])
-        self.push_in_progress.jobs.append(job)
+        if strategy == HubStrategy.CHECKPOINT:
+            shutil.copytree(checkpoint, folder / "last-checkpoint")
+        elif strategy == HubStrategy.ALL_CHECKPOINTS:
+            shutil.copytree(checkpoint, folder / Path(checkpoint).name)
+        job = self.api.run_as_future(self._publish_snapshot, folder, trainer.state.global_step)
+        trainer.push_in_progress = trainer.push_in_progress or PushInProgress([])
+        trainer.push_in_progress.jobs.append(job)
+
+    def finish(self) -> None:
+        """Waits for the pushes under way, and reports those that failed."""
+        if self.trainer.push_in_progress is not None:
+            self.trainer.push_in_progress.wait_until_done()
+        self.report_failures()
+
+    def report_failures(self) -> None:
+        """Training goes on without the pushes that failed, but not in silence."""
+        pushes = self.trainer.push_in_progress
+        if pushes is None:
+            return
+        done = [job for job in pushes.jobs if job.done()]
+        pushes.jobs = [job for job in pushes.jobs if job not in done]
+        for error in filter(None, (job.exception() for job in done)):
+            logger.warning("\n".join([PUSH_FAILED, str(error), *getattr(error, "__notes__", [])]))
 
     def _publish_snapshot(self, folder: Path, step: int) -> CommitInfo:
         try:
             return publish_folder(
-                self.hub_api,
+                self.api,
                 folder,
-                self.hub_model_id,
-                revision=self.args.hub_revision,
+                self.trainer.hub_model_id,
+                revision=self.trainer.args.hub_revision,
                 commit_message=f"Training in progress, step {step}",
             )
         finally:
             shutil.rmtree(folder.parent)
 
     def _push_runs(self) -> bool:
-        """Whether an earlier push is still under way; the same answer on every rank, which all save or none."""
-        self._report_failed_pushes()
-        return broadcast_object_list([self.push_in_progress is not None and not self.push_in_progress.is_done()])[0]
-
-    def _finish_current_push(self) -> None:
-        super()._finish_current_push()
-        self._report_failed_pushes()
-
-    def _report_failed_pushes(self) -> None:
-        """Training goes on without them, but not in silence."""
-        if self.push_in_progress is None:
-            return
-        done = [job for job in self.push_in_progress.jobs if job.done()]
-        self.push_in_progress.jobs = [job for job in self.push_in_progress.jobs if job not in done]
-        for error in filter(None, (job.exception() for job in done)):
-            logger.warning("\n".join([PUSH_FAILED, str(error), *getattr(error, "__notes__", [])]))
+        """Whether an earlier push is still under way; the same answer on every rank, since all save or none."""
+        self.report_failures()
+        pushes = self.trainer.push_in_progress
+        return broadcast_object_list([pushes is not None and not pushes.is_done()])[0]
 
 
 def check_card(card: FaceModelCardData | None) -> None:
     """
     Raises:
-        ValueError: there is no card, or it states no licenses.
+        ValueError: if there is no card, or it states no licenses.
     """
     if card is None:
         raise ValueError("A model card states licenses: FaceTrainer(card=FaceModelCardData(license=..., ...)).")

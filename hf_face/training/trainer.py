@@ -1,4 +1,4 @@
-"""The Trainer for margin losses over face embeddings."""
+"""The Trainer for face recognition."""
 
 import copy
 import math
@@ -8,38 +8,41 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate.utils import broadcast
 from datasets import Dataset, IterableDataset
+from huggingface_hub import CommitInfo
 from peft import PeftModel
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader, SequentialSampler
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import TrainOutput, speed_metrics
-from transformers.utils import logging
+from transformers.utils import PushInProgress, logging
 
-from ..data import BatchNormalize, FaceCollator, FaceDataset, VerificationPairs, build_augmentation, check_identities
-from ..evaluation import Embedder, Evaluator, VerificationEvaluator
-from ..heads import clip_grad_norm_, load_head, load_head_optimizer, save_head, step_sampled_rows_only
-from ..heads.head_files import INDEX_NAME as HEAD_INDEX_NAME
-from ..heads.head_files import keep_own_rows
+from ..data import BatchNormalize, FaceCollator, FaceDataset, build_augmentation
+from ..embedding import Embedder
 from ..hub import FaceModelCardData
 from ..models import FaceImageProcessor
 from ..recognition import FaceRecognitionModel
 from .arguments import FaceTrainingArguments
-from .engines import EnginesMixin
-from .publishing import PublishingMixin, check_card
-from .streaming import StreamingMixin
+from .checks import Protocols, as_evaluators, check_training_data, choose_best_model_metric
+from .class_centers import ClassCenters
+from .ema import WeightAverage
+from .engines import prepare_engine, splits_weights, whole_state_dict
+from .methods import MarginSoftmax, TrainingMethod
+from .publishing import Publisher, check_card
+from .resuming import find_checkpoint, is_finished
+from .streaming import StreamedBatches
 
 logger = logging.get_logger(__name__)
 
-RAW_BACKBONE_FILE = "raw_backbone.safetensors"
 
-
-class FaceTrainer(PublishingMixin, StreamingMixin, EnginesMixin, Trainer):
+class FaceTrainer(Trainer):
     """
-    transformers' `Trainer` for a [`FaceRecognitionModel`]: batches travel as uint8 and are augmented and normalized on
-    the device, the class centers have a learning rate of their own, evaluation is face verification.
+    transformers' `Trainer` for a [`FaceRecognitionModel`].
+
+    Batches travel as uint8 and are augmented and normalized on the device, a [`TrainingMethod`] turns them into losses,
+    the class centers have a learning rate of their own, and evaluation runs the field's protocols.
 
     Args:
         model ([`FaceRecognitionModel`]):
@@ -50,8 +53,8 @@ class FaceTrainer(PublishingMixin, StreamingMixin, EnginesMixin, Trainer):
             Identity data: columns `image` and `label`. A stream is read pass after pass, whole (every rank and worker
             takes its own part) and in full batches; `shuffle` it with a seed.
         eval_dataset ([`VerificationPairs`], [`Evaluator`], or a sequence of these, *optional*):
-            Protocols that evaluation runs. Their metrics come as `eval_<name>_accuracy` and so on; any of them can be
-            `metric_for_best_model`.
+            Protocols that evaluation runs. Their metrics are logged as `eval_<name>_<metric>`, and any of them can be
+            `metric_for_best_model`; the default is the primary metric of the first protocol.
         image_processor ([`FaceImageProcessor`], *optional*):
             Size and normalization of the crops, saved with the model. The default is the backbone's `preprocessing`.
         augmentation (`str` or list, *optional*, defaults to `"flip"`):
@@ -60,6 +63,8 @@ class FaceTrainer(PublishingMixin, StreamingMixin, EnginesMixin, Trainer):
             `"skip"` to go on, with a warning, when an image cannot be decoded.
         card ([`FaceModelCardData`], *optional*):
             What the model's publisher states: licenses, data, description. The rest of the card is what was measured.
+        method ([`TrainingMethod`], *optional*):
+            What a step minimizes. The default is the loss of the margin head, [`MarginSoftmax`].
         kwargs:
             Further arguments of `Trainer`.
 
@@ -72,80 +77,122 @@ class FaceTrainer(PublishingMixin, StreamingMixin, EnginesMixin, Trainer):
     """
 
     args: FaceTrainingArguments
+    push_in_progress: PushInProgress | None = None
 
     def __init__(
         self,
         model: FaceRecognitionModel,
         args: FaceTrainingArguments,
         train_dataset: Dataset | IterableDataset | None = None,
-        eval_dataset: VerificationPairs | Evaluator | Sequence[VerificationPairs | Evaluator] | None = None,
+        eval_dataset: Protocols | None = None,
         image_processor: FaceImageProcessor | None = None,
         augmentation: str | Sequence | None = "flip",
         on_bad_image: str = "raise",
         card: FaceModelCardData | None = None,
+        method: TrainingMethod | None = None,
         **kwargs,
     ):
         if args.push_to_hub:
             check_card(card)
-        self.card, self.augmentation = card, augmentation
-        self.weights_changed(step=0)
         image_processor = image_processor or FaceImageProcessor(**model.config.backbone_config.preprocessing)
         if isinstance(train_dataset, Dataset):
-            _check_training_data(train_dataset, model, args)
-        model.head.sample_rate = args.partial_fc_sample_rate
-        if args.head_group is not None:
-            if model.head.group is None:
-                model.head.shard(args.head_group)  # before the model goes to a device, which may not hold all of it
+            check_training_data(train_dataset, model, args)
+        evaluators = as_evaluators(eval_dataset)
+        choose_best_model_metric(args, evaluators)
+        self.publisher = Publisher(self, card)
+        self.method = method or MarginSoftmax()
+        model.method = self.method  # whose modules are trained, wrapped and checkpointed with the model
+        model.head.requires_grad_(self.method.uses_head)
+        self.class_centers = ClassCenters(model.head, args)
+        if self.class_centers.is_split:
             model._ddp_params_and_buffers_to_ignore = ["head.weight"]
+        if self.class_centers.needs_own_clipping and args.max_grad_norm == 0:
+            args.max_grad_norm = math.inf  # clips nothing, but has Trainer ask us for the norm
         super().__init__(
             model=model,
             args=args,
             data_collator=FaceCollator(image_processor.size["height"], model.config.num_identities, on_bad_image),
             train_dataset=FaceDataset(train_dataset) if isinstance(train_dataset, Dataset) else train_dataset,
-            eval_dataset=_as_evaluators(eval_dataset),
+            eval_dataset=evaluators,
             processing_class=image_processor,
             **kwargs,
         )
+        self.augmentation = augmentation
         self.augment = build_augmentation(augmentation, image_processor.size["height"]) if augmentation else None
         self.normalize = BatchNormalize(
             image_processor.image_mean, image_processor.image_std, image_processor.channel_order
         ).to(args.device)
         self._last_draw = (-1, 0)  # step and batch within it
-        self._observed: list[Tensor] = []
+        self._logged: dict[str, list[Tensor]] = {}
+        self._streamed: StreamedBatches | None = None
+        self._resumed_from: Path | None = None
         if args.channels_last:
             model.to(memory_format=torch.channels_last)
-        self.add_callback(_TrainerSteps(self))
-        self.ema = None
-        if args.ema_decay is not None:
-            self.ema = AveragedModel(
-                model.backbone, multi_avg_fn=get_ema_multi_avg_fn(args.ema_decay), use_buffers=True
-            )
+        self.ema = None if args.ema_decay is None else WeightAverage(model.backbone, args.ema_decay)
+        for callback in filter(None, (_FurtherParts(self), self.ema, self.publisher)):
+            self.add_callback(callback)
+        self.method.setup(self)
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs) -> TrainOutput:
-        """As `Trainer.train`; but a checkpoint of the run's last step is loaded, where `Trainer` would add a step."""
-        if isinstance(resume_from_checkpoint, str):
-            state = TrainerState.load_from_json(Path(resume_from_checkpoint, TRAINER_STATE_NAME))
-            last_step = self.args.max_steps
-            if last_step <= 0:
-                last_step = math.ceil(state.global_step * self.args.num_train_epochs / state.epoch)
-            if state.global_step >= last_step:
-                self._load_from_checkpoint(resume_from_checkpoint)
-                self.state = state
-                self.weights_changed(state.global_step)
-                return TrainOutput(state.global_step, math.nan, {})
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+    def create_accelerator_and_postprocess(self) -> None:
+        super().create_accelerator_and_postprocess()
+        prepare_engine(self.accelerator)
 
-    # Batches
+    def train(self, resume_from_checkpoint: str | Path | bool | None = None, **kwargs) -> TrainOutput:
+        """
+        As `Trainer.train`.
 
-    def _prepare_inputs(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        inputs = super()._prepare_inputs(inputs)
-        pixels = inputs["pixel_values"].contiguous()  # planes, of which augmentation is faster
+        Args:
+            resume_from_checkpoint: A checkpoint, a run's folder, `True` or `"auto"`; see
+                [`hf_face.training.find_checkpoint`]. A checkpoint of the run's last step is loaded and not trained
+                further: `metrics` of the answer are then empty.
+            kwargs: Further arguments of `Trainer.train`.
+        """
+        self._resumed_from = checkpoint = find_checkpoint(resume_from_checkpoint, self.args.output_dir)
+        if checkpoint is not None and is_finished(checkpoint, self.args):
+            self._load_from_checkpoint(str(checkpoint))
+            self.load_further_weights(checkpoint)
+            self.state = TrainerState.load_from_json(checkpoint / TRAINER_STATE_NAME)
+            self.publisher.weights_changed(self.state.global_step)
+            return TrainOutput(self.state.global_step, math.nan, {})
+        output = super().train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint), **kwargs)
+        self.publisher.report_failures()
+        return output
+
+    # Batches and losses
+
+    def get_train_dataloader(self) -> DataLoader:
+        """As `Trainer`'s; a stream comes as numbered batches, which each rank's workers read and decode themselves."""
+        if not isinstance(self.train_dataset, IterableDataset):
+            return super().get_train_dataloader()
+        self._streamed = StreamedBatches(self.train_dataset, self.args, self._train_batch_size)
+        return self._get_dataloader(
+            self._streamed.stream, "Training", batch_size=1, sampler_fn=SequentialSampler, is_training=True
+        )
+
+    def prepare_batch(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What a [`TrainingMethod`] is given, from a batch of the collator: augmented (in training) and normalized."""
+        images = inputs["pixel_values"].contiguous()  # planes, which augmentation is faster on
         if self.augment is not None and self.model.training:
-            pixels = self.augment(pixels, self._generator())
-        pixels = self.normalize(pixels)
+            images = self.augment(images, self._generator())
+        pixel_values = self.normalize(images)
         if self.args.channels_last:
-            pixels = pixels.contiguous(memory_format=torch.channels_last)
-        return {**inputs, "pixel_values": pixels}
+            pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
+        return {**inputs, "images": images, "pixel_values": pixel_values}
+
+    def compute_loss(self, model, inputs, return_outputs: bool = False, num_items_in_batch=None):
+        batch = self.prepare_batch(inputs)
+        with self.accelerator.autocast():  # which accelerate leaves out under FSDP
+            loss, logged = self.method.compute(model, batch)
+        for name, value in logged.items():
+            self._logged.setdefault(name, []).append(value.float())
+        return (loss, logged) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs and self._logged:
+            means = torch.stack([torch.stack(values).mean() for values in self._logged.values()])
+            logs |= zip(self._logged, self.accelerator.reduce(means, "mean").tolist(), strict=True)
+            self._logged.clear()
+        super().log(logs, start_time)
 
     def _generator(self) -> torch.Generator:
         """Draws that depend on seed, step, batch within the step and rank alone, so that a resumed run repeats them."""
@@ -155,22 +202,6 @@ class FaceTrainer(PublishingMixin, StreamingMixin, EnginesMixin, Trainer):
         self._last_draw = (step, batch)
         numbers = (self.args.seed, step, batch, self.args.process_index)
         return torch.Generator().manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]))
-
-    # Loss
-
-    def compute_loss(self, model, inputs, return_outputs: bool = False, num_items_in_batch=None):
-        with self.accelerator.autocast():  # which accelerate leaves out under FSDP
-            outputs = model(**inputs)
-        with torch.no_grad():
-            self._observed.append(torch.stack([outputs.norm.mean(), outputs.target_cosine.mean()]).float())
-        return (outputs.loss, outputs) if return_outputs else outputs.loss
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if "loss" in logs and self._observed:
-            observed = self.accelerator.reduce(torch.stack(self._observed).mean(0), "mean")
-            logs["embedding_norm"], logs["target_cosine"] = observed.tolist()
-            self._observed.clear()
-        super().log(logs, start_time)
 
     # Optimizer
 
@@ -185,64 +216,43 @@ class FaceTrainer(PublishingMixin, StreamingMixin, EnginesMixin, Trainer):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
             super().create_optimizer(model)
-            self._split_off_head(self.model if model is None else model)
-            if self.args.partial_fc_sample_rate < 1:
-                step_sampled_rows_only(self.optimizer)
+            self.class_centers.add_to(self.optimizer)
         return self.optimizer
 
-    def _split_off_head(self, model: nn.Module) -> None:
-        """Gives the class centers parameter groups of their own, with their own learning rate and weight decay."""
-        head = {id(p) for p in self.accelerator.unwrap_model(model, keep_torch_compile=False).head.parameters()}
-        own = {
-            "lr": self.args.head_learning_rate,
-            "weight_decay": self.args.head_weight_decay,
-        }
-        own = {name: value for name, value in own.items() if value is not None}
-        for group in list(self.optimizer.param_groups):
-            mine = [parameter for parameter in group["params"] if id(parameter) in head]
-            if mine:
-                group["params"] = [parameter for parameter in group["params"] if id(parameter) not in head]
-                self.optimizer.add_param_group({**group, "params": mine, **own})
-
-    def _clip_grad_norm(self, model: nn.Module, max_norm: float | None = None):
-        head = self.model.head
-        if head.group is None and head.sample_rate == 1:
+    def _clip_grad_norm(self, model: nn.Module):
+        # No public way: accelerate's clipping knows neither gradients of which each rank has a part nor sparse ones.
+        if not self.class_centers.needs_own_clipping:
             return super()._clip_grad_norm(model)
         self.accelerator.unscale_gradients()
-        shard = head.weight if head.group is not None else None
-        return clip_grad_norm_(model.parameters(), max_norm or self.args.max_grad_norm, shard, head.group)
-
-    def _get_grad_norm(self, model: nn.Module, grad_norm=None):
-        if grad_norm is None and (self.model.head.group is not None or self.model.head.sample_rate < 1):
-            grad_norm = self._clip_grad_norm(model, float("inf"))
-        return super()._get_grad_norm(model, grad_norm)
+        return self.class_centers.clip_grad_norm(model, self.args.max_grad_norm)
 
     # Evaluation
 
     def evaluate(
         self,
-        eval_dataset: VerificationPairs | Evaluator | Sequence[VerificationPairs | Evaluator] | None = None,
+        eval_dataset: Protocols | None = None,
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
         figures_dir: str | Path | None = None,
     ) -> dict[str, float]:
         """
-        Run the protocols; images that several of them share are embedded once.
+        Runs the protocols. Images that several of them share are embedded once.
 
         Args:
-            eval_dataset: as in the constructor, whose protocols are the default.
-            ignore_keys: not used; `Trainer` passes it.
-            metric_key_prefix: first part of every metric's name.
-            figures_dir: where to draw the protocols' figures; none are drawn if left out.
+            eval_dataset: As in the constructor, whose protocols are the default.
+            ignore_keys: Not used; `Trainer` passes it.
+            metric_key_prefix: First part of every metric's name.
+            figures_dir: Where to draw the protocols' figures; none are drawn if left out.
 
         Raises:
-            ValueError: when there is no protocol to run.
+            ValueError: if there is no protocol to run.
         """
-        evaluators = self.eval_dataset if eval_dataset is None else _as_evaluators(eval_dataset)
+        evaluators = self.eval_dataset if eval_dataset is None else as_evaluators(eval_dataset)
         if not evaluators:
-            raise ValueError("There is nothing to evaluate on: pass verification pairs as eval_dataset.")
+            raise ValueError("There is nothing to evaluate on: pass verification pairs or a protocol as eval_dataset.")
         start_time = time.time()
-        self.share_buffers()
+        # All ranks take the first one's batch norm statistics, which are those that are saved.
+        broadcast(list(self.evaluated_model.buffers()))
         embedder = Embedder(
             self.evaluated_model,
             self.processing_class,
@@ -255,124 +265,135 @@ class FaceTrainer(PublishingMixin, StreamingMixin, EnginesMixin, Trainer):
         metrics = {}
         for evaluator in evaluators:
             found = evaluator.evaluate(embedder, figures_dir)
-            self.remember(evaluator, found, figures_dir)
-            metrics |= found
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+            self.publisher.remember(evaluator, found, figures_dir)
+            metrics |= {f"{metric_key_prefix}_{name}": value for name, value in evaluator.prefixed(found).items()}
         metrics |= speed_metrics(metric_key_prefix, start_time)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     @property
+    def evaluated_model(self) -> nn.Module:
+        """What evaluation embeds faces with: the averaged backbone, or the backbone, or all of a split model."""
+        if splits_weights(self.accelerator):
+            return self.model_wrapped  # its parts cannot be called alone
+        return self.model.backbone if self.ema is None else self.ema.module
+
+    @property
     def backbone(self) -> PreTrainedModel:
-        """The backbone as it is to be published: averaged when `ema_decay` is set, with LoRA adapters merged."""
+        """The backbone as it is published: averaged when `ema_decay` is set, with LoRA adapters merged."""
         if self.ema is not None:
             backbone = self.ema.module
         else:
             backbone = self.accelerator.unwrap_model(self.model, keep_torch_compile=False).backbone
         return copy.deepcopy(backbone).merge_and_unload() if isinstance(backbone, PeftModel) else backbone
 
+    def whole_state_dict(self, part: str) -> dict[str, Tensor]:
+        """Weights of the backbone or the head, whole on the first rank whoever splits them over the ranks."""
+        if splits_weights(self.accelerator):
+            return whole_state_dict(self.accelerator, self.model_wrapped, part)
+        return getattr(self.model, part).state_dict()
+
     # Saving and resuming
 
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+    def save_model(self, output_dir: str | Path | None = None, _internal_call: bool = False) -> None:
         """
-        Save the backbone and its image processor, to be loaded with `AutoModel.from_pretrained(output_dir)`.
+        Saves the backbone and its image processor, to be loaded with `AutoModel.from_pretrained(output_dir)`.
 
         Checkpoints hold the training model instead, margin head included.
         """
+        output_dir = str(output_dir or self.args.output_dir)
         if _internal_call:
-            super().save_model(output_dir, _internal_call=True)
-            if self.model.head.group is not None:  # each rank has a part of it to write, and gets here
-                save_head(self.model.head, output_dir, None if self.args.save_only_model else self.optimizer)
+            self._save_training_model(output_dir)
             return
-        output_dir = output_dir or self.args.output_dir
-        state_dict = self.whole_state_dict("backbone") if self.splits_weights else None
+        state_dict = self.whole_state_dict("backbone") if splits_weights(self.accelerator) else None
         if self.args.should_save:
             self.backbone.save_pretrained(output_dir, state_dict=state_dict)
             self.processing_class.save_pretrained(output_dir)
 
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+    def _save_training_model(self, output_dir: str) -> None:
+        if self.ema is None:
+            super().save_model(output_dir, _internal_call=True)
+        else:
+            with self.ema.in_place_of_the_weights():
+                super().save_model(output_dir, _internal_call=True)
+            if self.args.should_save:
+                self.ema.save(Path(output_dir))
+        if self.class_centers.is_split:
+            self.class_centers.save(Path(output_dir), None if self.args.save_only_model else self.optimizer)
+        if self._streamed is not None and not self.args.save_only_model:
+            self._streamed.save(Path(output_dir), self.state.global_step)
+
+    def load_further_weights(self, checkpoint: Path) -> None:
+        """Loads what `Trainer` does not know of: split class centers, with their optimizer state, and the average."""
+        self.class_centers.load(checkpoint, self.optimizer)
         if self.ema is not None:
-            averaged = {f"backbone.{name}": weight for name, weight in self.ema.module.state_dict().items()}
-            state_dict = {**self.model.state_dict(), **averaged}
-        super()._save(output_dir, state_dict)
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        head = self.model.head
-        of_shard = None if head.group is None else self.optimizer.state.pop(head.weight, None)  # save_head has it
-        super()._save_optimizer_and_scheduler(output_dir)
-        if of_shard is not None:
-            self.optimizer.state[head.weight] = of_shard
-        if self.ema is not None and self.args.should_save:
-            save_file(self.model.backbone.state_dict(), Path(output_dir, RAW_BACKBONE_FILE))
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        if Path(resume_from_checkpoint, HEAD_INDEX_NAME).exists():
-            load_head(self.model.head, resume_from_checkpoint)
-        if self.ema is not None:
-            self.ema.update_parameters(self.model.backbone)  # the first update copies
-            self.model.backbone.load_state_dict(load_file(Path(resume_from_checkpoint, RAW_BACKBONE_FILE)))
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None and Path(checkpoint, HEAD_INDEX_NAME).exists():
-            load_head_optimizer(self.model.head, checkpoint, self.optimizer)
-        elif checkpoint is not None and self.model.head.group is not None:
-            keep_own_rows(self.model.head, self.optimizer)
-
-    def _load_best_model(self) -> None:
-        super()._load_best_model()
-        self.weights_changed(self.state.best_global_step)
-        if Path(self.state.best_model_checkpoint, HEAD_INDEX_NAME).exists():
-            load_head(self.model.head, self.state.best_model_checkpoint)
-        if self.ema is not None:
-            self.ema.module.load_state_dict(self.model.backbone.state_dict())
+            self.ema.load(checkpoint)
 
     def _save_rng_state(self, output_dir: str) -> None:
+        # No public way: trainer_state.json comes next and says that a checkpoint is complete. No rank may still be
+        # writing then.
         super()._save_rng_state(output_dir)
-        # trainer_state.json comes next and says that a checkpoint is complete: no rank may still be writing then.
         self.accelerator.wait_for_everyone()
 
+    # Publishing
 
-class _TrainerSteps(TrainerCallback):
-    """What the trainer does besides, at steps that `Trainer` has callbacks for."""
+    @property
+    def card(self) -> FaceModelCardData | None:
+        """What the publisher states."""
+        return self.publisher.card
+
+    def create_model_card(self, *args, **kwargs) -> None:
+        """Saves the model into `output_dir` with its card, evaluated with these weights. To be called on every rank."""
+        self.publisher.write_card()
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        include_head: bool = False,
+        **kwargs,
+    ) -> CommitInfo | None:
+        """
+        Publishes the backbone, its card and figures as `hub_model_id`, in one commit; see [`hf_face.hub.push_to_hub`],
+        which takes the further arguments. To be called on every rank. Always blocks: a failed push raises.
+        """
+        return self.publisher.push(
+            include_head,
+            commit_message=commit_message,
+            token=token or self.args.hub_token,
+            revision=revision or self.args.hub_revision,
+            private=self.args.hub_private_repo if private is None else private,
+            **kwargs,
+        )
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Makes the repository and branch. `Trainer` calls it before training."""
+        self.publisher.make_repository(token, private)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        # No public way: Trainer would upload the training model, and in several commits.
+        self.publisher.push_checkpoint(checkpoint_folder)
+
+
+class _FurtherParts(TrainerCallback):
+    """Loads a checkpoint's further parts once `Trainer` has loaded what it knows of."""
 
     def __init__(self, trainer: FaceTrainer):
         self.trainer = trainer
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.trainer.training_starts(state.global_step)
-
-    def on_step_end(self, args, state, control, **kwargs):
-        self.trainer.weights_changed(state.global_step)
-        if self.trainer.ema is not None:
-            self.trainer.ema.update_parameters(self.trainer.model.backbone)
+        trainer = self.trainer
+        if trainer._resumed_from is not None:
+            trainer.load_further_weights(trainer._resumed_from)
+            if trainer._streamed is not None:
+                trainer._streamed.load(trainer._resumed_from)
 
     def on_train_end(self, args, state, control, **kwargs):
+        if args.load_best_model_at_end and state.best_model_checkpoint is not None:
+            self.trainer.load_further_weights(Path(state.best_model_checkpoint))
         if skipped := self.trainer.data_collator.num_skipped:
-            logger.warning(f"{skipped} times an image could not be decoded and another took its place (see above).")
-
-
-def _as_evaluators(protocols) -> list[Evaluator] | None:
-    if protocols is None:
-        return None
-    if isinstance(protocols, VerificationPairs | Evaluator):
-        protocols = [protocols]
-    return [VerificationEvaluator(each) if isinstance(each, VerificationPairs) else each for each in protocols]
-
-
-def _check_training_data(dataset: Dataset, model: FaceRecognitionModel, args: FaceTrainingArguments) -> None:
-    check_identities(dataset, "the training data", min_identities=2)
-    identities = dataset.features["label"].num_classes
-    if identities > model.config.num_identities:
-        raise ValueError(
-            f"The training data has {identities} identities, the model's head {model.config.num_identities}: build it "
-            f"with num_identities={identities}."
-        )
-    batch_size = args.train_batch_size * args.world_size
-    if args.dataloader_drop_last and len(dataset) < batch_size:
-        raise ValueError(
-            f"The training data has {len(dataset)} images, fewer than one batch of {batch_size}: choose a smaller "
-            "per_device_train_batch_size."
-        )
+            logger.warning(f"Skipped {skipped} images that could not be decoded, and took another in place of each.")

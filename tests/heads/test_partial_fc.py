@@ -53,7 +53,7 @@ def test_sum_over_negatives_has_the_full_softmax_expectation(sub_centers):
     """exp(loss) - 1 of a sample is the sum over its negatives, divided by its own exponential."""
     head = sampled_head(60, rate=0.25, margin="normface", scale=4.0, sub_centers=sub_centers)
     embeddings, labels = batch(60, size=1)
-    want = head.eval()(embeddings, labels).loss.exp() - 1
+    want = head.eval()(*unit_and_norm(embeddings), labels).loss.exp() - 1
     head.train()
     draws = torch.stack([head(*unit_and_norm(embeddings), labels).loss.exp() - 1 for _ in range(400)])
     assert draws.std() > 0

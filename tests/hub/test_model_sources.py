@@ -68,9 +68,9 @@ def test_a_converted_model_brings_its_image_processor(hub, backbone, image_proce
 def test_a_training_model_publishes_its_backbone_and_the_head_when_asked(hub, training_model, card, image_processor):
     training_model.push_to_hub("org/trained", card=card, image_processor=image_processor)
     files = hub.store.repos["model", "org/trained"].commit("main").files
-    assert config_of(hub, "org/trained")["architectures"] == ["IResNetModel"] and "head.safetensors" not in files
+    assert config_of(hub, "org/trained")["architectures"] == ["IResNetModel"] and "head.index.json" not in files
     training_model.push_to_hub("org/trained", card=card, image_processor=image_processor, include_head=True)
-    head = load(hub.store.read("org/trained", "head.safetensors"))
+    head = load(hub.store.read("org/trained", "head-00001-of-00001.safetensors"))
     assert torch.equal(head["weight"], training_model.head.weight)
 
 
@@ -87,7 +87,7 @@ def test_a_head_in_parts_is_refused_and_its_checkpoint_published(
     training_model.save_pretrained(tmp_path / "checkpoint-1")
     save_head(training_model.head, tmp_path / "checkpoint-1")
     push_to_hub(tmp_path / "checkpoint-1", "org/split", **publish)
-    assert torch.equal(load(hub.store.read("org/split", "head.safetensors"))["weight"], weight)
+    assert torch.equal(load(hub.store.read("org/split", "head-00001-of-00001.safetensors"))["weight"], weight)
 
 
 @pytest.mark.parametrize("of_training_model", [False, True])

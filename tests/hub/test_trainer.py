@@ -15,8 +15,9 @@ from transformers import AutoModel, TrainerCallback
 
 from hf_face import FaceRecognitionConfig, FaceRecognitionModel, FaceTrainer, FaceTrainingArguments, IResNetConfig
 from hf_face.data import load_orl, make_verification_pairs, split_identities
-from hf_face.hub import FaceModelCardData, TrainingData, complete_card, push_to_hub
+from hf_face.hub import FaceModelCardData, TrainingData, push_to_hub
 from hf_face.hub.measuring import cpu_name
+from hf_face.training.card import complete_card
 from hf_face.training.publishing import publish_folder
 
 STATED = FaceModelCardData(
@@ -105,7 +106,7 @@ def test_a_run_becomes_a_published_model_with_its_own_figures(make_trainer, hub,
     log = json.loads(hub.store.read(trainer.hub_model_id, "training_log.json"))
     assert [entry["step"] for entry in log if "loss" in entry] == [1, 2]
     files = repo.commit("main").files
-    assert files["figures/orl_roc.png"].size > 1000 and "head.safetensors" not in files
+    assert files["figures/orl_roc.png"].size > 1000 and "head.index.json" not in files
 
 
 def test_the_folder_of_a_run_is_a_model_with_its_card(make_trainer, hub, tmp_path):
@@ -123,9 +124,9 @@ def test_the_margin_head_is_published_when_asked_for(make_trainer, hub, tmp_path
     trainer.train()
     expected = trainer.model.head.weight.detach()
     trainer.push_to_hub(include_head=True)
-    assert torch.equal(load(hub.store.read(trainer.hub_model_id, "head.safetensors"))["weight"], expected)
+    assert torch.equal(load(hub.store.read(trainer.hub_model_id, "head-00001-of-00001.safetensors"))["weight"], expected)
     push_to_hub(tmp_path / "run" / "checkpoint-2", "org/with_centers", card=STATED, include_head=True)
-    assert torch.equal(load(hub.store.read("org/with_centers", "head.safetensors"))["weight"], expected)
+    assert torch.equal(load(hub.store.read("org/with_centers", "head-00001-of-00001.safetensors"))["weight"], expected)
 
 
 def test_a_branch_or_a_pull_request(make_trainer, hub):

@@ -57,5 +57,5 @@ def test_two_ranks_publish_one_model(hub, tmp_path):
 
     card = FaceModelCardData.load(tmp_path / "run")
     push_to_hub(tmp_path / "run" / "checkpoint-2", "org/whole_head", card=card, include_head=True)
-    head = load(hub.store.read("org/whole_head", "head.safetensors"))
+    head = load(hub.store.read("org/whole_head", "head-00001-of-00001.safetensors"))
     assert head["weight"].shape == (30, 16)

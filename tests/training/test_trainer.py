@@ -69,11 +69,14 @@ def test_pixels_are_normalized_as_the_image_processor_does_and_augmented_in_trai
     assert batch["pixel_values"].dtype == torch.uint8
     expected = trainer.processing_class(list(batch["pixel_values"]), return_tensors="pt").pixel_values
     trainer.model.eval()
-    pixels = trainer._prepare_inputs(batch)["pixel_values"]
-    torch.testing.assert_close(pixels, expected)
+    prepared = trainer.prepare_batch(batch)
+    torch.testing.assert_close(prepared["pixel_values"], expected)
+    assert torch.equal(prepared["images"], batch["pixel_values"])
     trainer.model.train()
-    flipped = (trainer._prepare_inputs(batch)["pixel_values"] != pixels).flatten(1).any(1)
+    augmented = trainer.prepare_batch(batch)
+    flipped = (augmented["images"] != prepared["images"]).flatten(1).any(1)
     assert 0 < flipped.sum() < len(flipped)
+    torch.testing.assert_close(augmented["pixel_values"], trainer.normalize(augmented["images"]))
 
 
 @pytest.mark.parametrize("ema_decay", [None, 0.5])
@@ -114,8 +117,8 @@ def test_the_average_of_the_weights_is_what_is_evaluated_and_saved(make_trainer,
     trainer = make_trainer(ema_decay=0.5, max_steps=3, save_strategy="steps", save_steps=3)
     start = {name: weight.clone() for name, weight in trainer.model.backbone.state_dict().items()}
     seen = []
-    step = trainer.ema.update_parameters
-    trainer.ema.update_parameters = lambda backbone: (
+    step = trainer.ema.averaged.update_parameters
+    trainer.ema.averaged.update_parameters = lambda backbone: (
         seen.append({name: weight.clone() for name, weight in backbone.state_dict().items()}),
         step(backbone),
     )
@@ -242,7 +245,7 @@ def test_skipped_images_are_counted_at_the_end(make_trainer, caplog):
     logging.enable_propagation()
     trainer.train()
     logging.disable_propagation()
-    assert f"{trainer.data_collator.num_skipped} times an image could not be decoded" in caplog.text
+    assert f"Skipped {trainer.data_collator.num_skipped} images that could not be decoded" in caplog.text
     assert 1 <= trainer.data_collator.num_skipped <= 3
 
 
@@ -252,7 +255,7 @@ def test_a_data_set_smaller_than_a_batch_is_refused(make_trainer):
 
 
 def test_evaluation_without_pairs_is_refused(make_trainer):
-    with pytest.raises(ValueError, match="pass verification pairs as eval_dataset"):
+    with pytest.raises(ValueError, match="pass verification pairs or a protocol as eval_dataset"):
         make_trainer(eval_dataset=None).evaluate()
 
 

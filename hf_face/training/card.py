@@ -2,16 +2,21 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import PeftModel
 from torch import nn
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel
 
-from .card_data import Evaluation, FaceModelCardData, TrainingData, read_emissions
-from .measuring import cpu_name
-from .model_card import is_repo_id
+from ..evaluation import Evaluator
+from ..hub.card_data import Evaluation, FaceModelCardData, TrainingData, read_emissions
+from ..hub.measuring import cpu_name
+from ..hub.model_card import is_repo_id
+from ..registry import augmentations, methods, protocols
+
+if TYPE_CHECKING:
+    from .trainer import FaceTrainer
 
 # What an embedding is made of when faces are compared, by the evaluator's `flip`.
 AUGMENTATIONS = {
@@ -52,27 +57,25 @@ class Measurement:
 
     Args:
         evaluator (`Evaluator`): The protocol.
-        metrics (`dict[str, float]`): What it answered, each metric named `<name of the protocol>_<metric>`.
-        figures_dir (`Path`, *optional*): Where it drew its figures.
+        metrics (`dict[str, float]`): What it answered.
+        figure (`Path`, *optional*): Its leading figure, where it was drawn.
     """
 
-    evaluator: Any
+    evaluator: Evaluator
     metrics: dict[str, float]
-    figures_dir: Path | None
+    figure: Path | None = None
 
     def evaluation(self) -> Evaluation:
         """As the card shows it."""
-        name = self.evaluator.name
-        metrics = {key.removeprefix(f"{name}_"): float(value) for key, value in self.metrics.items()}
-        return Evaluation(name, metrics, note=AUGMENTATIONS.get(getattr(self.evaluator, "flip", None)))
-
-    def figures(self) -> list[str]:
-        """The ROC curve, where the protocol draws one."""
-        roc = self.figures_dir / f"{self.evaluator.name}_roc.png" if self.figures_dir else None
-        return [str(roc)] if roc is not None and roc.is_file() else []
+        return Evaluation(
+            self.evaluator.name,
+            {key: float(value) for key, value in self.metrics.items()},
+            note=AUGMENTATIONS.get(self.evaluator.flip),
+            primary_metric=self.evaluator.primary_metric,
+        )
 
 
-def complete_card(card: FaceModelCardData, trainer: Trainer) -> FaceModelCardData:
+def complete_card(card: FaceModelCardData, trainer: "FaceTrainer") -> FaceModelCardData:
     """
     The card with everything the trainer saw: settings, log, what was measured with its present weights, and run time,
     hardware and emissions if all of the training ran in this process. What the publisher states (licenses, data,
@@ -82,7 +85,7 @@ def complete_card(card: FaceModelCardData, trainer: Trainer) -> FaceModelCardDat
         card: What the publisher states. A single training set without counts is counted.
         trainer (`FaceTrainer`): After training.
     """
-    measured = trainer.measured.values()
+    measured = trainer.publisher.measured.values()
     return dataclasses.replace(
         card,
         base_model=card.base_model or base_model(trainer.model.backbone),
@@ -90,10 +93,19 @@ def complete_card(card: FaceModelCardData, trainer: Trainer) -> FaceModelCardDat
         evaluations=[measurement.evaluation() for measurement in measured] + card.evaluations,
         hyperparameters=training_settings(trainer) | card.hyperparameters,
         log_history=trainer.state.log_history,
-        figures=[figure for measurement in measured for figure in measurement.figures()] + card.figures,
-        citations=card.citations + (["partial_fc"] if trainer.args.partial_fc_sample_rate < 1 else []),
+        figures=[str(each.figure) for each in measured if each.figure is not None] + card.figures,
+        citations=card.citations + training_citations(trainer),
         **training_costs(card, trainer),
     )
+
+
+def training_citations(trainer: "FaceTrainer") -> list[str]:
+    """What the training rests on beside backbone, margin and data: its method, Partial FC, augmentations, protocols."""
+    used = [methods.entry_of(trainer.method)]
+    used += [augmentations.entry_of(step) for step in trainer.augment.modules()] if trainer.augment else []
+    used += [protocols.entry_of(measurement.evaluator) for measurement in trainer.publisher.measured.values()]
+    found = [bibtex for entry in used if entry is not None for bibtex in entry.citations]
+    return found + (["partial_fc"] if trainer.args.partial_fc_sample_rate < 1 else [])
 
 
 def base_model(backbone: nn.Module) -> str | None:
@@ -102,7 +114,7 @@ def base_model(backbone: nn.Module) -> str | None:
     return next((name for name in names if "/" in name and is_repo_id(name) and not Path(name).exists()), None)
 
 
-def count_training_data(card: FaceModelCardData, trainer: Trainer) -> list[TrainingData]:
+def count_training_data(card: FaceModelCardData, trainer: "FaceTrainer") -> list[TrainingData]:
     """A single training set is counted; of several only their publisher knows which image came from where."""
     if len(card.training_data) != 1 or not hasattr(trainer.train_dataset, "__len__"):
         return card.training_data
@@ -111,16 +123,19 @@ def count_training_data(card: FaceModelCardData, trainer: Trainer) -> list[Train
     return [dataclasses.replace(source, **{key: getattr(source, key) or value for key, value in counts.items()})]
 
 
-def training_settings(trainer: Trainer) -> dict[str, Any]:
+def training_settings(trainer: "FaceTrainer") -> dict[str, Any]:
     """The settings that made the present weights, by the names of the arguments that set them."""
     args = trainer.args
     names = SETTINGS + (ADAM_SETTINGS if "adam" in args.optim else ())
     settings = {name: getattr(args, name) for name in names}
     settings = {name: getattr(value, "value", value) for name, value in settings.items() if value or value == 0.0}
-    settings |= {"augmentation": trainer.augmentation, "steps": trainer.weights_step}
+    settings |= {"augmentation": trainer.augmentation, "steps": trainer.publisher.weights_step}
     if args.max_steps > 0:
         settings |= {"max_steps": args.max_steps}
         del settings["num_train_epochs"]
+    method = methods.entry_of(trainer.method)
+    if method is not None and method.name != "margin_softmax":
+        settings["method"] = method.name
     if isinstance(trainer.model.backbone, PeftModel):
         lora = trainer.model.backbone.peft_config[trainer.model.backbone.active_adapter]
         targets = lora.target_modules  # a set of names, or a pattern
@@ -129,15 +144,15 @@ def training_settings(trainer: Trainer) -> dict[str, Any]:
     return settings
 
 
-def training_costs(card: FaceModelCardData, trainer: Trainer) -> dict[str, Any]:
+def training_costs(card: FaceModelCardData, trainer: "FaceTrainer") -> dict[str, Any]:
     """Run time, hardware and emissions; nothing of a training that ran in several sessions, of which one is known."""
     runtimes = [entry["train_runtime"] for entry in trainer.state.log_history if "train_runtime" in entry]
-    if not runtimes or trainer.started_at_step > 0:
+    if not runtimes or trainer.publisher.started_at_step > 0:
         return {"train_runtime": card.train_runtime, "emissions_kg": card.emissions_kg}
     return {
         "train_runtime": runtimes[-1],
         "hardware": card.hardware or hardware_name(trainer.args.device, trainer.args.world_size),
-        "emissions_kg": read_emissions(trainer.args.output_dir, since=trainer.started_at),
+        "emissions_kg": read_emissions(trainer.args.output_dir, since=trainer.publisher.started_at),
     }
 
 

@@ -1,0 +1,58 @@
+"""What the trainer is given, looked at before work starts."""
+
+from collections.abc import Sequence
+
+from datasets import Dataset
+
+from ..data import VerificationPairs, check_identities
+from ..evaluation import Evaluator, VerificationEvaluator
+from ..recognition import FaceRecognitionModel
+from .arguments import FaceTrainingArguments
+
+Protocols = VerificationPairs | Evaluator | Sequence[VerificationPairs | Evaluator]
+
+
+def as_evaluators(protocols: Protocols | None) -> list[Evaluator] | None:
+    """
+    Protocols as a list of evaluators; pairs are verified.
+
+    Raises:
+        ValueError: if two of them have one name, which their metrics would share.
+    """
+    if protocols is None:
+        return None
+    if isinstance(protocols, VerificationPairs | Evaluator):
+        protocols = [protocols]
+    evaluators = [VerificationEvaluator(each) if isinstance(each, VerificationPairs) else each for each in protocols]
+    names = [evaluator.name for evaluator in evaluators]
+    if repeated := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"Two protocols are called {' and '.join(sorted(repeated))}: give each a name of its own.")
+    return evaluators
+
+
+def choose_best_model_metric(args: FaceTrainingArguments, evaluators: list[Evaluator] | None) -> None:
+    """Takes the first protocol's primary metric where transformers would take the loss, which no protocol has."""
+    if evaluators and args.metric_for_best_model == "loss":
+        first = evaluators[0]
+        args.metric_for_best_model = f"eval_{first.name}_{first.primary_metric}"
+        args.greater_is_better = first.greater_is_better
+
+
+def check_training_data(dataset: Dataset, model: FaceRecognitionModel, args: FaceTrainingArguments) -> None:
+    """
+    Raises:
+        ValueError: for labels that do not fit the head, an identity without images, or less than a batch of images.
+    """
+    check_identities(dataset, "the training data", min_identities=2)
+    identities = dataset.features["label"].num_classes
+    if identities > model.config.num_identities:
+        raise ValueError(
+            f"The training data has {identities} identities, the model's head {model.config.num_identities}: build it "
+            f"with num_identities={identities}."
+        )
+    batch_size = args.train_batch_size * args.world_size
+    if args.dataloader_drop_last and len(dataset) < batch_size:
+        raise ValueError(
+            f"The training data has {len(dataset)} images, fewer than one batch of {batch_size}: choose a smaller "
+            "per_device_train_batch_size."
+        )

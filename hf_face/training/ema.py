@@ -1,0 +1,65 @@
+"""The exponential moving average of the backbone's weights."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from transformers import TrainerCallback
+
+RAW_BACKBONE_FILE = "raw_backbone.safetensors"
+
+
+class WeightAverage(TrainerCallback):
+    """
+    Averages the backbone's weights and buffers after every step.
+
+    A checkpoint's `model.safetensors` holds the average, which is what is evaluated and published; the weights that
+    training goes on from lie beside it.
+
+    Args:
+        backbone (`nn.Module`): What is trained.
+        decay (`float`): Weight of the old average, in (0, 1).
+    """
+
+    def __init__(self, backbone: nn.Module, decay: float):
+        self.backbone = backbone
+        self.averaged = AveragedModel(backbone, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+
+    @property
+    def module(self) -> nn.Module:
+        """The averaged backbone."""
+        return self.averaged.module
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.averaged.update_parameters(self.backbone)
+
+    @contextmanager
+    def in_place_of_the_weights(self) -> Iterator[None]:
+        """Inside, the trained backbone holds the average."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    def save(self, folder: Path) -> None:
+        """Writes the weights that the average was taken of. To be called by one process."""
+        weights = {name: tensor.contiguous() for name, tensor in self.backbone.state_dict().items()}
+        save_file(weights, folder / RAW_BACKBONE_FILE)
+
+    def load(self, folder: Path) -> None:
+        """Takes the average from the backbone, into which the checkpoint was loaded, and its raw weights from disk."""
+        self.averaged.module.load_state_dict(self.backbone.state_dict())
+        self.averaged.n_averaged.fill_(1)  # 0 would make the next update a copy
+        self.backbone.load_state_dict(load_file(folder / RAW_BACKBONE_FILE))
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        pairs = [*zip(self.backbone.parameters(), self.module.parameters(), strict=True)]
+        pairs += [*zip(self.backbone.buffers(), self.module.buffers(), strict=True)]
+        for trained, averaged in pairs:
+            trained.data, averaged.data = averaged.data, trained.data

@@ -1,0 +1,23 @@
+"""The default method: the margin softmax alone."""
+
+from torch import Tensor, nn
+
+from ...registry import methods
+from .base import TrainingMethod
+
+
+@methods.register("margin_softmax")
+class MarginSoftmax(TrainingMethod):
+    """
+    The loss of the model's margin head, whatever its margin.
+
+    Logs the mean norm of the embeddings and the mean cosine to the own class center besides.
+    """
+
+    def losses(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        output = model(pixel_values=batch["pixel_values"], labels=batch["labels"])
+        self.observe(embedding_norm=output.norm.mean(), target_cosine=output.target_cosine.mean())
+        return {"margin_softmax": output.loss}
+
+
+__all__ = ["MarginSoftmax"]
