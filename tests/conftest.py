@@ -1,5 +1,6 @@
 """Fixtures every test file may ask for."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from torch import nn
 from hf_face import FaceImageProcessor
 from hf_face.data import VerificationPairs, load_orl, make_verification_pairs, split_identities
 from hf_face.models.modeling_face import face_embedding_output
+
+sys.path.insert(0, str(Path(__file__).parent / "hub"))  # whose server others publish to as well
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -64,3 +67,35 @@ def orl() -> Dataset:
 def orl_pairs(orl) -> VerificationPairs:
     """All genuine pairs of four people's ten photographs each, 180, and as many impostor pairs."""
     return make_verification_pairs(split_identities(orl, num_held_out=4, seed=0)[1], name="orl")
+
+
+@pytest.fixture(scope="session")
+def hub_server(tmp_path_factory):
+    from hub_server import HubServer
+
+    with HubServer(tmp_path_factory.mktemp("hub")) as server:
+        yield server
+
+
+@pytest.fixture
+def hub(hub_server, monkeypatch, tmp_path):
+    """The local Hub, as `alice`, for the real clients of this process; downloads go to an empty cache."""
+    import datasets.config
+    import huggingface_hub.constants as constants
+    import transformers.utils.hub
+
+    monkeypatch.setattr(constants, "ENDPOINT", hub_server.url)
+    template = hub_server.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(datasets.config, "HF_ENDPOINT", hub_server.url)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
+    monkeypatch.setattr(transformers.utils.hub, "_hf_api", None)  # it remembers the endpoint it was made with
+    monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", hub_server.url)
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)  # retries without waiting
+    monkeypatch.setenv("HF_TOKEN", hub_server.token)
+    hub_server.store.requests.clear()
+    hub_server.store.faults.clear()
+    return hub_server

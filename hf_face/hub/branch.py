@@ -9,7 +9,7 @@ from typing import Any
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HTTPError, RepositoryNotFoundError, RevisionNotFoundError  # HTTPError is httpx's
 
-from .model_folder import MODEL_TYPES
+from .model_folder import is_face_model
 
 # What any repository may hold without holding a model.
 NEUTRAL_FILES = {".gitattributes", "README.md", "LICENSE", "LICENSE.md", "LICENSE.txt"}
@@ -74,7 +74,7 @@ class HubBranch:
         what = f"files that are not a model's ({', '.join(sorted(names)[:3])})"
         if "config.json" in names:
             model_type = self.read_json("config.json").get("model_type")
-            if model_type in MODEL_TYPES:
+            if is_face_model(model_type):
                 return
             what = f"a model of type {model_type!r}"
         raise ValueError(

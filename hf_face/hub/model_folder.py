@@ -17,15 +17,13 @@ from transformers.utils import IMAGE_PROCESSOR_NAME, SAFE_WEIGHTS_NAME
 from ..heads import MarginHead, save_head
 from ..heads.head_files import INDEX_NAME as HEAD_INDEX_NAME
 from ..heads.head_files import read_index
-from ..models import FAMILIES
 from ..models.loading import load_image_processor
 from ..recognition import FaceRecognitionConfig
+from ..registry import families
 from .card_data import CARD_DATA_NAME, FaceModelCardData
 from .measuring import evaluated_on_cpu
 from .model_card import create_model_card
 
-BACKBONE_TYPES = {config.model_type for config in FAMILIES}
-MODEL_TYPES = BACKBONE_TYPES | {FaceRecognitionConfig.model_type}
 LOG_NAME = "training_log.json"
 
 
@@ -85,7 +83,7 @@ def write_model_folder(
 
 def bare_backbone(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
     """What embeds faces: of a training model the backbone; low-rank adapters are merged into a copy."""
-    backbone = model if model.config.model_type in BACKBONE_TYPES else model.backbone
+    backbone = model if model.config.model_type in families else model.backbone
     return copy.deepcopy(backbone).merge_and_unload() if isinstance(backbone, PeftModel) else backbone
 
 
@@ -178,11 +176,16 @@ def load_model(folder: Path) -> PreTrainedModel:
     if not any(folder.glob("*.safetensors")) and not any(folder.glob("pytorch_model*.bin")):
         raise FileNotFoundError(f"{folder} has no weights, expected model.safetensors.")
     model_type = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-    if model_type not in MODEL_TYPES:
+    if not is_face_model(model_type):
         raise ValueError(
-            f"{folder} holds a model of type {model_type!r}, expected one of {', '.join(sorted(MODEL_TYPES))}."
+            f"{folder} holds a model of type {model_type!r}, expected one of {', '.join(sorted(families))}."
         )
     return load_every_weight(AutoModel, folder)
+
+
+def is_face_model(model_type: str | None) -> bool:
+    """Whether this is the type of a backbone or of a training model."""
+    return model_type in families or model_type == FaceRecognitionConfig.model_type
 
 
 def load_every_weight(model_class: type, folder: Path, **kwargs) -> PreTrainedModel:

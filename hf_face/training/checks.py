@@ -6,6 +6,7 @@ from datasets import Dataset
 
 from ..data import VerificationPairs, check_identities
 from ..evaluation import Evaluator, VerificationEvaluator
+from ..evaluation.protocols import check_names
 from ..recognition import FaceRecognitionModel
 from .arguments import FaceTrainingArguments
 
@@ -24,9 +25,7 @@ def as_evaluators(protocols: Protocols | None) -> list[Evaluator] | None:
     if isinstance(protocols, VerificationPairs | Evaluator):
         protocols = [protocols]
     evaluators = [VerificationEvaluator(each) if isinstance(each, VerificationPairs) else each for each in protocols]
-    names = [evaluator.name for evaluator in evaluators]
-    if repeated := {name for name in names if names.count(name) > 1}:
-        raise ValueError(f"Two protocols are called {' and '.join(sorted(repeated))}: give each a name of its own.")
+    check_names(evaluators)
     return evaluators
 
 

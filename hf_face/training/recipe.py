@@ -1,7 +1,6 @@
 """From a recipe, one YAML file, to the objects of a training run."""
 
 import difflib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

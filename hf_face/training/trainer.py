@@ -132,6 +132,7 @@ class FaceTrainer(Trainer):
         for callback in filter(None, (_FurtherParts(self), self.ema, self.publisher)):
             self.add_callback(callback)
         self.method.setup(self)
+        self.method.to(args.device)  # with the modules that it made just now
 
     def create_accelerator_and_postprocess(self) -> None:
         super().create_accelerator_and_postprocess()

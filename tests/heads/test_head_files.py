@@ -50,7 +50,7 @@ def test_another_size_is_named(tmp_path):
 
 
 def test_missing_files_are_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"head.index.json is not there"):
+    with pytest.raises(FileNotFoundError, match=r"holds no head: neither head.index.json"):
         load_head(trained()[0], tmp_path)
     save_head(trained()[0], tmp_path)
     (tmp_path / "head-00001-of-00001.safetensors").unlink()

@@ -1,4 +1,4 @@
-"""A Hub for the whole session, and the clients pointed at it."""
+"""What publishing tests share; the Hub itself is in tests/conftest.py."""
 
 import os
 import subprocess
@@ -7,42 +7,8 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from hub_server import HubServer
-
 REPOSITORY = Path(__file__).parents[2]
 EMPTY_ENVIRONMENT = {"HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_TOKEN", "PYTHONPATH"}
-
-
-@pytest.fixture(scope="session")
-def hub_server(tmp_path_factory):
-    with HubServer(tmp_path_factory.mktemp("hub")) as server:
-        yield server
-
-
-@pytest.fixture
-def hub(hub_server, monkeypatch, tmp_path):
-    """The local Hub, as `alice`, for the real clients of this process; downloads go to an empty cache."""
-    import datasets.config
-    import huggingface_hub.constants as constants
-    import transformers.utils.hub
-
-    monkeypatch.setattr(constants, "ENDPOINT", hub_server.url)
-    template = hub_server.url + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(datasets.config, "HF_ENDPOINT", hub_server.url)
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
-    monkeypatch.setattr(transformers.utils.hub, "_hf_api", None)  # it remembers the endpoint it was made with
-    monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", hub_server.url)
-    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)  # retries without waiting
-    monkeypatch.setenv("HF_TOKEN", hub_server.token)
-    hub_server.store.requests.clear()
-    hub_server.store.faults.clear()
-    return hub_server
 
 
 @pytest.fixture

@@ -7,7 +7,17 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 from transformers.image_utils import OPENAI_CLIP_MEAN
 
 from hf_face.data import load_orl
-from hf_face.training.recipe import DataArguments, ModelArguments, build_model, load_data, parse_recipe
+from hf_face.evaluation import AllPairsEvaluator, IdentificationEvaluator
+from hf_face.heads import save_head
+from hf_face.training import MarginSoftmax
+from hf_face.training.recipe import (
+    DataArguments,
+    ModelArguments,
+    build_method,
+    build_model,
+    load_data,
+    parse_recipe,
+)
 
 RECIPE = """
 backbone: {model_type: timm_face, architecture: resnet10t, embedding_size: 16, image_size: 32}
@@ -55,11 +65,19 @@ def test_a_fresh_and_a_trained_backbone_exclude_each_other():
 
 
 def test_held_out_people_are_the_pairs_and_nobody_is_on_both_sides():
-    train, (pairs,) = load_data(DataArguments(held_out_identities=10))
-    assert pairs.name == "orl"
+    train, (evaluator,) = load_data(DataArguments(held_out_identities=10))
+    pairs = evaluator.pairs
+    assert evaluator.name == "orl"
     assert train.features["label"].num_classes == 30
     assert not set(train.features["label"].names) & set(pairs.images.features["label"].names)
     assert len(pairs.pairs) == 2 * 10 * 45  # every genuine pair of ten people with ten images, and as many impostors
+
+
+def test_a_recipe_names_any_protocol_with_its_options():
+    specs = ['{"identification": {"data": "orl"}}', {"all_pairs": {"data": "orl", "fars": [0.01], "name": "everybody"}}]
+    _, evaluators = load_data(DataArguments(eval_data=specs))
+    assert [type(evaluator) for evaluator in evaluators] == [IdentificationEvaluator, AllPairsEvaluator]
+    assert [evaluator.name for evaluator in evaluators] == ["identification", "everybody"]
 
 
 def test_a_choice_of_people_and_images():
@@ -72,6 +90,37 @@ def test_a_recipe_reaches_every_setting_of_the_head():
     settings = {"scale": 32.0, "sub_centers": 2, "chunk_size": 8, "filter_threshold": 0.4}
     model, _ = build_model(ModelArguments(backbone=backbone, margin="cosface", **settings), num_identities=3)
     assert {name: getattr(model.head, name) for name in settings} == settings
+
+
+@pytest.mark.parametrize("saved_as", ["a head on its own", "a training model"])
+def test_class_centers_start_from_an_earlier_head(tmp_path, saved_as):
+    args = ModelArguments(backbone={"model_type": "timm_face", "architecture": "resnet10t", "embedding_size": 16})
+    earlier, _ = build_model(args, num_identities=3)
+    if saved_as == "a training model":
+        earlier.save_pretrained(tmp_path)
+    else:
+        save_head(earlier.head, tmp_path)
+    args.head_from = str(tmp_path)
+    later, _ = build_model(args, num_identities=3)
+    assert torch.equal(later.head.weight, earlier.head.weight)
+    with pytest.raises(ValueError, match="holds a head of num_identities=3, this one's is 4"):
+        build_model(args, num_identities=4)
+
+
+def test_a_folder_without_a_head_is_named(tmp_path):
+    args = ModelArguments(backbone={"model_type": "timm_face", "architecture": "resnet10t", "embedding_size": 16})
+    build_model(args, num_identities=3)[0].backbone.save_pretrained(tmp_path)
+    args.head_from = str(tmp_path)
+    with pytest.raises(FileNotFoundError, match=f"{tmp_path} holds no head"):
+        build_model(args, num_identities=3)
+
+
+def test_a_recipe_names_its_method_with_its_options():
+    backbone = {"model_type": "timm_face"}
+    assert build_method(ModelArguments(backbone=backbone)) is None
+    assert isinstance(build_method(ModelArguments(backbone=backbone, method="margin_softmax")), MarginSoftmax)
+    with pytest.raises(ValueError, match="'margin_softmax': got an unexpected keyword argument 'weight'"):
+        build_method(ModelArguments(backbone=backbone, method='{"margin_softmax": {"weight": 1}}'))
 
 
 def test_a_model_folder_without_image_processor_is_named(tmp_path):

@@ -1,5 +1,6 @@
 """The Trainer: batches, optimizer, evaluation, saving and resuming."""
 
+import inspect
 import json
 from io import BytesIO
 from pathlib import Path
@@ -7,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
 from datasets import ClassLabel, Dataset, Features, Image, Value
 from PIL import Image as PillowImage
-from transformers import AutoImageProcessor, AutoModel
+from transformers import AutoImageProcessor, AutoModel, Trainer
 from transformers.utils import logging
 
-from hf_face import AutoModelForFaceRecognition, FaceTrainingArguments
+from hf_face import AutoModelForFaceRecognition, FaceTrainer, FaceTrainingArguments
+from hf_face.evaluation import AllPairsEvaluator
 from hf_face.training import last_complete_checkpoint
 
 
@@ -306,3 +309,39 @@ def test_metrics_are_json(make_trainer, tmp_path):
     trainer.save_metrics("eval", trainer.evaluate())
     saved = json.loads(Path(trainer.args.output_dir, "eval_results.json").read_text())
     assert 0 <= saved["eval_orl_accuracy"] <= 1
+
+
+OVERRIDDEN = {"_clip_grad_norm", "_save_rng_state", "_push_from_checkpoint"}
+
+
+def test_few_private_methods_of_the_trainer_are_overridden_and_are_still_there():
+    """Of transformers' `Trainer` only its public methods are a promise: a new version may rename the others."""
+    for name in OVERRIDDEN:
+        assert hasattr(Trainer, name), f"transformers {transformers.__version__} has no Trainer.{name} any more"
+        ours, theirs = (inspect.signature(getattr(cls, name)).parameters for cls in (FaceTrainer, Trainer))
+        assert list(ours) == list(theirs), f"transformers {transformers.__version__} calls Trainer.{name} otherwise"
+    private = {name for name in vars(FaceTrainer) if name.startswith("_") and not name.startswith("__")}
+    assert {name for name in private if hasattr(Trainer, name)} == OVERRIDDEN
+    assert FaceTrainer.__bases__ == (Trainer,)
+
+
+def test_the_best_model_is_chosen_by_the_first_protocols_primary_metric(make_trainer, faces):
+    evaluator = AllPairsEvaluator(faces[1].images, fars=[0.1])
+    trainer = make_trainer(
+        eval_dataset=[evaluator, faces[1]],
+        max_steps=2,
+        eval_strategy="steps",
+        eval_steps=1,
+        save_strategy="steps",
+        save_steps=1,
+        load_best_model_at_end=True,
+    )
+    assert trainer.args.metric_for_best_model == "eval_all_pairs_tar@far=1e-1"
+    trainer.train()
+    figures = [entry["eval_all_pairs_tar@far=1e-1"] for entry in trainer.state.log_history if "eval_runtime" in entry]
+    assert trainer.state.best_metric == max(figures)
+
+
+def test_two_protocols_of_one_name_are_refused(make_trainer, faces):
+    with pytest.raises(ValueError, match="2 protocols of this run are called 'orl'"):
+        make_trainer(eval_dataset=[faces[1], faces[1]])
