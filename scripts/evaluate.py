@@ -1,69 +1,52 @@
 """
 Evaluates a face model on one or more protocols: JSON to the standard output, figures and JSON into a folder.
 
-    python scripts/evaluate.py --model outputs/demo --protocol verification --data lfw.bin --output_dir results
+    python scripts/evaluate.py --model outputs/demo --protocol lfw.bin --output_dir results
     python scripts/evaluate.py --model outputs/demo --protocol lfw cfp_fp agedb_30 quality --data faces_emore
+    python scripts/evaluate.py --model outputs/demo --protocol '{folder: {data: photographs}}' '{ijb: {data: IJBC}}'
     accelerate launch scripts/evaluate.py --model outputs/demo --protocol rfw --data RFW/test --autocast bf16
 
-Protocols given together share the embeddings of the images they share.
+Protocols given together share the embeddings of the images they share. A protocol is a name below, the verification
+pairs themselves, or a name with its options as recipes write it. An option given on its own (--data) goes to every
+protocol that has it. --plugins imports modules that register protocols of their own.
 """
 
-import json
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal
+from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
 
-import torch
 from accelerate import PartialState
-from transformers import AutoModel, HfArgumentParser
+from transformers import HfArgumentParser
 
 import hf_face  # noqa: F401 - registers the face models with the Auto classes
-from hf_face.embedding import Embedder
-from hf_face.evaluation.protocols import PROTOCOLS, ProtocolArguments
-from hf_face.models.loading import load_image_processor
+from hf_face.evaluation.protocols import ProtocolArguments, describe_protocols
+from hf_face.evaluation.run import EvaluationArguments, as_json, evaluate_model
+from hf_face.registry import load_plugins
 
 
-@dataclass
-class EvaluationArguments:
-    model: str = field(metadata={"help": "Model folder or Hub name, with its image processor."})
-    protocol: list[str] = field(metadata={"help": f"One or more of: {', '.join(PROTOCOLS)}."})
-    output_dir: str | None = field(default=None, metadata={"help": "Where figures and `metrics.json` go."})
-    batch_size: int = field(default=128, metadata={"help": "Images per forward pass and process."})
-    autocast: Literal["no", "bf16", "fp16"] = field(default="no", metadata={"help": "Precision of the forward passes."})
-    num_workers: int = field(default=0, metadata={"help": "Processes that read and decode images ahead."})
-    trust_remote_code: bool = field(default=False, metadata={"help": "Run model code that the model folder brings."})
-
-    def __post_init__(self):
-        if unknown := [name for name in self.protocol if name not in PROTOCOLS]:
-            raise ValueError(f"unknown protocol {', '.join(unknown)}; known are {', '.join(PROTOCOLS)}")
+class HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
+    """Defaults beside the options; the text above and below them as it is laid out."""
 
 
 def main():
-    args, protocol_args = HfArgumentParser((EvaluationArguments, ProtocolArguments)).parse_args_into_dataclasses()
-    state = PartialState(cpu=not torch.accelerator.is_available())
-    evaluators = [evaluator for name in args.protocol for evaluator in PROTOCOLS[name](protocol_args)]
-    image_processor = load_image_processor(args.model)
-    model = AutoModel.from_pretrained(args.model, trust_remote_code=args.trust_remote_code).to(state.device)
-    embedder = Embedder(
-        model,
-        image_processor,
-        batch_size=args.batch_size,
-        flip=any(evaluator.needs_flip for evaluator in evaluators),
-        dtype={"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[args.autocast],
-        num_workers=args.num_workers,
+    parser = HfArgumentParser(
+        (EvaluationArguments, ProtocolArguments),
+        usage="%(prog)s --model MODEL --protocol PROTOCOL [PROTOCOL ...] [--option value ...]",
+        description=__doc__,
+        epilog=f"Protocols:\n{describe_protocols()}",
+        formatter_class=HelpFormatter,
     )
-
-    metrics = {}
-    for evaluator in evaluators:
-        metrics |= evaluator.evaluate(embedder, args.output_dir)
-    if state.is_main_process:
-        not_measurable = [key for evaluator in evaluators for key in evaluator.not_measurable]
-        report = {"model": args.model, "metrics": metrics, "not_measurable": not_measurable}
-        report = json.dumps(report, indent=2, allow_nan=False)
-        if args.output_dir is not None:
-            Path(args.output_dir).mkdir(parents=True, exist_ok=True)
-            Path(args.output_dir, "metrics.json").write_text(report + "\n")
-        print(report)
+    args, options = parser.parse_args_into_dataclasses()
+    load_plugins(args.plugins)
+    report = evaluate_model(
+        args.model,
+        options.specs(args.protocol),
+        output_dir=args.output_dir,
+        batch_size=args.batch_size,
+        autocast=args.autocast,
+        num_workers=args.num_workers,
+        trust_remote_code=args.trust_remote_code,
+    )
+    state = PartialState()
+    state.print(as_json(report))
     state.destroy_process_group()
 
 

@@ -19,23 +19,28 @@ from transformers.utils.logging import tqdm
 from ..data.columns import identity_labels
 from ..embedding import Embedder, Flip
 from ..embedding.ranks import is_main_process
+from ..registry import protocols
 from .comparison_scores import ComparisonScores, allowed_errors
-from .evaluator import Evaluator
+from .evaluator import Evaluator, Findings
 from .metrics import format_far
-from .plots import plot_det, plot_roc, save_figure
+from .plots import plot_det, plot_roc
+from .protocol_data import load_people
 
 ALL_PAIRS_FARS = (1e-4, 1e-5, 1e-6)
 
 
+@protocols.register("all_pairs")
 class AllPairsEvaluator(Evaluator):
-    """TAR@FAR over every pair of a labeled set of faces.
+    """
+    Every image of a labeled set against every other: TAR at FARs as fine as 1e-6 and below.
 
     Args:
-        dataset: images and identities, columns `image` and `label`.
-        fars: the false accept rates to report; one finer than one impostor pair is not measurable and left out. The
+        dataset (`Dataset`): Images and identities, columns `image` and `label`.
+        fars (sequence of `float`):
+            The false accept rates to report; one finer than one impostor pair is not measurable and left out. The
             highest one decides how many impostor scores are held.
-        flip: test-time augmentation by the flipped image: `"sum"`, `"concat"` or `None`.
-        name: prefix of the metrics.
+        flip (`str`, *optional*): Test-time augmentation by the flipped image: `"sum"`, `"concat"` or `None`.
+        name (`str`): What its metrics are prefixed with.
 
     Example:
     ```python
@@ -50,7 +55,6 @@ class AllPairsEvaluator(Evaluator):
         self.dataset = dataset
         self.fars = fars
         self.flip = flip
-        self.needs_flip = flip is not None
         self.name = name
         num_genuine, num_impostors = count_pairs(identity_labels(dataset))
         self.measurable_fars = [far for far in fars if allowed_errors(far, num_impostors)]
@@ -58,10 +62,15 @@ class AllPairsEvaluator(Evaluator):
             raise ValueError(
                 f"{name}: {num_genuine} genuine and {num_impostors} impostor pairs measure none of the FARs {fars}"
             )
-        self.not_measurable = [f"{name}_tar@far={format_far(far)}" for far in fars if far not in self.measurable_fars]
-        self.primary_metric = f"{name}_tar@far={format_far(min(self.measurable_fars))}"
+        self.not_measurable = [f"tar@far={format_far(far)}" for far in fars if far not in self.measurable_fars]
+        self.primary_metric = f"tar@far={format_far(min(self.measurable_fars))}"
 
-    def evaluate(self, embedder: Embedder, output_dir: str | Path | None = None) -> dict[str, float]:
+    @classmethod
+    def load(cls, data: str | Path, fars: Sequence[float] = ALL_PAIRS_FARS, flip: Flip = "sum") -> list[Evaluator]:
+        """`data`: identity data that [`load_identities`] reads."""
+        return [cls(load_people(data), fars, flip)]
+
+    def compute(self, embedder: Embedder) -> Findings:
         embeddings = torch.from_numpy(embedder(self.dataset, self.flip).embeddings)
         labels = identity_labels(self.dataset)
         scores = all_pairs_scores(embeddings.to(embedder.device), labels, max(self.measurable_fars))
@@ -69,11 +78,11 @@ class AllPairsEvaluator(Evaluator):
         for far in self.measurable_fars:
             point = scores.at_far(far)
             metrics |= {f"tar@far={format_far(far)}": point.tar, f"threshold@far={format_far(far)}": point.threshold}
-        if output_dir is not None and is_main_process():
-            curves = {self.name: scores.curve()}
-            save_figure(plot_roc(curves), Path(output_dir) / f"{self.name}_roc.png")
-            save_figure(plot_det(curves), Path(output_dir) / f"{self.name}_det.png")
-        return {f"{self.name}_{key}": value for key, value in metrics.items()}
+        plots = {
+            "roc": lambda: plot_roc({self.name: scores.curve()}),
+            "det": lambda: plot_det({self.name: scores.curve()}),
+        }
+        return Findings(metrics, plots)
 
 
 def count_pairs(labels: np.ndarray) -> tuple[int, int]:

@@ -1,34 +1,55 @@
 """The fairness protocol: the same figures for each group of people, and how far apart they lie."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from ..data import VerificationPairs
+from ..data import VerificationPairs, load_verification_pairs
 from ..embedding import Embedder, Flip
-from ..embedding.ranks import is_main_process
-from .evaluator import Evaluator
-from .metrics import ROC, choose_far, format_far
-from .plots import plot_roc, save_figure
+from ..registry import protocols
+from .evaluator import Evaluator, Findings
+from .metrics import DEFAULT_FARS, ROC, choose_far, format_far
+from .plots import plot_roc
+from .protocol_data import check_data, has_pairs
 from .verification import VerificationEvaluator
 
 # Figures of the data, thresholds, and variants of a rate that is there already: their spread says nothing new.
 NOT_SPREAD = ("num_", "finest_", "threshold", "accuracy_std", "insightface", "timm_face")
 
+SKEWED_ERROR_RATIO = """
+@inproceedings{skewed_error_ratio,
+  title = {Mitigating Bias in Face Recognition Using Skewness-Aware Reinforcement Learning},
+  author = {Wang, Mei and Deng, Weihong},
+  booktitle = {Conference on Computer Vision and Pattern Recognition},
+  year = {2020}
+}
+"""
+
+RFW = """
+@inproceedings{rfw,
+  title = {Racial Faces in the Wild: Reducing Racial Bias by Information Maximization Adaptation Network},
+  author = {Wang, Mei and Deng, Weihong and Hu, Jiani and Tao, Xunqiang and Huang, Yaohai},
+  booktitle = {International Conference on Computer Vision},
+  year = {2019}
+}
+"""
+
 
 class FairnessEvaluator(Evaluator):
-    """Runs one protocol per group and adds the spread of every rate that all groups have.
+    """
+    Runs one protocol per group and adds the spread of every rate that all groups have.
 
-    Each group's metrics come as `<name>_<group>_<metric>`. For each rate, `<name>_<metric>_mean`, `_std` (sample
-    standard deviation over the groups) and `_gap` (largest minus smallest) follow, and for the groups' primary metric
-    the worst group's value (`_min`, or `_max` where a smaller value is the better one) and the skewed error ratio
-    `_ser`, largest over smallest error (Wang and Deng 2020, "Mitigating Bias in Face Recognition Using Skewness-Aware
-    Reinforcement Learning"; left out when a group makes no error). The error is 1 minus the primary metric, or the
-    metric itself where smaller is better.
+    Each group's metrics come as `<group>_<metric>`. For each rate, `<metric>_mean`, `_std` (sample standard deviation
+    over the groups) and `_gap` (largest minus smallest) follow, and for the groups' primary metric the worst group's
+    value (`_min`, or `_max` where a smaller value is the better one) and the skewed error ratio `_ser`, largest over
+    smallest error (Wang and Deng 2020, "Mitigating Bias in Face Recognition Using Skewness-Aware Reinforcement
+    Learning"; left out when a group makes no error). The error is 1 minus the primary metric, or the metric itself
+    where smaller is better.
 
     Args:
-        groups (`dict[str, Evaluator]`): the protocol of each group, two or more.
-        name (`str`): prefix of every metric.
+        groups (`dict[str, Evaluator]`): The protocol of each group, two or more.
+        name (`str`): What its metrics are prefixed with.
     """
 
     def __init__(self, groups: dict[str, Evaluator], name: str = "fairness"):
@@ -37,56 +58,64 @@ class FairnessEvaluator(Evaluator):
         self.groups = groups
         self.name = name
         first = next(iter(groups.values()))
-        self.rate = first.primary_metric.removeprefix(f"{first.name}_")
+        self.rate = first.primary_metric
+        self.flip = first.flip
         self.greater_is_better = first.greater_is_better
-        self.primary_metric = f"{name}_{self.rate}_{'min' if self.greater_is_better else 'max'}"
-        self.needs_flip = any(evaluator.needs_flip for evaluator in groups.values())
+        self.primary_metric = f"{self.rate}_{'min' if self.greater_is_better else 'max'}"
+
+    @property
+    def needs_flip(self) -> bool:
+        return any(evaluator.needs_flip for evaluator in self.groups.values())
 
     @property
     def not_measurable(self) -> list[str]:
-        return [
-            f"{self.name}_{group}_{key.removeprefix(f'{evaluator.name}_')}"
-            for group, evaluator in self.groups.items()
-            for key in evaluator.not_measurable
-        ]
+        return [f"{group}_{key}" for group, evaluator in self.groups.items() for key in evaluator.not_measurable]
 
-    def evaluate(self, embedder: Embedder, output_dir: str | Path | None = None) -> dict[str, float]:
-        by_group = {}
-        for group, evaluator in self.groups.items():
-            metrics = evaluator.evaluate(embedder, output_dir)
-            by_group[group] = {key.removeprefix(f"{evaluator.name}_"): value for key, value in metrics.items()}
-        rates = [values[self.rate] for values in by_group.values()]
+    def compute(self, embedder: Embedder) -> Findings:
+        found = {group: evaluator.compute(embedder) for group, evaluator in self.groups.items()}
+        rates = [findings.metrics[self.rate] for findings in found.values()]
         worst = min(rates) if self.greater_is_better else max(rates)
-        return self._flatten(by_group) | {self.primary_metric: worst} | self._skewed_error_ratio(rates)
-
-    def _flatten(self, by_group: dict[str, dict[str, float]]) -> dict[str, float]:
-        flat = {f"{self.name}_{group}_{key}": value for group, own in by_group.items() for key, value in own.items()}
-        for key in next(iter(by_group.values())):
-            values = np.array([metrics[key] for metrics in by_group.values() if key in metrics])
-            if len(values) == len(by_group) and not key.startswith(NOT_SPREAD):
-                flat[f"{self.name}_{key}_mean"] = float(values.mean())
-                flat[f"{self.name}_{key}_std"] = float(values.std(ddof=1))
-                flat[f"{self.name}_{key}_gap"] = float(np.ptp(values))
-        return flat
+        metrics = _with_spread({group: findings.metrics for group, findings in found.items()})
+        metrics |= {self.primary_metric: worst} | self._skewed_error_ratio(rates)
+        plots = {f"{group}_{kind}": plot for group, findings in found.items() for kind, plot in findings.plots.items()}
+        return Findings(metrics, plots)
 
     def _skewed_error_ratio(self, rates: list[float]) -> dict[str, float]:
         errors = [1 - rate for rate in rates] if self.greater_is_better else rates
-        return {f"{self.name}_{self.rate}_ser": max(errors) / min(errors)} if min(errors) > 0 else {}
+        return {f"{self.rate}_ser": max(errors) / min(errors)} if min(errors) > 0 else {}
 
 
+def _with_spread(by_group: dict[str, dict[str, float]]) -> dict[str, float]:
+    """Each group's metrics, and mean, deviation and gap of the rates that all groups have."""
+    flat = {f"{group}_{key}": value for group, own in by_group.items() for key, value in own.items()}
+    for key in next(iter(by_group.values())):
+        values = np.array([metrics[key] for metrics in by_group.values() if key in metrics])
+        if len(values) == len(by_group) and not key.startswith(NOT_SPREAD):
+            flat[f"{key}_mean"] = float(values.mean())
+            flat[f"{key}_std"] = float(values.std(ddof=1))
+            flat[f"{key}_gap"] = float(np.ptp(values))
+    return flat
+
+
+@protocols.register("rfw", citation=[RFW, SKEWED_ERROR_RATIO], name="rfw")
+@protocols.register("fairness", citation=SKEWED_ERROR_RATIO)
 class VerificationFairnessEvaluator(FairnessEvaluator):
-    """Verification pairs per group, such as RFW's four sets, with each group's own threshold and with a common one.
+    """
+    Verification pairs per group of people, such as RFW's four sets, and how far apart the groups lie, with each group's
+    own threshold and with a common one.
 
     Ten-fold accuracy gives every group the threshold that suits it; a deployed system has one for all. So, besides
     [`VerificationEvaluator`]'s figures, each group's false match and false non-match rate (`fmr@far=...`,
     `fnmr@far=...`) at the threshold that gives the stated FAR over all groups' pairs together, with their spread.
 
     Args:
-        groups (`dict[str, VerificationPairs]`): the pairs of each group; [`split_by_group`] makes them from one set.
-        name (`str`): prefix of every metric.
-        far (`float`, *optional*): the false accept rate of the common threshold; by default 1e-3, or where all impostor
-            pairs together cannot show that, the finest of 1e-2 and 1e-1.
-        flip (`str`, *optional*): test-time augmentation by the flipped image: `"sum"`, `"concat"` or `None`.
+        groups (`dict[str, VerificationPairs]`): The pairs of each group; [`split_by_group`] makes them from one set.
+        name (`str`): What its metrics are prefixed with.
+        far (`float`, *optional*):
+            The false accept rate of the common threshold; by default 1e-3, or where all impostor pairs together cannot
+            show that, the finest of 1e-2 and 1e-1.
+        flip (`str`, *optional*): Test-time augmentation by the flipped image: `"sum"`, `"concat"` or `None`.
+        fars (sequence of `float`): The false accept rates to report of each group at its own thresholds.
 
     Raises:
         ValueError: if `far` is finer than one of all impostor pairs.
@@ -98,26 +127,78 @@ class VerificationFairnessEvaluator(FairnessEvaluator):
         name: str = "fairness",
         far: float | None = None,
         flip: Flip = "sum",
+        fars: Sequence[float] = DEFAULT_FARS,
     ):
-        super().__init__({group: VerificationEvaluator(pairs, flip) for group, pairs in groups.items()}, name)
+        super().__init__(
+            {group: VerificationEvaluator(pairs, flip, fars=fars) for group, pairs in groups.items()}, name
+        )
         self.far = choose_far(far, sum(int((~pairs.same).sum()) for pairs in groups.values()), name)
 
-    def evaluate(self, embedder: Embedder, output_dir: str | Path | None = None) -> dict[str, float]:
-        metrics = super().evaluate(embedder, output_dir)
+    @classmethod
+    def load(
+        cls,
+        data: str | Path,
+        images: str | Path | None = None,
+        name: str = "fairness",
+        far: float | None = None,
+        flip: Flip = "sum",
+        fars: Sequence[float] = DEFAULT_FARS,
+    ) -> list[Evaluator]:
+        """`data` and `images`: see [`load_groups`]."""
+        return [cls(load_groups(data, images), name, far, flip, fars)]
+
+    def compute(self, embedder: Embedder) -> Findings:
+        findings = super().compute(embedder)
         scores = {group: evaluator.scores(embedder) for group, evaluator in self.groups.items()}
         same = {group: evaluator.pairs.same for group, evaluator in self.groups.items()}
         pooled = ROC.from_scores(np.concatenate([*same.values()]), np.concatenate([*scores.values()]))
         threshold = pooled.at_far(self.far).threshold
-        metrics |= self._flatten({group: self._rates(same[group], scores[group] >= threshold) for group in same})
-        metrics[f"{self.name}_threshold@far={format_far(self.far)}"] = threshold
-        if output_dir is not None and is_main_process():
-            curves = {group: ROC.from_scores(same[group], scores[group]) for group in same}
-            save_figure(plot_roc(curves), Path(output_dir) / f"{self.name}_roc_by_group.png")
-        return metrics
+        metrics = findings.metrics
+        metrics |= _with_spread({group: self._rates(same[group], scores[group] >= threshold) for group in same})
+        metrics[f"threshold@far={format_far(self.far)}"] = threshold
+        by_group = {"roc_by_group": lambda: plot_roc({g: ROC.from_scores(same[g], scores[g]) for g in same})}
+        return Findings(metrics, by_group | findings.plots)
 
     def _rates(self, same: np.ndarray, accepted: np.ndarray) -> dict[str, float]:
         far = format_far(self.far)
         return {f"fmr@far={far}": float(accepted[~same].mean()), f"fnmr@far={far}": float((~accepted[same]).mean())}
+
+
+def load_groups(data: str | Path, images: str | Path | None = None) -> dict[str, VerificationPairs]:
+    """
+    The pairs of each group of people.
+
+    Args:
+        data (`str` or `Path`):
+            RFW's own folder (`txts/<group>/<group>_pairs.txt`, photographs in `data/<group>` that are aligned by
+            `txts/<group>/<group>_lmk.txt`), a folder with one `.bin` a group, or pairs with a column `group`.
+        images (`str` or `Path`, *optional*): Aligned copies of RFW's photographs, or where the images of a list are.
+
+    Raises:
+        FileNotFoundError: if there is no such file or folder, or it holds none of these.
+        ValueError: if the pairs have no groups.
+    """
+    check_data(data)
+    folder = Path(data)
+    if lists := sorted(folder.glob("txts/*/*_pairs.txt")):
+        return {path.parent.name: _load_rfw_group(path, folder, images) for path in lists}
+    if files := sorted(folder.glob("*.bin")):
+        return {path.stem: load_verification_pairs(path) for path in files}
+    if folder.is_dir() and not has_pairs(folder):
+        raise FileNotFoundError(
+            f"{folder} holds no groups of pairs: expected txts/<group>/<group>_pairs.txt as in RFW, one .bin a group, "
+            "or the folders images and pairs that VerificationPairs.to_parquet writes"
+        )
+    return split_by_group(load_verification_pairs(data, images=images))
+
+
+def _load_rfw_group(path: Path, folder: Path, images: str | Path | None) -> VerificationPairs:
+    group = path.parent.name
+    if images is not None:
+        return load_verification_pairs(path, images=Path(images) / group, name=group)
+    landmarks = path.with_name(f"{group}_lmk.txt")
+    landmarks = landmarks if landmarks.is_file() else None
+    return load_verification_pairs(path, images=folder / "data" / group, name=group, landmarks=landmarks)
 
 
 def split_by_group(pairs: VerificationPairs) -> dict[str, VerificationPairs]:

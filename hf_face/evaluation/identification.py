@@ -10,16 +10,107 @@ the share of mated probes found first and above the threshold, *FPIR* the share 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
+from datasets import ClassLabel, Dataset
 from transformers.utils.logging import tqdm
 
+from ..data.columns import identity_labels
+from ..embedding import Embedder, Flip
+from ..registry import protocols
 from .comparison_scores import ComparisonScores, allowed_errors
+from .evaluator import Evaluator, Findings
 from .metrics import OperatingPoint, format_far
+from .plots import plot_cmc
+from .protocol_data import load_people
 
 DEFAULT_RANKS = (1, 5, 10)
 DEFAULT_FPIRS = (1e-2, 1e-1)
+
+
+@protocols.register("identification")
+class IdentificationEvaluator(Evaluator):
+    """
+    Every probe searched in a gallery of enrolled people: rank-k, mean average precision and, where enough probes are of
+    nobody in the gallery, TPIR@FPIR.
+
+    Args:
+        gallery, probes (`Dataset`):
+            Columns `image` and `label`; a person may have several gallery images. Where the label is a `ClassLabel`,
+            its names say who is who, since two data sets may number the same people differently.
+        flip (`str`, *optional*): Test-time augmentation by the flipped image: `"sum"`, `"concat"` or `None`.
+        ranks, fpirs (sequences of `int` and `float`): What to report.
+        name (`str`): What its metrics are prefixed with.
+
+    Example:
+    ```python
+    >>> gallery, probes = enroll_first(load_orl())
+    >>> IdentificationEvaluator(gallery, probes)(model, image_processor)["identification_rank1"]
+    0.93
+    ```
+    """
+
+    primary_metric = "rank1"
+
+    def __init__(
+        self,
+        gallery: Dataset,
+        probes: Dataset,
+        flip: Flip = "sum",
+        ranks: Sequence[int] = DEFAULT_RANKS,
+        fpirs: Sequence[float] = DEFAULT_FPIRS,
+        name: str = "identification",
+    ):
+        self.gallery, self.probes = gallery, probes
+        self.flip = flip
+        self.ranks, self.fpirs = ranks, fpirs
+        self.name = name
+        mated = np.isin(_people(probes), _people(gallery))
+        if not mated.any():
+            raise ValueError(f"{name}: no probe is of a person in the gallery")
+        num_unmated = int((~mated).sum())
+        self.not_measurable = [
+            f"tpir@fpir={format_far(fpir)}" for fpir in fpirs if not allowed_errors(fpir, num_unmated)
+        ]
+
+    @classmethod
+    def load(
+        cls,
+        data: str | Path,
+        probes: str | Path | None = None,
+        flip: Flip = "sum",
+        ranks: Sequence[int] = DEFAULT_RANKS,
+        fpirs: Sequence[float] = DEFAULT_FPIRS,
+    ) -> list[Evaluator]:
+        """`data` and `probes`: identity data that [`load_identities`] reads. Without `probes`, everybody's first image
+        in `data` is enrolled and the others are probes."""
+        people = load_people(data)
+        gallery, searched = enroll_first(people) if probes is None else (people, load_people(probes))
+        return [cls(gallery, searched, flip, ranks, fpirs)]
+
+    def compute(self, embedder: Embedder) -> Findings:
+        sides = []
+        for dataset in (self.probes, self.gallery):
+            embeddings = embedder(dataset, self.flip).embeddings
+            sides += [torch.from_numpy(embeddings).to(embedder.device), _people(dataset)]
+        result = search(*sides)
+        metrics = result.metrics(self.ranks, self.fpirs) | {"map": result.mean_average_precision}
+        return Findings(metrics, {"cmc": lambda: plot_cmc({self.name: result.cmc(max(self.ranks))})})
+
+
+def _people(dataset: Dataset) -> np.ndarray:
+    """Who is on each image (N,)."""
+    labels, feature = identity_labels(dataset), dataset.features["label"]
+    return np.array(feature.names)[labels] if isinstance(feature, ClassLabel) else labels
+
+
+def enroll_first(dataset: Dataset) -> tuple[Dataset, Dataset]:
+    """Gallery and probes from labeled images: everybody's first image is enrolled, all others are probes."""
+    _, first = np.unique(identity_labels(dataset), return_index=True)
+    others = np.setdiff1d(np.arange(len(dataset)), first)
+    return dataset.select(np.sort(first)), dataset.select(others)
 
 
 @dataclass(frozen=True)

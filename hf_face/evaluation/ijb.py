@@ -5,16 +5,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from transformers.utils import logging
 
 from ..embedding import Embedder, EmbeddingCache, Embeddings
-from ..embedding.ranks import is_main_process
+from ..registry import protocols
 from .comparison_scores import ComparisonScores, allowed_errors
-from .evaluator import Evaluator
+from .evaluator import Evaluator, Findings
 from .identification import DEFAULT_FPIRS, DEFAULT_RANKS, SearchResult, search
-from .ijb_files import IJBProtocol, SubjectTemplates
+from .ijb_files import IJBProtocol, SubjectTemplates, load_ijb
 from .metrics import DEFAULT_FARS, format_far
-from .plots import plot_cmc, plot_det, plot_roc, plot_scores, save_figure
+from .plots import plot_cmc, plot_det, plot_roc, plot_scores
 from .reference_ijb import insightface_identification, insightface_open_set_tpir, insightface_tar_at_far
 from .templates import TemplateFeatures, image_weights, pair_scores, pool_templates
 
@@ -22,20 +23,47 @@ logger = logging.get_logger(__name__)
 
 SWITCHES = tuple(f"N{norm}D{detector}F{flip}" for norm in (1, 0) for detector in (1, 0) for flip in (1, 0))
 
+IJBB = """
+@inproceedings{ijbb,
+  title = {IARPA Janus Benchmark-B Face Dataset},
+  author = {Whitelam, Cameron and Taborsky, Emma and Blanton, Austin and Maze, Brianna and Adams, Jocelyn and
+            Miller, Tim and Kalka, Nathan and Jain, Anil K. and Duncan, James A. and Allen, Kristen and
+            Cheney, Jordan and Grother, Patrick},
+  booktitle = {Conference on Computer Vision and Pattern Recognition Workshops},
+  year = {2017}
+}
+"""
 
+IJBC = """
+@inproceedings{ijbc,
+  title = {IARPA Janus Benchmark - C: Face Dataset and Protocol},
+  author = {Maze, Brianna and Adams, Jocelyn and Duncan, James A. and Kalka, Nathan and Miller, Tim and
+            Otto, Charles and Jain, Anil K. and Niggel, W. Tyler and Anderson, Janet and Cheney, Jordan and
+            Grother, Patrick},
+  booktitle = {International Conference on Biometrics},
+  year = {2018}
+}
+"""
+
+
+@protocols.register("ijb", citation=[IJBB, IJBC])
 class IJBEvaluator(Evaluator):
-    """TAR@FAR of template pairs, and rank-k and TPIR@FPIR of template searches.
+    """
+    IJB-B and IJB-C: TAR@FAR of template pairs, and rank-k and TPIR@FPIR of template searches.
 
     Galleries are searched apart: the probes of whoever is enrolled in another gallery are this one's non-mated probes.
     A rank-k figure is the share of all mated searches, a TPIR the mean over the galleries. InsightFace's own figures
     stand beside ours, prefixed `insightface_`; docs/ijb.md says how they differ.
 
     Args:
-        protocol: from `load_ijb`.
-        switches: which scores weigh the images of a template, as the reference names them: N1 the embedding's norm, D1
-            the detector's score, F1 adds the embedding of the flipped image; 0 for without.
-        fars, ranks, fpirs: what to report; rates finer than one impostor or probe are not measurable and left out.
-        cache: where embeddings are kept and an interrupted run resumes; only in memory if left out.
+        protocol (`IJBProtocol`): From [`load_ijb`].
+        switches (`str`):
+            Which scores weigh the images of a template, as the reference names them: N1 the embedding's norm, D1 the
+            detector's score, F1 adds the embedding of the flipped image; 0 for without.
+        fars, ranks, fpirs (sequences of `float` and `int`):
+            What to report; rates finer than one impostor or probe are not measurable and left out.
+        cache (`EmbeddingCache`, *optional*):
+            Where embeddings are kept and an interrupted run resumes; only in memory if left out.
 
     Example:
     ```python
@@ -58,7 +86,7 @@ class IJBEvaluator(Evaluator):
             raise ValueError(f"switches are {switches!r}, expected one of {', '.join(SWITCHES)}")
         self.protocol = protocol
         self.switches = switches
-        self.needs_flip = switches.endswith("F1")
+        self.flip = "sum" if switches.endswith("F1") else None
         self.fars = fars
         self.ranks = ranks
         self.fpirs = fpirs
@@ -69,9 +97,25 @@ class IJBEvaluator(Evaluator):
         if not self.measurable_fars:
             raise ValueError(f"{self.name}: {num_impostors} impostor pairs measure none of the FARs {fars}")
         primary = 1e-4 if 1e-4 in self.measurable_fars else min(self.measurable_fars)
-        self.primary_metric = f"{self.name}_tar@far={format_far(primary)}"
+        self.primary_metric = f"tar@far={format_far(primary)}"
         if not protocol.galleries:
             logger.warning(f"{protocol.name} has no 1:N lists in its meta folder: identification is left out")
+
+    @classmethod
+    def load(
+        cls,
+        data: str | Path,
+        switches: str | Sequence[str] = "N1D1F1",
+        fars: Sequence[float] = DEFAULT_FARS,
+        ranks: Sequence[int] = DEFAULT_RANKS,
+        fpirs: Sequence[float] = DEFAULT_FPIRS,
+        cache_dir: str | Path | None = None,
+    ) -> list[Evaluator]:
+        """One evaluator for each of the switches; `data` is the folder of IJB-B or IJB-C."""
+        protocol = load_ijb(data)
+        cache = None if cache_dir is None else EmbeddingCache(cache_dir)
+        switches = [switches] if isinstance(switches, str) else switches
+        return [cls(protocol, each, fars, ranks, fpirs, cache) for each in switches]
 
     @property
     def not_measurable(self) -> list[str]:
@@ -82,31 +126,25 @@ class IJBEvaluator(Evaluator):
                 for gallery in self.protocol.galleries.values()
             )
             missing += [f"tpir@fpir={format_far(fpir)}" for fpir in self.fpirs if not allowed_errors(fpir, fewest)]
-        return [f"{self.name}_{key}" for key in missing]
+        return missing
 
-    def evaluate(self, embedder: Embedder, output_dir: str | Path | None = None) -> dict[str, float]:
-        if self.needs_flip and not embedder.flip:
-            raise ValueError(f"the switches {self.switches} add flipped images: embed with flip=True, or switch F off")
+    def compute(self, embedder: Embedder) -> Findings:
         images = self.protocol.images
         embeddings = embedder(images, None) if self.cache is None else self.cache(embedder, images)
         templates = self.pool(embeddings, embedder.device)
         scores = self.compare(templates)
         curve = scores.curve()
         metrics = {"auc": scores.auc, "eer": curve.eer} | self._rates_at_fars(scores)
-        figures = {
-            "roc": plot_roc({self.name: curve}),
-            "det": plot_det({self.name: curve}),
-            "scores": plot_scores(scores.genuine, scores.impostors, self.name),
+        plots = {
+            "roc": lambda: plot_roc({self.name: curve}),
+            "det": lambda: plot_det({self.name: curve}),
+            "scores": lambda: plot_scores(scores.genuine, scores.impostors, self.name),
         }
         if self.protocol.galleries:
             results = self.search(templates)
             metrics |= self._identification_metrics(results, templates)
-            num_ranks = min(50, *(len(gallery.templates) for gallery in self.protocol.galleries.values()))
-            figures["cmc"] = plot_cmc({f"{self.name} {name}": each.cmc(num_ranks) for name, each in results.items()})
-        if output_dir is not None and is_main_process():
-            for kind, figure in figures.items():
-                save_figure(figure, Path(output_dir) / f"{self.name}_{kind}.png")
-        return {f"{self.name}_{key}": value for key, value in metrics.items()}
+            plots["cmc"] = lambda: self._plot_cmc(results)
+        return Findings(metrics, plots)
 
     def pool(self, embeddings: Embeddings, device: torch.device | str = "cpu") -> TemplateFeatures:
         """All templates of the protocol from the embeddings of its images."""
@@ -152,6 +190,10 @@ class IJBEvaluator(Evaluator):
                 metrics[f"insightface_open_set_{key}"] = float(np.mean(reference))
         metrics |= {f"{name}_{key}": value for name, gallery in each.items() for key, value in gallery.items()}
         return metrics | self._closed_set_metrics(templates)
+
+    def _plot_cmc(self, results: dict[str, SearchResult]) -> Figure:
+        num_ranks = min(50, *(len(gallery.templates) for gallery in self.protocol.galleries.values()))
+        return plot_cmc({f"{self.name} {name}": result.cmc(num_ranks) for name, result in results.items()})
 
     def _closed_set_metrics(self, templates: TemplateFeatures) -> dict[str, float]:
         """InsightFace's figures, where every probe's subject is in exactly one gallery, once, as they require."""

@@ -67,6 +67,8 @@ def load_ijb(folder: str | Path) -> IJBProtocol:
         ValueError: a line is not what its file should hold, or two files disagree; the message names file and line.
     """
     folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no such folder: {folder}")
     meta = folder / "meta"
     found = sorted(meta.glob("*_face_tid_mid.txt"))
     if len(found) != 1:

@@ -7,43 +7,61 @@ from scipy.stats import spearmanr
 
 from ..data import VerificationPairs
 from ..embedding import Embedder, Flip
-from ..embedding.ranks import is_main_process
-from .evaluator import Evaluator
+from ..registry import protocols
+from .evaluator import Evaluator, Findings
 from .metrics import ROC, ErrorDiscard, choose_far, format_far
-from .plots import plot_error_discard, save_figure
+from .plots import plot_error_discard
+from .protocol_data import find_pairs
 from .verification import compare
 
 DISCARDS = (0.1, 0.2, 0.3)
 
+ERROR_VERSUS_DISCARD = """
+@article{error_versus_discard,
+  title = {Performance of Biometric Quality Measures},
+  author = {Grother, Patrick and Tabassi, Elham},
+  journal = {IEEE Transactions on Pattern Analysis and Machine Intelligence},
+  volume = {29},
+  number = {4},
+  year = {2007}
+}
+"""
 
+
+@protocols.register("quality", citation=ERROR_VERSUS_DISCARD)
 class QualityEvaluator(Evaluator):
-    """Error-versus-discard curve of verification pairs, its area, and the correlation of quality with error.
+    """
+    Does a quality score, such as the embedding's norm, know which comparisons go wrong? The error-versus-discard curve
+    of verification pairs, its area, and the correlation of quality with error.
 
     A pair is worth what the lesser of its two images is worth. The error is the false non-match rate (FNMR), the share
     of genuine pairs below the threshold of a stated FAR; that threshold is set once, before anything is discarded.
 
-    Metrics, each prefixed with the pairs' name:
+    Metrics:
 
     - `fnmr@far=...`: the FNMR with nothing discarded, and `fnmr@discard=0.1`, ... once that share of pairs is gone;
     - `erc_area`, and `erc_area@discard=0.2` of the first fifth only (a useless quality gives 0.2 times the FNMR);
-    - `quality_genuine_correlation`: Spearman's rank correlation of quality and score over the genuine pairs;
-    - `quality_error_correlation`: the same of quality and error (0 or 1) over all pairs, impostors accepted being
-      errors too. A good quality has it negative.
+    - `genuine_correlation`: Spearman's rank correlation of quality and score over the genuine pairs;
+    - `error_correlation`: the same of quality and error (0 or 1) over all pairs, impostors accepted being errors too.
+      A good quality has it negative.
 
     A correlation with what is constant (a useless quality, no error at all) is undefined and left out.
 
     Args:
-        pairs (`VerificationPairs`): images and pairs.
-        quality (`np.ndarray` of shape (N,) or `str`, *optional*): quality of each of `pairs.images`, higher is better,
-            or the column of `pairs.images` that holds it; otherwise the norm of its embedding (MagFace, AdaFace).
-        far (`float`, *optional*): the false accept rate that sets the threshold; by default 1e-3, or where the impostor
-            pairs cannot show that, the finest of 1e-2 and 1e-1. The metrics' names say which.
-        flip (`str`, *optional*): test-time augmentation by the flipped image: `"sum"`, `"concat"` or `None`.
+        pairs (`VerificationPairs`): Images and pairs. The protocol is called `<name of the pairs>_quality`.
+        quality (`np.ndarray` of shape (N,) or `str`, *optional*):
+            Quality of each of `pairs.images`, higher is better, or the column of `pairs.images` that holds it;
+            otherwise the norm of its embedding (MagFace, AdaFace).
+        far (`float`, *optional*):
+            The false accept rate that sets the threshold; by default 1e-3, or where the impostor pairs cannot show
+            that, the finest of 1e-2 and 1e-1. The metrics' names say which.
+        flip (`str`, *optional*): Test-time augmentation by the flipped image: `"sum"`, `"concat"` or `None`.
 
     Raises:
         ValueError: if `far` is finer than one of the impostor pairs, or `quality` does not fit the images.
     """
 
+    primary_metric = "erc_area"
     greater_is_better = False
 
     def __init__(
@@ -58,11 +76,21 @@ class QualityEvaluator(Evaluator):
         self.measure = quality if isinstance(quality, str) else "norm" if quality is None else "quality"
         self.far = choose_far(far, int((~pairs.same).sum()), pairs.name)
         self.flip = flip
-        self.needs_flip = flip is not None
-        self.name = pairs.name
-        self.primary_metric = f"{self.name}_erc_area"
+        self.name = f"{pairs.name}_quality"  # the pairs' own name is that of their verification
 
-    def evaluate(self, embedder: Embedder, output_dir: str | Path | None = None) -> dict[str, float]:
+    @classmethod
+    def load(
+        cls,
+        data: str | Path,
+        images: str | Path | None = None,
+        quality: str | None = None,
+        far: float | None = None,
+        flip: Flip = "sum",
+    ) -> list[Evaluator]:
+        """One evaluator for each set of pairs that [`find_pairs`] finds."""
+        return [cls(pairs, quality, far, flip) for pairs in find_pairs(data, images)]
+
+    def compute(self, embedder: Embedder) -> Findings:
         embeddings = embedder(self.pairs.images, self.flip)
         scores = compare(embeddings.embeddings, self.pairs.pairs)
         quality = embeddings.norms if self.quality is None else self.quality
@@ -70,24 +98,21 @@ class QualityEvaluator(Evaluator):
         threshold = ROC.from_scores(self.pairs.same, scores).at_far(self.far).threshold
         errors = (scores >= threshold) != self.pairs.same
 
-        genuine = self.pairs.same
+        genuine, far = self.pairs.same, format_far(self.far)
         curve = ErrorDiscard.from_errors(errors[genuine], quality[genuine])
-        if output_dir is not None and is_main_process():
-            figure = plot_error_discard({self.measure: curve}, f"FNMR at FAR {format_far(self.far)}")
-            save_figure(figure, Path(output_dir) / f"{self.name}_erc_{self.measure}.png")
         metrics = {
-            f"fnmr@far={format_far(self.far)}": curve.at(0.0),
+            f"fnmr@far={far}": curve.at(0.0),
             **{f"fnmr@discard={discard:g}": curve.at(discard) for discard in DISCARDS},
             "erc_area": curve.area(),
             "erc_area@discard=0.2": curve.area(0.2),
         }
         for key, first, second in (
-            ("quality_genuine_correlation", quality[genuine], scores[genuine]),
-            ("quality_error_correlation", quality, errors.astype(np.int8)),
+            ("genuine_correlation", quality[genuine], scores[genuine]),
+            ("error_correlation", quality, errors.astype(np.int8)),
         ):
             if np.ptp(first) and np.ptp(second):
                 metrics[key] = float(spearmanr(first, second).statistic)
-        return {f"{self.name}_{key}": value for key, value in metrics.items()}
+        return Findings(metrics, {"erc": lambda: plot_error_discard({self.measure: curve}, f"FNMR at FAR {far}")})
 
 
 def _quality_of_images(pairs: VerificationPairs, quality: np.ndarray | str | None) -> np.ndarray | None:

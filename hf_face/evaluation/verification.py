@@ -1,4 +1,4 @@
-"""The verification protocol: are the two images of a pair of one person?"""
+"""Verification (1:1): are the two images of a pair of one person?"""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -6,11 +6,11 @@ from typing import Literal
 
 import numpy as np
 
-from ..data import VerificationPairs
+from ..data import VerificationPairs, make_verification_pairs
 from ..embedding import Embedder, Embeddings, Flip
-from ..embedding.ranks import is_main_process
+from ..registry import protocols
 from . import reference
-from .evaluator import Evaluator
+from .evaluator import Evaluator, Findings
 from .metrics import (
     DEFAULT_FARS,
     ROC,
@@ -20,26 +20,31 @@ from .metrics import (
     squared_distances,
     verification_metrics,
 )
-from .plots import plot_det, plot_roc, plot_scores, save_figure
+from .plots import plot_det, plot_roc, plot_scores
+from .protocol_data import find_pairs, load_people
+from .verification_sets import VERIFICATION_SETS
 
 Similarity = Literal["cosine", "squared_euclidean"]
 
 
+@protocols.register("verification")
 class VerificationEvaluator(Evaluator):
-    """Ten-fold accuracy, TAR at stated FARs, EER and AUC of verification pairs.
+    """
+    Are the two images of a pair of one person? Ten-fold accuracy, TAR at stated FARs, EER and AUC.
 
-    The metrics are those of [`verification_metrics`], each prefixed with the pairs' name (`lfw_accuracy`), the cosine
-    thresholds of single images whatever `flip` and `similarity` (`lfw_single_image_threshold@far=1e-3`), and the
-    references' own figures: `insightface_accuracy`, `insightface_val@far=1e-3` (flip-sum, as InsightFace does; absent
-    without flipped embeddings) and `timm_face_accuracy` (single images, as timm-face does), each with its threshold.
-    The references take ten consecutive folds: their figures are absent from fewer than ten pairs.
+    The metrics are those of [`verification_metrics`], the cosine thresholds of single images whatever `flip` and
+    `similarity` (`single_image_threshold@far=1e-3`), and the references' own figures: `insightface_accuracy`,
+    `insightface_val@far=1e-3` (flip-sum, as InsightFace does; absent without flipped embeddings) and
+    `timm_face_accuracy` (single images, as timm-face does), each with its threshold. The references take ten
+    consecutive folds: their figures are absent from fewer than ten pairs.
 
     Args:
-        pairs (`VerificationPairs`): images and pairs.
-        flip (`str`, *optional*): test-time augmentation by the flipped image: `"sum"`, `"concat"` or `None`.
-        similarity (`str`): `"cosine"`, or `"squared_euclidean"`, whose thresholds are distances of unit-length
-            embeddings, 2 - 2 cosine; all other figures are the same.
-        fars (sequence of `float`): the false accept rates to report. `not_measurable` names those that are too fine.
+        pairs (`VerificationPairs`): Images and pairs. Their name is the protocol's.
+        flip (`str`, *optional*): Test-time augmentation by the flipped image: `"sum"`, `"concat"` or `None`.
+        similarity (`str`):
+            `"cosine"`, or `"squared_euclidean"`, whose thresholds are distances of unit-length embeddings,
+            2 - 2 cosine; all other figures are the same.
+        fars (sequence of `float`): The false accept rates to report. `not_measurable` names those that are too fine.
 
     Raises:
         ValueError: if the pairs cannot be judged fold by fold, or `similarity` is unknown.
@@ -51,6 +56,8 @@ class VerificationEvaluator(Evaluator):
     0.998
     ```
     """
+
+    primary_metric = "accuracy"
 
     def __init__(
         self,
@@ -67,28 +74,42 @@ class VerificationEvaluator(Evaluator):
             raise ValueError(f"{pairs.name}: {error}") from None
         self.pairs = pairs
         self.flip = flip
-        self.needs_flip = flip is not None
         self.similarity = similarity
         self.fars = fars
         self.name = pairs.name
-        self.primary_metric = f"{self.name}_accuracy"
+
+    @classmethod
+    def load(
+        cls,
+        data: str | Path,
+        images: str | Path | None = None,
+        set_name: str | None = None,
+        flip: Flip = "sum",
+        similarity: Similarity = "cosine",
+        fars: Sequence[float] = DEFAULT_FARS,
+    ) -> list[Evaluator]:
+        """One evaluator for each set of pairs that [`find_pairs`] finds."""
+        return [cls(pairs, flip, similarity, fars) for pairs in find_pairs(data, images, set_name)]
 
     @property
     def not_measurable(self) -> list[str]:
         """Metrics left out because their FAR is finer than one of the impostor pairs."""
         num_impostors = int((~self.pairs.same).sum())
-        return [f"{self.name}_tar@far={format_far(far)}" for far in self.fars if far < 1 / num_impostors]
+        return [f"tar@far={format_far(far)}" for far in self.fars if far < 1 / num_impostors]
 
-    def evaluate(self, embedder: Embedder, output_dir: str | Path | None = None) -> dict[str, float]:
-        scores = self.scores(embedder)
-        metrics = verification_metrics(self.pairs.same, scores, self.pairs.fold, self.fars)
+    def compute(self, embedder: Embedder) -> Findings:
+        same, scores = self.pairs.same, self.scores(embedder)
+        metrics = verification_metrics(same, scores, self.pairs.fold, self.fars)
         if self.similarity == "squared_euclidean":
             metrics |= {key: -value for key, value in metrics.items() if key.startswith("threshold")}
         metrics |= self.single_image_thresholds(embedder)
         metrics |= reference_metrics(embedder(self.pairs.images, None), self.pairs)
-        if output_dir is not None and is_main_process():
-            self._draw(scores, Path(output_dir))
-        return {f"{self.name}_{key}": value for key, value in metrics.items()}
+        plots = {
+            "roc": lambda: plot_roc({self.name: ROC.from_scores(same, scores)}),
+            "det": lambda: plot_det({self.name: ROC.from_scores(same, scores)}),
+            "scores": lambda: plot_scores(scores[same], scores[~same], self.name),
+        }
+        return Findings(metrics, plots)
 
     def single_image_thresholds(self, embedder: Embedder) -> dict[str, float]:
         """Cosine thresholds at each FAR without flipped images, as users of the model compare."""
@@ -104,12 +125,42 @@ class VerificationEvaluator(Evaluator):
             return compare(embeddings, self.pairs.pairs)
         return -compare(embeddings, self.pairs.pairs, squared_distances)
 
-    def _draw(self, scores: np.ndarray, output_dir: Path):
-        curves = {self.name: ROC.from_scores(self.pairs.same, scores)}
-        save_figure(plot_roc(curves), output_dir / f"{self.name}_roc.png")
-        save_figure(plot_det(curves), output_dir / f"{self.name}_det.png")
-        genuine, impostors = scores[self.pairs.same], scores[~self.pairs.same]
-        save_figure(plot_scores(genuine, impostors, self.name), output_dir / f"{self.name}_scores.png")
+
+for _name, _citation in VERIFICATION_SETS.items():
+    protocols.register(_name, citation=_citation, set_name=_name)(VerificationEvaluator)
+
+
+@protocols.register("folder")
+class FolderVerificationEvaluator(VerificationEvaluator):
+    """
+    Verification of one's own photographs, a folder of them for each person: every genuine pair and as many random
+    impostor pairs, in ten folds.
+
+    Example:
+    ```python
+    >>> (evaluator,) = FolderVerificationEvaluator.load("photographs/colleagues")
+    >>> evaluator(model, image_processor)["colleagues_accuracy"]
+    0.97
+    ```
+    """
+
+    @classmethod
+    def load(
+        cls,
+        data: str | Path,
+        seed: int = 0,
+        flip: Flip = "sum",
+        similarity: Similarity = "cosine",
+        fars: Sequence[float] = DEFAULT_FARS,
+    ) -> list[Evaluator]:
+        """
+        Args:
+            data (`str` or `Path`): The folder, or any other identity data that [`load_identities`] reads.
+            seed (`int`): Seed of the choice of impostor pairs and of the folds.
+            flip, similarity, fars: As in [`VerificationEvaluator`].
+        """
+        pairs = make_verification_pairs(load_people(data), seed, name=Path(data).stem)
+        return [cls(pairs, flip, similarity, fars)]
 
 
 def compare(

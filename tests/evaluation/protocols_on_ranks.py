@@ -11,35 +11,41 @@ from pathlib import Path
 from unittest.mock import patch
 
 from accelerate import PartialState
+from safetensors.numpy import load_file
 from transformers import AutoModel
 
 from hf_face import FaceImageProcessor
 from hf_face.data import load_orl
-from hf_face.evaluation import AllPairsEvaluator, Embedder, EmbeddingCache, IJBEvaluator, folder, load_ijb
+from hf_face.embedding import cache, folder
+from hf_face.evaluation import AllPairsEvaluator, Embedder, EmbeddingCache, IJBEvaluator, load_ijb
 
 
-def run(model: str | Path, ijb: str | Path, output: str | Path) -> dict[str, float]:
+def run(model: str | Path, ijb_folder: str | Path, output: str | Path) -> dict[str, float]:
     embedder = Embedder(
         AutoModel.from_pretrained(model), FaceImageProcessor.from_pretrained(model), batch_size=7, progress=False
     )
-    protocol, cache = load_ijb(ijb), EmbeddingCache(Path(output, "cache"), shard_size=20)
-    metrics = IJBEvaluator(protocol, cache=cache).evaluate(embedder, output)
-    assert IJBEvaluator(protocol, cache=cache).evaluate(embedder) == metrics  # from the shards
-    metrics |= AllPairsEvaluator(load_orl().select(range(200))).evaluate(embedder, output)  # a single block
-    return metrics | {"rows_after_resuming": float(resume(embedder, ijb, Path(output, "embeddings.parquet")))}
+    ijb = IJBEvaluator(load_ijb(ijb_folder), cache=EmbeddingCache(Path(output, "cache"), shard_size=20))
+    all_pairs = AllPairsEvaluator(load_orl().select(range(200)))  # a single block
+    found = ijb.evaluate(embedder, output)
+    assert ijb.evaluate(embedder) == found  # from the shards
+    metrics = ijb.prefixed(found) | all_pairs.prefixed(all_pairs.evaluate(embedder, output))
+    photographs = Path(ijb_folder, "loose_crop")
+    return metrics | {"rows_after_resuming": float(resume(embedder, photographs, Path(output, "embeddings.parquet")))}
 
 
-def resume(embedder: Embedder, ijb: str | Path, output: Path) -> int:
-    """Embed a folder whose parts are all there, as if stopped just before the end, the second rank being slow."""
-    with patch.object(folder, "IMAGES_PER_PART", 20):
+def resume(embedder: Embedder, photographs: Path, output: Path) -> int:
+    """Embed a folder whose shards are all there, as if stopped just before the end, the second rank being slow."""
+
+    def load_slowly(path: Path) -> dict:
+        time.sleep(PartialState().process_index)
+        return load_file(path)
+
+    with patch.object(folder, "IMAGES_PER_SHARD", 20):
         with patch.object(shutil, "rmtree"):
-            folder.embed_folder(embedder, Path(ijb, "loose_crop"), output)
+            folder.embed_folder(embedder, photographs, output)
         output.unlink(missing_ok=True)
-        check = folder._check_part
-        with patch.object(
-            folder, "_check_part", lambda *part: (time.sleep(PartialState().process_index), check(*part))
-        ):
-            return folder.embed_folder(embedder, Path(ijb, "loose_crop"), output)
+        with patch.object(cache, "load_file", load_slowly):
+            return folder.embed_folder(embedder, photographs, output)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from hf_face.data import load_orl
 from hf_face.evaluation import Embedder, all_pairs
 from hf_face.evaluation.all_pairs import AllPairsEvaluator, HighestScores, all_pairs_scores, count_pairs
 from hf_face.evaluation.comparison_scores import ComparisonScores
-from hf_face.evaluation.protocols import PROTOCOLS, ProtocolArguments
+from hf_face.evaluation.protocols import load_protocol
 
 
 def faces(num_images=300, num_people=60):
@@ -65,13 +65,13 @@ def test_bad_input_is_named():
 def test_evaluator_over_labeled_images(model, image_processor, tmp_path):
     faces = load_orl().select(range(60))
     evaluator = AllPairsEvaluator(faces, fars=(1e-1, 1e-2, 1e-6))
-    metrics = evaluator(model, image_processor, tmp_path)
+    metrics = evaluator.evaluate(Embedder(model, image_processor), tmp_path)
     embeddings = torch.from_numpy(Embedder(model, image_processor)(faces).embeddings)
     whole = every_pair(embeddings, np.asarray(faces["label"]))
-    assert metrics["all_pairs_tar@far=1e-2"] == pytest.approx(whole.at_far(1e-2).tar)
-    assert metrics["all_pairs_num_impostors"] == whole.num_impostors
+    assert metrics["tar@far=1e-2"] == pytest.approx(whole.at_far(1e-2).tar)
+    assert metrics["num_impostors"] == whole.num_impostors
     assert evaluator.primary_metric in metrics
-    assert evaluator.not_measurable == ["all_pairs_tar@far=1e-6"]
+    assert evaluator.not_measurable == ["tar@far=1e-6"]
     assert {path.name for path in tmp_path.iterdir()} == {"all_pairs_roc.png", "all_pairs_det.png"}
     with pytest.raises(ValueError, match="measure none of the FARs"):
         AllPairsEvaluator(faces, fars=[1e-9])
@@ -88,9 +88,9 @@ def test_curve_ends_where_the_kept_impostors_end():
 
 
 def test_no_far_by_default_asks_for_more_scores_than_memory_holds():
-    (evaluator,) = PROTOCOLS["all_pairs"](ProtocolArguments(data="orl"))
+    (evaluator,) = load_protocol({"all_pairs": {"data": "orl"}})
     assert evaluator.fars == (1e-4, 1e-5, 1e-6)
-    (evaluator,) = PROTOCOLS["all_pairs"](ProtocolArguments(data="orl", fars=[1e-2]))
+    (evaluator,) = load_protocol({"all_pairs": {"data": "orl", "fars": [1e-2]}})
     assert evaluator.fars == [1e-2]
 
 

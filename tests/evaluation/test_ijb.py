@@ -9,7 +9,7 @@ from hf_face.evaluation import ROC, Embedder
 from hf_face.evaluation.comparison_scores import ComparisonScores
 from hf_face.evaluation.ijb import IJBEvaluator
 from hf_face.evaluation.ijb_files import load_ijb
-from hf_face.evaluation.protocols import PROTOCOLS, ProtocolArguments
+from hf_face.evaluation.protocols import load_protocol
 
 PEOPLE = 8  # of the miniature
 
@@ -61,20 +61,19 @@ def test_whole_protocol(ijb_folder, faces, model, image_processor, switches, tmp
     scores = ComparisonScores.from_pairs(person[first] == person[second], (features[first] * features[second]).sum(1))
 
     evaluator = IJBEvaluator(load_ijb(ijb_folder), switches)
-    metrics = evaluator(model, image_processor, output_dir=tmp_path)
-    prefix = evaluator.name
-    assert prefix == ("ijbc" if switches == "N1D1F1" else f"ijbc_{switches}")
+    metrics = evaluator.evaluate(Embedder(model, image_processor), tmp_path)
+    assert evaluator.name == ("ijbc" if switches == "N1D1F1" else f"ijbc_{switches}")
     for far in ("1e-1", "1e-2"):
         point = scores.at_far(float(far))
-        assert metrics[f"{prefix}_tar@far={far}"] == pytest.approx(point.tar)
-        assert metrics[f"{prefix}_threshold@far={far}"] == pytest.approx(point.threshold, abs=1e-5)
-    assert metrics[f"{prefix}_auc"] == pytest.approx(scores.auc)
+        assert metrics[f"tar@far={far}"] == pytest.approx(point.tar)
+        assert metrics[f"threshold@far={far}"] == pytest.approx(point.threshold, abs=1e-5)
+    assert metrics["auc"] == pytest.approx(scores.auc)
     every_point = ROC.from_scores(person[first] == person[second], (features[first] * features[second]).sum(1))
-    assert metrics[f"{prefix}_eer"] == pytest.approx(every_point.eer)
-    assert f"{prefix}_tar@far=1e-3" in evaluator.not_measurable
-    assert f"{prefix}_tar@far=1e-3" not in metrics
-    assert evaluator.not_measurable[-2:] == [f"{prefix}_tpir@fpir=1e-2", f"{prefix}_tpir@fpir=1e-1"]
-    assert evaluator.primary_metric == f"{prefix}_tar@far=1e-2"
+    assert metrics["eer"] == pytest.approx(every_point.eer)
+    assert "tar@far=1e-3" in evaluator.not_measurable
+    assert "tar@far=1e-3" not in metrics
+    assert evaluator.not_measurable[-2:] == ["tpir@fpir=1e-2", "tpir@fpir=1e-1"]
+    assert evaluator.primary_metric == "tar@far=1e-2"
 
     probes = template > 0
     hits, tpirs = [], []
@@ -87,13 +86,13 @@ def test_whole_protocol(ijb_folder, faces, model, image_processor, switches, tmp
         hits.append(mate[mated] > impostor[mated])
         alarm = np.sort(impostor[~mated])[-2]  # of eight non-mated probes, FPIR 0.2 lets one through
         tpirs.append(np.mean((mate > impostor)[mated] & (mate > alarm)[mated]))
-    metrics = IJBEvaluator(load_ijb(ijb_folder), switches, fpirs=(0.01, 0.2))(model, image_processor)
-    assert metrics[f"{prefix}_rank1"] == pytest.approx(np.mean(hits))
-    assert metrics[f"{prefix}_tpir@fpir=2e-1"] == pytest.approx(np.mean(tpirs))
-    assert f"{prefix}_tpir@fpir=1e-2" not in metrics
-    assert 0 < metrics[f"{prefix}_insightface_rank1"] <= metrics[f"{prefix}_rank1"]  # one gallery of all people
+    metrics = IJBEvaluator(load_ijb(ijb_folder), switches, fpirs=(0.01, 0.2)).evaluate(Embedder(model, image_processor))
+    assert metrics["rank1"] == pytest.approx(np.mean(hits))
+    assert metrics["tpir@fpir=2e-1"] == pytest.approx(np.mean(tpirs))
+    assert "tpir@fpir=1e-2" not in metrics
+    assert 0 < metrics["insightface_rank1"] <= metrics["rank1"]  # one gallery of all people
     assert {path.name for path in tmp_path.iterdir()} == {
-        f"{prefix}_{kind}.png" for kind in ("roc", "det", "scores", "cmc")
+        f"{evaluator.name}_{kind}.png" for kind in ("roc", "det", "scores", "cmc")
     }
 
 
@@ -209,7 +208,7 @@ def test_missing_photographs_and_empty_lists_are_named_before_work_starts(ijb_fo
 
 
 def test_mirror_images_are_asked_for_before_work_starts(ijb_folder, model, image_processor):
-    with pytest.raises(ValueError, match="the switches N1D1F1 add flipped images"):
+    with pytest.raises(ValueError, match="ijbc needs the flipped images"):
         IJBEvaluator(load_ijb(ijb_folder)).evaluate(Embedder(model, image_processor, flip=False))
     assert model.num_calls == 0
 
@@ -220,5 +219,7 @@ def test_unknown_switches_are_named(ijb_folder):
 
 
 def test_protocol_by_name_builds_one_evaluator_for_each_switch(ijb_folder, tmp_path):
-    args = ProtocolArguments(data=str(ijb_folder), switches=["N1D1F1", "N0D0F0"], cache_dir=str(tmp_path))
-    assert [evaluator.name for evaluator in PROTOCOLS["ijb"](args)] == ["ijbc", "ijbc_N0D0F0"]
+    options = {"data": ijb_folder, "switches": ["N1D1F1", "N0D0F0"], "cache_dir": tmp_path}
+    assert [evaluator.name for evaluator in load_protocol({"ijb": options})] == ["ijbc", "ijbc_N0D0F0"]
+    named = load_protocol({"ijb": {**options, "name": "mine"}})
+    assert [evaluator.name for evaluator in named] == ["mine_ijbc", "mine_ijbc_N0D0F0"]

@@ -2,8 +2,8 @@
 
 import json
 import os
+import re
 import runpy
-import shutil
 import subprocess
 import sys
 from itertools import product
@@ -13,13 +13,29 @@ from unittest.mock import patch
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from datasets import Dataset, Features, Image
 
 from hf_face.evaluation import Embedder
-from hf_face.evaluation.protocols import PROTOCOLS, ProtocolArguments, find_verification_set, load_groups
+from hf_face.registry import protocols
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = str(ROOT / "scripts" / "evaluate.py")
+
+HOUSE_PROTOCOL = """
+from hf_face.data import load_identities
+from hf_face.evaluation import Evaluator, Findings
+from hf_face.registry import protocols
+
+
+@protocols.register("embedding_norms")
+class NormEvaluator(Evaluator):
+    name, primary_metric, flip = "norms", "mean", None
+
+    def __init__(self, data):
+        self.images = load_identities(data)
+
+    def compute(self, embedder):
+        return Findings({"mean": float(embedder(self.images, self.flip).norms.mean())})
+"""
 
 
 @pytest.fixture(scope="module")
@@ -74,15 +90,15 @@ def test_report_and_figures(model_folder, pairs_folder, tmp_path, capsys):
     report = json.loads(output.out)
     assert json.loads((tmp_path / "results" / "metrics.json").read_text()) == report
     figures = {path.name for path in (tmp_path / "results").glob("*.png")}
-    assert figures == {"orl_roc.png", "orl_det.png", "orl_scores.png", "orl_erc_norm.png"}
-    assert {"orl_accuracy", "orl_erc_area"} <= report["metrics"].keys()
+    assert figures == {"orl_roc.png", "orl_det.png", "orl_scores.png", "orl_quality_erc.png"}
+    assert {"orl_accuracy", "orl_quality_erc_area"} <= report["metrics"].keys()
     assert "orl_tar@far=1e-3" in report["not_measurable"]
     assert output.err.count("Embedding:   0%") == 1  # one pass serves both protocols
 
 
 def test_sample_bin_of_insightface(model_folder, shared_data, tmp_path, capsys):
     sample = shared_data / "insightface_sample" / "lfw_sample_py3.bin"
-    run_here("--model", model_folder, "--protocol", "verification", "--data", sample)
+    run_here("--model", model_folder, "--protocol", sample)
     metrics = json.loads(capsys.readouterr().out)["metrics"]
     assert (metrics["lfw_sample_py3_num_genuine"], metrics["lfw_sample_py3_num_impostors"]) == (20, 20)
     assert 0 < metrics["lfw_sample_py3_auc"] < 1
@@ -109,7 +125,7 @@ def test_ijb(model_folder, ijb_folder, tmp_path, capsys):
 def test_mirror_images_are_embedded_where_a_protocol_asks_for_them(model_folder, ijb_folder, tmp_path, capsys):
     reports = []
     for switches in (["N1D1F0"], ["N1D1F1", "N1D1F0"]):
-        with patch("hf_face.evaluation.Embedder", wraps=Embedder) as embedder:
+        with patch("hf_face.evaluation.run.Embedder", wraps=Embedder) as embedder:
             arguments = ["--protocol", "ijb", "--data", ijb_folder, "--switches", *switches]
             reports.append(run_for_report(capsys, tmp_path, model_folder, *arguments)[0])
         assert embedder.call_args.kwargs["flip"] == ("N1D1F1" in switches)
@@ -159,62 +175,48 @@ def test_rfw(model_folder, rfw, tmp_path, capsys):
     accuracies = [metrics[f"rfw_{group}_accuracy"] for group in ("African", "Asian")]
     assert metrics["rfw_accuracy_min"] == min(accuracies)
     assert "rfw_Asian_tar@far=1e-6" in not_measurable
-    assert {"African_roc", "Asian_scores", "rfw_roc_by_group", "fairness_roc_by_group"} <= figures
+    assert {"rfw_African_roc", "rfw_Asian_scores", "rfw_roc_by_group", "fairness_roc_by_group"} <= figures
+
+
+def test_protocols_as_recipes_write_them(model_folder, pairs_folder, tmp_path, capsys):
+    specs = [
+        "{folder: {data: orl, fars: [1e-1, 1e-2]}}",
+        f"{{quality: {{data: {pairs_folder}, name: norm, far: 5e-2}}}}",
+    ]
+    metrics, _, figures = run_for_report(capsys, tmp_path, model_folder, "--protocol", *specs)
+    assert {key for key in metrics if "_tar@" in key} == {"orl_tar@far=1e-1", "orl_tar@far=1e-2"}
+    assert metrics["orl_num_genuine"] == metrics["orl_num_impostors"] == 1800
+    assert "norm_fnmr@far=5e-2" in metrics
+    assert figures == {"orl_roc", "orl_det", "orl_scores", "norm_erc"}
+
+
+def test_protocol_of_a_plugin(model_folder, tmp_path, capsys, monkeypatch):
+    (tmp_path / "house_protocols.py").write_text(HOUSE_PROTOCOL)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(protocols, "_entries", dict(protocols._entries))
+    arguments = ["--plugins", "house_protocols", "--protocol", "{embedding_norms: {data: orl}}"]
+    metrics, _, figures = run_for_report(capsys, tmp_path, model_folder, *arguments)
+    assert metrics.keys() == {"norms_mean"} and figures == set()
+
+
+def test_option_that_no_chosen_protocol_takes_is_named(model_folder, ijb_folder):
+    with pytest.raises(ValueError, match="--similarity has no effect on the chosen protocols: ijb"):
+        run_here("--model", model_folder, "--protocol", "ijb", "--data", ijb_folder, "--similarity", "cosine")
+    with pytest.raises(ValueError, match=r"--data has no effect on the chosen protocols: lfw\.bin"):
+        run_here("--model", model_folder, "--protocol", "lfw.bin", "--data", ijb_folder)
 
 
 def test_unknown_protocol_is_named(model_folder):
-    with pytest.raises(ValueError, match="unknown protocol lwf; known are verification, lfw"):
+    with pytest.raises(ValueError, match=r"No protocol is called 'lwf'\. Did you mean 'lfw'\?"):
         run_here("--model", model_folder, "--protocol", "lwf", "--data", "nowhere")
 
 
-def test_built_in_sets_are_found_as_bin_converted_or_listed(orl_pairs, shared_data, tmp_path):
-    sample = shared_data / "insightface_sample" / "lfw_sample_py3.bin"
-    (tmp_path / "lfw.bin").symlink_to(sample)
-    orl_pairs.to_parquet(tmp_path / "agedb_30")
-    for name, image in zip(["Ann/Ann_0001", "Ann/Ann_0002", "Bob/Bob_0001"], orl_pairs.images["image"], strict=False):
-        file = tmp_path / "xqlfw_aligned_112" / f"{name}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        image.save(file)
-    (tmp_path / "xqlfw_pairs.txt").write_text("2\t1\nAnn\t1\t2\nAnn\t1\tBob\t1\nAnn\t1\t2\nAnn\t2\tBob\t1\n")
-    expected = [[0, 1], [0, 2], [0, 1], [1, 2]]
-    (tmp_path / "xqlfw").mkdir()  # the photographs as they were before they were aligned
-    assert find_verification_set("xqlfw", tmp_path).pairs.tolist() == expected
-    aligned = (tmp_path / "xqlfw_aligned_112").rename(tmp_path / "elsewhere")
-    for data in (tmp_path, tmp_path / "xqlfw_pairs.txt"):
-        (evaluator,) = PROTOCOLS["xqlfw"](ProtocolArguments(data=str(data), images=str(aligned)))
-        assert (evaluator.name, evaluator.pairs.pairs.tolist()) == ("xqlfw", expected)
-    (tmp_path / "xqlfw_pairs.txt").unlink()
-
-    evaluators = PROTOCOLS["verification"](ProtocolArguments(data=str(tmp_path)))
-    assert [(evaluator.name, len(evaluator.pairs)) for evaluator in evaluators] == [("lfw", 40), ("agedb_30", 360)]
-    (evaluator,) = PROTOCOLS["lfw"](ProtocolArguments(data=str(tmp_path), flip="none", similarity="squared_euclidean"))
-    assert (evaluator.name, evaluator.flip, evaluator.similarity) == ("lfw", None, "squared_euclidean")
-    with pytest.raises(FileNotFoundError, match=r"holds no cplfw: expected cplfw\.bin"):
-        find_verification_set("cplfw", tmp_path)
-
-
-def test_groups_are_found_as_bins_or_as_a_column(orl_pairs, shared_data, tmp_path):
-    sample = shared_data / "insightface_sample"
-    for group, file in {"African": "lfw_sample_py3.bin", "Asian": "lfw_sample_py2.bin"}.items():
-        (tmp_path / f"{group}.bin").symlink_to(sample / file)
-    assert {name: len(pairs) for name, pairs in load_groups(tmp_path).items()} == {"African": 40, "Asian": 40}
-    (evaluator,) = PROTOCOLS["rfw"](ProtocolArguments(data=str(tmp_path), far=0.1))
-    assert evaluator.name == "rfw"
-    orl_pairs.to_parquet(tmp_path / "orl")
-    with pytest.raises(ValueError, match="the pairs have no column 'group'"):
-        load_groups(tmp_path / "orl")
-
-
-def test_photographs_of_rfw_are_aligned(rfw, faces, model, image_processor, tmp_path):
-    pairs = load_groups(rfw)["African"]
-    names = [path.removesuffix(".jpg").split("_") for path in pairs.images["name"]]
-    expected = np.stack([faces[int(person[-1]), int(number) - 1] for person, number in names])
-    aligned = Dataset.from_dict({"image": list(expected)}, features=Features({"image": Image()}))
-    embedder = Embedder(model, image_processor)
-    cosines = (embedder(pairs.images).embeddings * embedder(aligned).embeddings).sum(1)
-    assert cosines.min() > 0.995
-    photographs = pairs.images.remove_columns("landmarks")
-    assert (embedder(photographs).embeddings * embedder(aligned).embeddings).sum(1).max() < 0.99
-    for group in ("African", "Asian"):  # aligned copies need no landmarks
-        shutil.copytree(rfw / "data" / group, tmp_path / "aligned" / group)
-    assert "landmarks" not in load_groups(rfw, tmp_path / "aligned")["Asian"].images.column_names
+def test_help_teaches_every_protocol(capsys):
+    with pytest.raises(SystemExit):
+        run_here("--help")
+    text = capsys.readouterr().out
+    assert "python scripts/evaluate.py --model outputs/demo --protocol lfw.bin" in text
+    _, _, described = text.partition("Protocols:")
+    for name, entry in protocols.items():
+        assert re.search(rf"\b{name}\b", described)
+        assert " ".join(entry.summary.split()[:5]) in described

@@ -1,0 +1,96 @@
+"""A model on protocols, from names to a report: what the command line does."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from accelerate import PartialState
+from transformers import AutoModel
+
+from ..embedding import Embedder
+from ..models.loading import load_image_processor
+from ..registry import Spec
+from .protocols import load_protocols
+
+Autocast = Literal["no", "bf16", "fp16"]
+
+
+@dataclass
+class EvaluationArguments:
+    """A model and what to run on it."""
+
+    model: str = field(metadata={"help": "Model folder or Hub name, with its image processor."})
+    protocol: list[str] = field(
+        metadata={
+            "help": "One or more protocols: names, verification pairs (lfw.bin), or YAML with options as a recipe has "
+            "it: '{ijb: {data: IJBC}}'."
+        }
+    )
+    plugins: list[str] = field(
+        default_factory=list, metadata={"help": "Modules to import first, which register protocols of their own."}
+    )
+    output_dir: str | None = field(default=None, metadata={"help": "Where figures and metrics.json go."})
+    batch_size: int = field(default=128, metadata={"help": "Images per forward pass and process."})
+    autocast: Autocast = field(default="no", metadata={"help": "Precision of the forward passes."})
+    num_workers: int = field(default=0, metadata={"help": "Processes that read and decode images ahead."})
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run model code that the model folder brings."})
+
+
+def evaluate_model(
+    model: str | Path,
+    specs: Sequence[Spec],
+    output_dir: str | Path | None = None,
+    batch_size: int = 128,
+    autocast: Autocast = "no",
+    num_workers: int = 0,
+    trust_remote_code: bool = False,
+) -> dict[str, Any]:
+    """
+    Evaluate a saved model on one or more protocols, which share the embeddings of the images they share.
+
+    Args:
+        model (`str` or `Path`): Model folder or Hub name, with its image processor.
+        specs (sequence of `str` or `dict`): The protocols, as [`load_protocol`] takes each.
+        output_dir (`str` or `Path`, *optional*): Where figures and the report (`metrics.json`) go.
+        batch_size (`int`): Images per forward pass and process.
+        autocast (`str`): Precision of the forward passes: `"no"`, `"bf16"` or `"fp16"`.
+        num_workers (`int`): Processes that read and decode images ahead.
+        trust_remote_code (`bool`): Whether to run model code that the model folder brings.
+
+    Returns:
+        The report, the same on every rank: `model`, `metrics` and `not_measurable`, names as they are logged
+        ("lfw_accuracy").
+
+    Example:
+    ```python
+    >>> report = evaluate_model("outputs/demo", ["lfw.bin", {"ijb": {"data": "IJBC"}}], output_dir="results")
+    >>> report["metrics"]["lfw_accuracy"], report["metrics"]["ijbc_tar@far=1e-4"]
+    (0.998, 0.96)
+    ```
+    """
+    state = PartialState(cpu=not torch.accelerator.is_available())
+    evaluators = load_protocols(specs)
+    image_processor = load_image_processor(model)
+    embedder = Embedder(
+        AutoModel.from_pretrained(model, trust_remote_code=trust_remote_code).to(state.device),
+        image_processor,
+        batch_size=batch_size,
+        flip=any(evaluator.needs_flip for evaluator in evaluators),
+        dtype={"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[autocast],
+        num_workers=num_workers,
+    )
+    report = {"model": str(model), "metrics": {}, "not_measurable": []}
+    for evaluator in evaluators:
+        report["metrics"] |= evaluator.prefixed(evaluator.evaluate(embedder, output_dir))
+        report["not_measurable"] += evaluator.prefixed(dict.fromkeys(evaluator.not_measurable))
+    if output_dir is not None and state.is_main_process:
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
+        Path(output_dir, "metrics.json").write_text(as_json(report) + "\n")
+    return report
+
+
+def as_json(report: dict[str, Any]) -> str:
+    return json.dumps(report, indent=2, allow_nan=False)
