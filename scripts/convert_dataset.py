@@ -1,69 +1,13 @@
 """
-Converts identity data between the field's formats, with the images' bytes as they are.
+Converts identity data between the field's formats, with the images' bytes as they are; what `hf-face data` does.
 
     python scripts/convert_dataset.py --source faces_emore --output_dir data/ms1mv2
     python scripts/convert_dataset.py --source faces_emore --output_dir data/ms1mv2 --push_to_hub me/x --license other
     python scripts/convert_dataset.py --source data/ms1mv2 --output_dir ms1mv2_recordio --to recordio
-
-Started again after an interruption, it goes on with the shards that are missing.
 """
 
-from dataclasses import dataclass, field
-from typing import Literal
-
-from transformers import HfArgumentParser
-
-from hf_face.data import convert_to_parquet, load_identities, open_for_conversion, write_recordio
-from hf_face.hub.datasets_and_metrics import check_license, push_dataset
-
-
-@dataclass
-class ConversionArguments:
-    source: str = field(
-        metadata={
-            "help": "RecordIO (the folder of train.rec), a folder with one folder of images a person, Parquet, tar "
-            "shards, or a Hub data set."
-        }
-    )
-    output_dir: str = field(metadata={"help": "Folder to write; shards already in it from the same source are kept."})
-    to: Literal["parquet", "recordio"] = field(
-        default="parquet", metadata={"help": "parquet, for datasets and the Hub, or recordio, for InsightFace's tools."}
-    )
-    name: str | None = field(default=None, metadata={"help": "Title of the data set card; the output folder's name."})
-    images_per_shard: int = field(
-        default=50_000, metadata={"help": "Images a Parquet file: 50,000 crops of 112 x 112 are about 300 MB."}
-    )
-    num_threads: int | None = field(default=None, metadata={"help": "Shards to write at once; one a core."})
-    push_to_hub: str | None = field(
-        default=None, metadata={"help": "Hub data set to publish the Parquet files as, such as me/ms1mv2."}
-    )
-    license: str | None = field(
-        default=None, metadata={"help": "Its license, such as cc-by-nc-4.0, other or unknown; needed to publish it."}
-    )
-    private: bool | None = field(default=None, metadata={"help": "Make that data set private."})
-    split: str = field(default="train", metadata={"help": "Which split of a source that has several."})
-    image_column: str | None = field(default=None, metadata={"help": "The source's column of images."})
-    label_column: str | None = field(default=None, metadata={"help": "The source's column of people."})
-
-    def __post_init__(self):
-        if self.push_to_hub and self.to != "parquet":
-            raise ValueError("only Parquet is pushed to the Hub: leave out --to recordio")
-        if self.push_to_hub:
-            check_license(self.license)
-
-
-def main():
-    (args,) = HfArgumentParser(ConversionArguments).parse_args_into_dataclasses()
-    columns = {"split": args.split, "image_column": args.image_column, "label_column": args.label_column}
-    if args.to == "recordio":
-        print(write_recordio(load_identities(args.source, **columns), args.output_dir))
-        return
-    source = open_for_conversion(args.source, **columns)
-    print(convert_to_parquet(source, args.output_dir, args.name, args.images_per_shard, args.num_threads))
-    if args.push_to_hub:
-        info = push_dataset(args.output_dir, args.push_to_hub, license=args.license, private=args.private)
-        print(info.commit_url)
-
+from hf_face.cli.data import main
+from hf_face.cli.errors import run_for_people
 
 if __name__ == "__main__":
-    main()
+    run_for_people(main)

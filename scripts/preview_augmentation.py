@@ -6,6 +6,7 @@ Shows what an augmentation does to faces, as a grid of pictures: each row is a f
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -13,10 +14,11 @@ import yaml
 from torch.utils.data import DataLoader
 from torchvision.utils import make_grid, save_image
 
+from hf_face.cli.errors import run_for_people
 from hf_face.data import FaceCollator, FaceDataset, build_augmentation, load_identities, load_orl
 
 
-def main():
+def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("augmentation", type=yaml.safe_load, help="a recipe's augmentation: a name or a YAML list")
     parser.add_argument("output", type=Path, help="PNG file to write")
@@ -25,7 +27,7 @@ def main():
     parser.add_argument("--num_faces", type=int, default=8, help="rows of the grid")
     parser.add_argument("--num_draws", type=int, default=11, help="augmented pictures in a row")
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
 
     augment = build_augmentation(args.augmentation, args.image_size)
     dataset = load_identities(args.source) if args.source else load_orl()
@@ -41,4 +43,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run_for_people(main)

@@ -11,7 +11,8 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "preview_augmentation.py"
 
 @pytest.fixture
 def preview(monkeypatch):
-    """Runs the script with a command line."""
+    """Runs the script with a command line; exceptions are raised as they are."""
+    monkeypatch.setenv("HF_FACE_TRACEBACK", "1")
 
     def run(*arguments: str):
         monkeypatch.setattr(sys, "argv", [str(SCRIPT), *arguments])

@@ -16,6 +16,8 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "push_to_hub.py"
 
 @pytest.fixture
 def run(hub, monkeypatch):
+    monkeypatch.setenv("HF_FACE_TRACEBACK", "1")  # exceptions as they are
+
     def run(*arguments) -> None:
         monkeypatch.setattr("sys.argv", [str(SCRIPT), *map(str, arguments)])
         runpy.run_path(str(SCRIPT), run_name="__main__")

@@ -33,7 +33,8 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "convert_dataset.py"
 
 @pytest.fixture
 def run(monkeypatch, capsys):
-    """Run the script in this process; gives what it printed, and its progress bar."""
+    """Run the script in this process; gives what it printed, and its progress bar. Exceptions are raised."""
+    monkeypatch.setenv("HF_FACE_TRACEBACK", "1")
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, arguments)])

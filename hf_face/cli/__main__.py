@@ -1,0 +1,6 @@
+"""What `accelerate launch -m hf_face.cli SUBCOMMAND` starts, on every rank."""
+
+from hf_face import cli
+
+if __name__ == "__main__":
+    cli.main()

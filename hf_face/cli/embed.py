@@ -1,0 +1,53 @@
+"""
+Embed a folder of aligned face crops into a Parquet file.
+
+Its columns are file_name, embedding (unit length) and norm. Started again after it was stopped, it goes on where it
+was. On several GPUs: `accelerate launch -m hf_face.cli embed ...`.
+
+Example:
+    hf-face embed --model outputs/demo --images photographs --output embeddings.parquet
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from .loading import check_model
+from .parser import CommandParser
+
+
+@dataclass
+class EmbedArguments:
+    model: str = field(metadata={"help": "A face model: folder or Hub name."})
+    images: str = field(metadata={"help": "Folder of aligned face crops, in subfolders or not."})
+    output: str = field(metadata={"help": "The Parquet file to write."})
+    batch_size: int = field(default=128, metadata={"help": "Images per forward pass."})
+    num_workers: int = field(default=0, metadata={"help": "Processes that read and decode ahead."})
+    flip: bool = field(
+        default=True,
+        metadata={"help": "Whether to add the flipped image's embedding: slightly more accurate, twice the work."},
+    )
+    bf16: bool = field(default=False, metadata={"help": "Compute in bfloat16, where the hardware is fast at it."})
+
+
+def main(argv: Sequence[str]) -> None:
+    (args,) = CommandParser(EmbedArguments, __doc__).parse_args_into_dataclasses(argv)
+    check_model(args.model)
+
+    import torch
+    from accelerate import PartialState
+    from transformers import AutoModel
+
+    from ..embedding import Embedder, embed_folder
+    from ..models.loading import load_image_processor
+
+    state = PartialState(cpu=not torch.accelerator.is_available())
+    embedder = Embedder(
+        AutoModel.from_pretrained(args.model).to(state.device),
+        load_image_processor(args.model),
+        batch_size=args.batch_size,
+        flip=args.flip,
+        dtype=torch.bfloat16 if args.bf16 else None,
+        num_workers=args.num_workers,
+    )
+    count = embed_folder(embedder, args.images, args.output)
+    state.print(f"{count} images embedded into {args.output}")

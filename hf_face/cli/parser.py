@@ -1,0 +1,60 @@
+"""The arguments of a subcommand: transformers' parser, with help that ends with an example and errors of a line."""
+
+from argparse import Action, ArgumentDefaultsHelpFormatter, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Iterable, Sequence
+
+from transformers.hf_argparser import DataClassType, HfArgumentParser
+
+from .errors import UsageError, did_you_mean
+
+
+class HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
+    """Defaults beside the options that have one; docstrings as they are laid out."""
+
+    def _get_help_string(self, action: Action) -> str:
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
+class CommandParser(HfArgumentParser):
+    """
+    An `HfArgumentParser` for the dataclasses of a subcommand.
+
+    Args:
+        dataclass_types: one or more.
+        docstring: the help, which ends with "Example:" and a command line or more.
+        usage: what stands in place of the options, of which there may be a hundred.
+    """
+
+    def __init__(
+        self,
+        dataclass_types: DataClassType | Iterable[DataClassType],
+        docstring: str,
+        usage: str = "%(prog)s [--option value ...]",
+    ):
+        description, _, example = docstring.partition("Example:")
+        super().__init__(
+            dataclass_types,
+            description=description.strip(),
+            epilog=f"Example:{example.rstrip()}",
+            usage=usage,
+            formatter_class=HelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def parse_known_args(
+        self, args: Sequence[str] | None = None, namespace: Namespace | None = None
+    ) -> tuple[Namespace, list[str]]:
+        self.check_options(args)
+        namespace, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"{unknown[0]!r} belongs to no option.")
+        return namespace, unknown
+
+    def check_options(self, args: Sequence[str]) -> None:
+        """Names what is not known before argparse names what is missing: one is often the other misspelled."""
+        for option in (argument.partition("=")[0] for argument in args):
+            if option.startswith("--") and option not in self._option_string_actions:
+                self.error(f"There is no option {option}.{did_you_mean(option, self._option_string_actions)}")
+
+    def error(self, message: str) -> None:
+        raise UsageError(message)

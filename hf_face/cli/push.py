@@ -1,0 +1,105 @@
+r"""
+Publish a model folder on the Hub: weights, code, image processor, card and figures, in one commit.
+
+A folder that was trained here has the card's data in `model_card.json`. Of another, a converted one for instance, they
+are stated in a file, fields of `hf_face.hub.FaceModelCardData`; those in the folder hold for what it leaves out:
+
+    license: other
+    license_name: insightface-non-commercial
+    license_link: https://github.com/deepinsight/insightface
+    training_data:
+      - {name: MS1MV3, license: non-commercial research only}
+    evaluations:
+      - name: IJB-C
+        metrics: {tar@far=1e-4: 0.9625}
+        source_name: InsightFace model zoo
+        source_url: https://github.com/deepinsight/insightface/tree/master/model_zoo
+
+What `hf-face evaluate` wrote into its output folder becomes what was measured: figures, thresholds, ROC curves.
+
+Example:
+    hf-face push --model outputs/demo --repo_id org/resnet10t_orl
+    hf-face push --model converted/r50 --repo_id org/r50 --card r50.yaml \
+        --results results --evaluations '{"lfw": "LFW"}'
+"""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .loading import check_model
+from .parser import CommandParser
+
+if TYPE_CHECKING:
+    from ..hub import FaceModelCardData
+
+
+@dataclass
+class PushArguments:
+    model: str = field(metadata={"help": "Model folder: a backbone, or a checkpoint of the training."})
+    repo_id: str = field(metadata={"help": "org/name, or name for a repository of your own."})
+    card: str | None = field(
+        default=None, metadata={"help": "YAML or JSON file with what the card says: license, training_data ..."}
+    )
+    results: str | None = field(default=None, metadata={"help": "Output folder of `hf-face evaluate`."})
+    evaluations: str | None = field(
+        default=None,
+        metadata={"help": 'JSON: names of the evaluations in these results to names for the card, {"lfw": "LFW"}.'},
+    )
+    include_head: bool = field(default=False, metadata={"help": "Publish the class centers too."})
+    private: bool | None = field(default=None, metadata={"help": "For a repository that does not exist yet."})
+    revision: str | None = field(default=None, metadata={"help": "Branch; main if left out."})
+    create_pr: bool = field(default=False, metadata={"help": "Open a pull request."})
+    overwrite: bool = field(default=False, metadata={"help": "Replace a repository that holds something else."})
+    commit_message: str = field(default="Publish face recognition model", metadata={"help": "Title of the commit."})
+
+    def __post_init__(self):
+        if (self.results is None) != (self.evaluations is None):
+            raise ValueError("--results and --evaluations belong together: the figures, and what the card calls them.")
+        if self.evaluations is not None and not self.evaluations.startswith("{"):
+            raise ValueError(f'--evaluations is JSON such as {{"lfw": "LFW"}}, found {self.evaluations}')
+
+
+def main(argv: Sequence[str]) -> None:
+    (args,) = CommandParser(PushArguments, __doc__).parse_args_into_dataclasses(argv)
+    check_model(args.model)
+
+    from ..hub import push_to_hub
+
+    info = push_to_hub(
+        args.model,
+        args.repo_id,
+        card=load_card(args),
+        include_head=args.include_head,
+        private=args.private,
+        revision=args.revision,
+        create_pr=args.create_pr,
+        overwrite=args.overwrite,
+        commit_message=args.commit_message,
+    )
+    print(info.pr_url or info.commit_url)
+
+
+def load_card(args: PushArguments) -> "FaceModelCardData":
+    """The folder's card data, with what is stated in place of it, and the results."""
+    from ..hub import FaceModelCardData, evaluations_from_metrics
+    from ..hub.card_data import CARD_DATA_NAME
+
+    card = FaceModelCardData.load(args.model) if Path(args.model, CARD_DATA_NAME).is_file() else None
+    if args.card is not None:
+        card = FaceModelCardData.read(args.card, base=card)
+    if card is None:
+        raise ValueError(f"{args.model} has no {CARD_DATA_NAME}: state the licenses in a file, --card card.yaml.")
+    if args.results is None:
+        return card
+    results, titles = Path(args.results), json.loads(args.evaluations)
+    metrics = json.loads((results / "metrics.json").read_text(encoding="utf-8"))["metrics"]
+    rocs = [results / f"{name}_roc.png" for name in titles]
+    return dataclasses.replace(
+        card,
+        evaluations=evaluations_from_metrics(metrics, titles) + card.reported,
+        figures=[str(roc) for roc in rocs if roc.is_file()],
+    )

@@ -1,0 +1,21 @@
+"""
+List the recipes that travel with hf_face, or say where the file of one lies.
+
+Example:
+    hf-face recipes
+    cp $(hf-face recipes demo/orl) mine.yaml
+"""
+
+from collections.abc import Sequence
+
+from .parser import CommandParser
+
+
+def main(argv: Sequence[str]) -> None:
+    parser = CommandParser((), __doc__, usage="%(prog)s [NAME]")
+    parser.add_argument("name", nargs="?", help="a recipe, or a file to launch with, such as accelerate/multi_gpu")
+    args = parser.parse_args(argv)
+
+    from ..training.recipe_files import find_recipe, recipe_names
+
+    print(find_recipe(args.name) if args.name else "\n".join(recipe_names()))
