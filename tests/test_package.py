@@ -1,76 +1,155 @@
 """What importing the package does, and what imports what."""
 
 import ast
+import json
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from importlib.util import resolve_name
 from pathlib import Path
 
 import pytest
 
 import hf_face
+from hf_face.lazy import names_of_files
 
 ROOT = Path(hf_face.__file__).parent
-# package -> those of ours it may import
+RULES = ROOT.parent / "CONTRIBUTING.md"
+# part of the package -> the other parts it imports, from lines such as "      heads -> lazy, registry"
 MAY_IMPORT = {
-    "models": set(),
-    "heads": set(),
-    "data": set(),
-    "recognition": {"models", "heads"},
-    "embedding": {"models", "data"},
-    "evaluation": {"models", "data", "embedding"},
-    "convert": {"models", "heads"},
-    "hub": {"models", "heads", "recognition", "data", "evaluation"},
-    "training": {"models", "heads", "data", "evaluation", "recognition", "hub"},
+    part: set(others.split(", ")) - {"nothing"}
+    for part, others in re.findall(r"^ {6}(\w+) -> (.+)$", RULES.read_text(encoding="utf-8"), flags=re.MULTILINE)
+}
+TRAVELS_TO_THE_HUB = [
+    file
+    for pattern in ("configuration_*.py", "modeling_*.py", "image_processing_*.py", "layers.py")
+    for file in (ROOT / "models").glob(pattern)
+]
+
+
+def imported_modules(file: Path) -> Iterator[str]:
+    """Full names of what a file imports, anywhere in it."""
+    package = ".".join(["hf_face", *file.relative_to(ROOT).parts[:-1]])
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = resolve_name("." * node.level + (node.module or ""), package)
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def part_of(module: str) -> str:
+    """The part of the package that `hf_face.<part>...` belongs to."""
+    part = module.split(".")[1]
+    return "cli" if part == "train" else part  # `hf-face train`, as a module that accelerate can launch
+
+
+def test_imports_point_one_way_and_the_contributors_page_lists_them():
+    found: dict[str, set[str]] = {}
+    for file in ROOT.rglob("*.py"):
+        part = part_of(".".join(["hf_face", *file.relative_to(ROOT).with_suffix("").parts]))
+        ours = {part_of(module) for module in imported_modules(file) if module.startswith("hf_face.")}
+        found[part] = found.get(part, set()) | ours - {part}
+    del found["__init__"]  # names of every part, at their first use
+    assert found == MAY_IMPORT
+    TopologicalSorter(found).prepare()  # raises CycleError
+
+
+@pytest.mark.parametrize("file", TRAVELS_TO_THE_HUB, ids=lambda file: file.stem)
+def test_files_that_travel_to_the_hub_import_their_siblings_only(file):
+    for module in imported_modules(file):
+        package = module.split(".")[0]
+        assert package in {"torch", "timm", "transformers", "huggingface_hub", "hf_face"} | sys.stdlib_module_names
+        if package == "hf_face":
+            assert ROOT / "models" / f"{module.split('.')[2]}.py" in TRAVELS_TO_THE_HUB, module
+    ours = re.findall(r"^\s*from (\..*?) import", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert all(re.fullmatch(r"\.\w+", name) for name in ours), "transformers copies `from .sibling import ...` only"
+
+
+def printed_by(code: str) -> list:
+    """What a program in a fresh process prints in its last line, as JSON."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    assert (
+        printed_by("""
+import json, sys
+import hf_face
+hf_face.models, hf_face.recognition, dir(hf_face)
+print(json.dumps(sorted({"torch", "timm", "transformers", "datasets", "sklearn", "matplotlib"} & set(sys.modules))))
+""")
+        == []
+    )
+
+
+def test_models_load_without_what_only_training_and_evaluation_need():
+    assert (
+        printed_by("""
+import json, sys
+import hf_face
+from transformers import AutoConfig, AutoModel
+for kind in [*(config.model_type for config in hf_face.FAMILIES), "face_recognition"]:
+    assert type(AutoConfig.for_model(kind)) in AutoModel._model_mapping
+assert hf_face.IResNetModel.push_to_hub is hf_face.FaceRecognitionModel.push_to_hub is hf_face._push_to_hub
+heavy = {"datasets", "sklearn", "matplotlib", "cv2", "evaluate", "peft", "hf_face.hub"}
+print(json.dumps(sorted(heavy & set(sys.modules))))
+""")
+        == []
+    )
+
+
+ORDERS = {
+    "hf_face first": "import hf_face",
+    "transformers alone first": "import transformers, hf_face",
+    "every Auto class first": "from transformers import AutoConfig, AutoImageProcessor, AutoModel, pipeline",
+    "AutoConfig first": "from transformers import AutoConfig\nimport hf_face\nAutoConfig.from_pretrained(backbone)",
+    "AutoModel first": "from transformers import AutoModel\nimport hf_face\nAutoModel.from_pretrained(backbone)",
+    "AutoImageProcessor first": """
+from transformers import AutoImageProcessor
+import hf_face
+AutoImageProcessor.from_pretrained(backbone)""",
+    "image processor between": """
+import hf_face
+from transformers import AutoImageProcessor
+AutoImageProcessor.from_pretrained(backbone)""",
+    "an import of transformers that passes by AutoModel": "import hf_face, transformers.modeling_layers",
+    "a config of ours that imports AutoConfig": "from hf_face import FoundationFaceConfig",
+    "a model file of ours": "import hf_face.models.modeling_iresnet",
+    "the training model's file": "import hf_face.recognition.modeling_face_recognition",
 }
 
 
-def our_imports(file: Path) -> set[str]:
-    """The packages of ours that a file imports from, its own left out. The registry is everybody's."""
-    found = set()
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom):
-            package = file.relative_to(ROOT.parent).parts[: -node.level] if node.level else ()
-            path = [*package, *(node.module.split(".") if node.module else ())]
-            names = [path[1]] if len(path) > 1 else [alias.name for alias in node.names]
-            found |= set(names) if path[0] == ROOT.name else set()
-    return found - {file.relative_to(ROOT).parts[0], "registry"}
+@pytest.fixture(scope="module")
+def failures(tmp_path_factory) -> dict[str, str]:
+    """What goes wrong after each order of imports."""
+    folder = tmp_path_factory.mktemp("saved")
+    config = hf_face.IResNetConfig(depths=[1], hidden_sizes=[8], stem_size=8, image_size=16, embedding_size=8)
+    backbone = hf_face.IResNetModel(config)
+    backbone.save_pretrained(folder / "backbone")
+    hf_face.FaceImageProcessor(size={"height": 16, "width": 16}).save_pretrained(folder / "backbone")
+    hf_face.FaceRecognitionModel.from_backbone(backbone).save_pretrained(folder / "training")
+    script = Path(__file__).with_name("import_orders.py")
+    done = subprocess.run(
+        [sys.executable, script, folder, json.dumps(list(ORDERS.values()))], stdout=subprocess.PIPE, check=True
+    )
+    return dict(zip(ORDERS, json.loads(done.stdout.splitlines()[-1]), strict=True))
 
 
-@pytest.mark.parametrize("package", MAY_IMPORT)
-def test_imports_point_one_way(package):
-    for file in (ROOT / package).rglob("*.py"):
-        assert our_imports(file) <= MAY_IMPORT[package], file
-
-
-def test_files_that_travel_to_the_hub_import_their_siblings_only():
-    allowed = {"torch", "timm", "transformers", "huggingface_hub"}
-    for file in (ROOT / "models").glob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import):
-                outside = {alias.name.split(".")[0] for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and node.level == 0:
-                outside = {node.module.split(".")[0]}
-            elif isinstance(node, ast.ImportFrom):
-                assert node.level == 1 and node.module, f"{file}: transformers copies `from .sibling import ...` only"
-                continue
-            else:
-                continue
-            assert outside - set(sys.stdlib_module_names) <= allowed, file
-
-
-def test_importing_the_package_registers_the_models_and_loads_nothing_heavy():
-    code = """
-import sys
-import hf_face
-from transformers import AutoConfig
-for kind in ("timm_face", "iresnet", "mobilefacenet", "vit_face", "foundation_face", "face_recognition"):
-    AutoConfig.for_model(kind)
-print(sorted({"datasets", "sklearn", "matplotlib", "cv2", "evaluate", "peft"} & set(sys.modules)))
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip().splitlines()[-1] == "[]"
+@pytest.mark.parametrize("order", ORDERS)
+def test_auto_classes_know_our_models_whatever_was_imported_first(failures, order):
+    assert failures[order] == ""
 
 
 @pytest.mark.parametrize("name", hf_face.__all__)
 def test_every_public_name_is_there(name):
     assert getattr(hf_face, name) is not None
+
+
+@pytest.mark.parametrize("package", [hf_face.models, hf_face.recognition])
+def test_type_checkers_see_the_names_that_are_there_at_run_time(package):
+    stars = re.findall(r"^    from \.(\w+) import \*$", Path(package.__file__).read_text("utf-8"), flags=re.MULTILINE)
+    assert stars == sorted(set(names_of_files(package.__name__).values()))
