@@ -1,8 +1,8 @@
 """
-Backbone families: a config and its model, known to transformers' Auto classes and to recipes.
+Backbone families: a config and its model, available to transformers' Auto classes and to recipes.
 
-The built-in ones are found by their files, `configuration_<family>.py` and `modeling_<family>.py` in this folder. A
-family of your own lies anywhere:
+Built-in families are found by their files, `configuration_<family>.py` and `modeling_<family>.py` in this folder. Your
+own family can be defined anywhere:
 
     from hf_face.models import FaceConfig, FacePreTrainedModel, register_family
 
@@ -18,7 +18,7 @@ family of your own lies anywhere:
 """
 
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from transformers import AutoConfig, AutoImageProcessor, AutoModel
@@ -32,32 +32,30 @@ from .modeling_face import FacePreTrainedModel
 FAMILIES: dict[type[FaceConfig], type[FacePreTrainedModel]] = {}
 
 
-def register_family(
-    config_class: type[FaceConfig], model_class: type[FacePreTrainedModel], *, citation: str | Sequence[str] = ()
-) -> None:
+def register_family(config_class: type[FaceConfig], model_class: type[FacePreTrainedModel]) -> None:
     """
-    Makes a backbone family known: to `AutoConfig`, `AutoModel`, `AutoImageProcessor` and `pipeline`, and by its
-    `model_type` to recipes (`backbone: {model_type: tiny}`). Its files travel to the Hub beside the weights.
+    Register a backbone family with `AutoConfig`, `AutoModel`, `AutoImageProcessor` and `pipeline`, and make it
+    available to recipes by its `model_type` (`backbone: {model_type: tiny}`). Its files are uploaded to the Hub with
+    the weights.
 
     Args:
-        config_class (`type[FaceConfig]`): The configuration, with a `model_type` of its own.
+        config_class (`type[FaceConfig]`): The configuration, with its own `model_type` and `citations`.
         model_class (`type[FacePreTrainedModel]`): The model, with this `config_class`.
-        citation (`str` or sequence of `str`, *optional*): BibTeX entries of what it implements.
 
     Raises:
-        ValueError: if the configuration has no `model_type`, or one that transformers or another family has, or if the
-            model has another `config_class`.
+        ValueError: if the configuration has no `model_type`, its `model_type` is already used by transformers or
+            another family, or the model has a different `config_class`.
     """
     if not config_class.model_type:
         raise ValueError(
-            f"{config_class.__name__} has no model_type: the name of the family, in recipes and config.json."
+            f"{config_class.__name__} has no model_type. Set it to the family's name in recipes and config.json."
         )
-    families.register(config_class.model_type, citation=citation)(config_class)
+    families.register(config_class.model_type)(config_class)
     AutoConfig.register(config_class.model_type, config_class)
     AutoModel.register(config_class, model_class)
     AutoImageProcessor.register(config_class, image_processor_classes={"torchvision": FaceImageProcessor})
-    # pipeline() also looks for a video processor, takes ours for remote code and asks the user whether to run it,
-    # unless the configuration is known to have none.
+    # pipeline() also looks for a video processor and, unless the configuration is known to have none, asks the user
+    # whether to trust remote code for it.
     VIDEO_PROCESSOR_MAPPING.register(config_class, {})
     FAMILIES[config_class] = model_class
 

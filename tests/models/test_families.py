@@ -26,6 +26,7 @@ class TinyConfig(FaceConfig):
     """The mean color of the crop, projected."""
 
     model_type = "tiny"
+    citations = ("@misc{tiny, title = {Tiny}}",)
 
     embedding_size: int = 8
     image_size: int = 16
@@ -61,7 +62,7 @@ from hf_face.models import register_family
 from .configuration_tiny import TinyConfig
 from .modeling_tiny import TinyModel
 
-register_family(TinyConfig, TinyModel, citation="@misc{tiny, title = {Tiny}}")
+register_family(TinyConfig, TinyModel)
 """
 
 
@@ -116,7 +117,7 @@ assert type(AutoImageProcessor.from_pretrained("saved")) is FaceImageProcessor
 
 embed = pipeline("image-feature-extraction", model="saved")
 training = FaceRecognitionModel(FaceRecognitionConfig(backbone_config={"model_type": "tiny"}))
-print(json.dumps([type(embed.model).__module__, type(training.backbone).__name__, families["tiny"].citations]))
+print(json.dumps([type(embed.model).__module__, type(training.backbone).__name__, config.citations]))
 """)
     assert found == ["my_faces.modeling_tiny", "TinyModel", ["@misc{tiny, title = {Tiny}}"]]
 
@@ -152,7 +153,7 @@ def test_a_family_needs_a_name_of_its_own():
 
     with pytest.raises(ValueError, match="Nameless has no model_type"):
         register_family(Nameless, FacePreTrainedModel)
-    with pytest.raises(ValueError, match="backbone family 'iresnet' is IResNetConfig already; choose another name"):
+    with pytest.raises(ValueError, match="'iresnet' is already registered as IResNetConfig"):
         register_family(Deeper, FacePreTrainedModel)
 
 
