@@ -1,11 +1,15 @@
-"""mk-minchul/AdaFace: Lightning checkpoints of `ir_18` to `ir_200` and `ir_se_50` to `ir_se_200`, fed with BGR."""
+"""AdaFace."""
 
+from ..heads.margins.adaptive import ADAFACE
+from ..registry import sources
 from .iresnet_layouts import AdaFaceIResNet
 from .layout import LayoutSource
 
 
+@sources.register("adaface", citation=ADAFACE)
 class AdaFace(LayoutSource):
-    name = "adaface"
+    """mk-minchul/AdaFace: Lightning checkpoints of `ir_18` to `ir_200` and `ir_se_50` to `ir_se_200`, fed with BGR."""
+
     exported_under = "state_dict"
     prefixes = ("model.", "")
     layouts = (AdaFaceIResNet(),)

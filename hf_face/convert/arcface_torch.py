@@ -1,7 +1,9 @@
-"""deepinsight/insightface, recognition/arcface_torch: `backbone.pth`, `model.pt`, `checkpoint_gpu_0.pt`."""
+"""InsightFace."""
 
 from torch import Tensor
 
+from ..heads.margins.angular import ARCFACE
+from ..registry import sources
 from .checkpoint import Checkpoint, StateDict
 from .iresnet_layouts import InsightFaceIResNet, is_pooled
 from .layout import LayoutSource
@@ -9,15 +11,15 @@ from .mobilefacenet_layouts import InsightFaceMobileFaceNet
 from .vit_layouts import InsightFaceViT, TransFaceViT
 
 
+@sources.register("arcface_torch", citation=ARCFACE)
 class ArcFaceTorch(LayoutSource):
-    """iresnet, mbf and vit.
+    """deepinsight/insightface, recognition/arcface_torch: `backbone.pth`, `model.pt`, `checkpoint_gpu_0.pt`.
 
-    A bare iresnet that flattens its feature map is taken to be InsightFace's, who publish it so. MagFace's and
-    face_embeddings' have the same names where someone removed the prefix: say `source=` for those. Recognizing one
-    whose last batch norm has a learned weight, as they have and InsightFace has not, warns of that.
+    Its iresnet, mbf and vit. A bare iresnet that flattens its feature map is taken to be InsightFace's, who publish it
+    so. MagFace's and face_embeddings' have the same names where someone removed the prefix: say `source=` for those.
+    Recognizing one whose last batch norm has a learned weight, as they have and InsightFace has not, warns of that.
     """
 
-    name = "arcface_torch"
     nested_under = ("state_dict_backbone", "state_dict")
     layouts = (InsightFaceIResNet(), InsightFaceMobileFaceNet(), InsightFaceViT())
 

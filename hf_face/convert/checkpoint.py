@@ -57,7 +57,7 @@ def read_checkpoint(checkpoint: str | Path | dict[str, Any] | Checkpoint) -> Che
     if path.is_dir():
         return Checkpoint(_read_file(_weight_file(path)), _read_settings(path), str(path))
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such checkpoint.")
+        raise FileNotFoundError(f"{path}: no such file or folder.")
     return Checkpoint(_read_file(path), origin=str(path))
 
 

@@ -1,61 +1,22 @@
-"""Other projects' checkpoints, in and out.
-
-A source is a subclass of `CheckpointSource` (source.py) in a file of its own, listed in `SOURCES` below. Most are a
-`LayoutSource` (layout.py), which states
-
-- `name`; `nested_under`: where in the file the tensors lie (`{"state_dict": {...}}`), the first one found;
-- `prefixes`: what may precede the backbone's names; the first is what export writes;
-- `layouts`: how the backbone is spelled, shared between projects. A `Layout` has an `anchor`, a name that it alone has;
-  `config`, which reads the architecture off names and shapes; and `renames`, which lead from our names to its own.
-  One direction suffices: export follows it and convert looks up each of our names, so the round trip is bit-exact;
-- `settings`: what the project's code says and shapes do not (epsilons); `asks`: what only the caller can say;
-- `class_centers`: {name: whether it is (embedding_size, identities)}; `ignored`: what else a training file holds;
-- `preprocessing` of the image processor.
-
-`recognizes(checkpoint)` is whether some `prefix + anchor` is there; it is stricter where two sources would say yes, and
-`lookalikes` warns where names and shapes cannot tell two apart. A format that is more than names (adapters, folders,
-transposed tensors) overrides `convert` and `export`.
-"""
+"""Other projects' checkpoints, in and out. [`CheckpointSource`] says how to write a source."""
 
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from transformers.utils import logging
+from torch import Tensor
+from transformers import AutoModel
+from transformers.utils import CONFIG_NAME, logging
 
+from ..heads.head_files import shard_name, write_index
 from ..models import FaceImageProcessor, FacePreTrainedModel
-from .adaface import AdaFace
-from .arcface_torch import ArcFaceTorch
+from ..registry import sources
 from .checkpoint import Checkpoint, StateDict, read_checkpoint
-from .cvlface import CVLface
-from .face_embeddings import FaceEmbeddings
-from .froundation import FRoundation
-from .magface import MagFace
-from .mobilefacenet import MobileFaceNet
-from .revisit_linearize import RevisitLinearize
+from .froundation import without_adapter
 from .source import CheckpointSource
-from .timm import Timm, TimmFaceCheckpoint
-from .transface import TransFace
 
 logger = logging.get_logger(__name__)
-
-SOURCES: dict[str, CheckpointSource] = {
-    source.name: source
-    for source in (
-        ArcFaceTorch(),
-        TransFace(),
-        AdaFace(),
-        MagFace(),
-        FaceEmbeddings(),
-        RevisitLinearize(),
-        CVLface(),
-        MobileFaceNet(),
-        TimmFaceCheckpoint(),
-        Timm(),
-        FRoundation(),
-    )
-}
 
 
 def convert_checkpoint(
@@ -70,7 +31,8 @@ def convert_checkpoint(
         checkpoint: a file (`torch.save` or safetensors), a folder with weights and config.json, or a state dict.
         source: the project it comes from, one of `SOURCES`, or `"auto"` to recognize it by its names and shapes.
         keep_class_centers: keep the class centers of a training checkpoint, where it has them, as
-            `model.class_centers` `(identities, embedding_size)`. They are not saved with the model.
+            `model.class_centers` `(identities, embedding_size)`. `save_pretrained` leaves them out,
+            [`convert_to_folder`] does not.
         **config_overrides: fields of the family's config that win over what the shapes say, what the shapes cannot say
             (`neck="gwp"`), and `channel_order`, `image_mean`, `image_std` of the image processor.
 
@@ -89,25 +51,59 @@ def convert_checkpoint(
     >>> model.save_pretrained("my-model"), image_processor.save_pretrained("my-model")  # doctest: +SKIP
     ```
     """
+    named = None if source == "auto" else get_source(source)  # a misspelled name shows before the file is read
     checkpoint = read_checkpoint(checkpoint)
-    chosen = recognize(checkpoint, config_overrides) if source == "auto" else get_source(source)
+    chosen = named or recognize(checkpoint, config_overrides)
     return chosen.convert(checkpoint, keep_class_centers=keep_class_centers, **config_overrides)
 
 
-def export_checkpoint(model: FacePreTrainedModel, target: str, path: str | Path | None = None) -> StateDict:
+def convert_to_folder(
+    checkpoint: str | Path | dict[str, Any],
+    folder: str | Path,
+    source: str = "auto",
+    keep_class_centers: bool = False,
+    **config_overrides,
+) -> tuple[FacePreTrainedModel, FaceImageProcessor]:
+    """[`convert_checkpoint`], with its arguments, into a folder that `AutoModel.from_pretrained` and `pipeline` load.
+
+    Class centers that are kept become a head beside the model, which [`hf_face.heads.load_head`] and a recipe's
+    `head_from:` read. InsightFace's `checkpoint_gpu_0.pt` holds those of one rank alone:
+    [`convert_insightface_heads`] puts the ranks together.
+    """
+    folder = Path(folder)
+    model, image_processor = convert_checkpoint(checkpoint, source, keep_class_centers, **config_overrides)
+    model.save_pretrained(folder)
+    if getattr(model, "peft_config", None):  # of an adapted model that was the adapter alone
+        without_adapter(model).save_pretrained(folder)
+    image_processor.save_pretrained(folder)
+    if keep_class_centers:
+        save_class_centers(model.class_centers, folder)
+    return model, image_processor
+
+
+def save_class_centers(centers: Tensor, folder: Path) -> None:
+    """Writes class centers (identities, embedding_size) as [`hf_face.heads.save_head`] writes those of one process."""
+    save_file({"weight": centers.contiguous()}, folder / shard_name(0, 1))
+    write_index(folder, [(0, len(centers))], embedding_size=centers.shape[1], sub_centers=1)
+
+
+def export_checkpoint(
+    model: FacePreTrainedModel | str | Path, target: str, path: str | Path | None = None
+) -> StateDict:
     """The model's tensors as another project names them; `convert_checkpoint` backwards, bit for bit.
 
     Args:
-        model: a model of this library.
+        model: a model of this library, or the folder of one.
         target: the project whose tools shall read it, one of `SOURCES`.
         path: also write the file: as those tools expect it with `torch.save`, or the tensors alone where the name
             ends in `.safetensors`.
 
     Raises:
+        FileNotFoundError: there is no such folder, or no model in it.
         ValueError: the target's code would build a different network than `model`.
     """
     source = get_source(target)
-    tensors = source.export(model)
+    tensors = source.export(load_folder(model) if isinstance(model, str | Path) else model)
     if path is not None:
         written = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
         if Path(path).suffix == ".safetensors":
@@ -117,13 +113,21 @@ def export_checkpoint(model: FacePreTrainedModel, target: str, path: str | Path 
     return tensors
 
 
+def load_folder(folder: str | Path) -> FacePreTrainedModel:
+    if not Path(folder).exists():
+        raise FileNotFoundError(f"{folder}: no such file or folder.")
+    if not (Path(folder) / CONFIG_NAME).is_file():
+        raise FileNotFoundError(f"{folder} is no model folder: it has no {CONFIG_NAME}.")
+    return AutoModel.from_pretrained(folder)
+
+
 def recognize(checkpoint: Checkpoint, config_overrides: dict[str, Any]) -> CheckpointSource:
     """The source whose checkpoint this is, by names and shapes; timm's if nobody else's and `architecture` is said."""
-    candidates = [source for source in SOURCES.values() if source.recognizes(checkpoint)]
+    candidates = [source for source in map(get_source, sources) if source.recognizes(checkpoint)]
     if not candidates and "architecture" in config_overrides:
-        candidates = [SOURCES["timm"]]
+        candidates = [get_source("timm")]
     if len(candidates) != 1:
-        names = ", ".join(source.name for source in candidates or SOURCES.values())
+        names = ", ".join([source.name for source in candidates] or sources)
         what = "could be of several projects" if candidates else "is of no project known here"
         raise ValueError(f"{checkpoint.origin} {what}. Say which with `source=`: {names}.")
     chosen = candidates[0]
@@ -138,6 +142,4 @@ def recognize(checkpoint: Checkpoint, config_overrides: dict[str, Any]) -> Check
 
 
 def get_source(name: str) -> CheckpointSource:
-    if name not in SOURCES:
-        raise ValueError(f"No source {name!r}. There are: auto, {', '.join(SOURCES)}.")
-    return SOURCES[name]
+    return sources.build(name)

@@ -1,9 +1,7 @@
-"""mk-minchul/CVLface: its `model.pt` and its folders, for iresnets and plain vision transformers.
-
-A folder's settings say whether the network is fed with RGB or BGR; a file alone is taken to be RGB, as all published.
-Its KPRPE transformers also take the face's landmarks; they are none of this library's families."""
+"""CVLface."""
 
 from ..models import FaceConfig, FaceImageProcessor, FacePreTrainedModel
+from ..registry import sources
 from .checkpoint import Checkpoint, StateDict
 from .iresnet_layouts import AdaFaceIResNet, InsightFaceIResNet
 from .layout import LayoutSource, shape_of
@@ -13,8 +11,14 @@ from .vit_layouts import InsightFaceViT
 HEADS_OF_MLP_RATIO = {5: 8, 3: 16}
 
 
+@sources.register("cvlface")
 class CVLface(LayoutSource):
-    name = "cvlface"
+    """mk-minchul/CVLface: its `model.pt` and its folders, for iresnets and plain vision transformers.
+
+    A folder's settings say whether the network is fed with RGB or BGR; a file alone is taken to be RGB, as all
+    published. Its KPRPE transformers also take the face's landmarks; they are none of this library's families.
+    """
+
     prefixes = ("net.", "model.net.")
     layouts = (AdaFaceIResNet(), InsightFaceIResNet(), InsightFaceViT())
 

@@ -1,18 +1,21 @@
-"""alexkrz/face-embeddings: Lightning checkpoints of MagFace's iresnet, fed as InsightFace's."""
+"""face-embeddings."""
 
+from ..registry import sources
 from .checkpoint import Checkpoint
 from .iresnet_layouts import InsightFaceIResNet
 from .layout import LayoutSource
 from .magface import MagFace
 
 
+@sources.register("face_embeddings")
 class FaceEmbeddings(LayoutSource):
-    """With the prefix `backbone.` of its training module or, as its `convert_ckpt.py` writes them, without.
+    """alexkrz/face-embeddings: Lightning checkpoints of MagFace's iresnet, fed as InsightFace's.
+
+    With the prefix `backbone.` of its training module or, as its `convert_ckpt.py` writes them, without.
 
     Its `predict.py` also runs MagFace's own files, fed as here: say `source="face_embeddings"` for that.
     """
 
-    name = "face_embeddings"
     exported_under = "state_dict"
     prefixes = ("backbone.", "features.module.", "")
     layouts = (InsightFaceIResNet(),)

@@ -1,9 +1,4 @@
-"""FRoundation: foundation models (OpenAI CLIP, DINOv2) made face recognizers, mostly by LoRA.
-
-Its files hold both CLIP towers, or a DINOv2 as transformers 4 names it, and beside each adapted weight its two factors.
-Only the vision tower embeds a face, so the text tower is left behind; what is exported is CLIP's vision tower alone, to
-be loaded into FRoundation's with `strict=False` or beside a text tower of one's own.
-"""
+"""FRoundation."""
 
 import math
 import re
@@ -14,6 +9,8 @@ from torch import Tensor
 from transformers import CONFIG_MAPPING
 
 from ..models import FaceConfig, FaceImageProcessor, FacePreTrainedModel, FoundationFaceConfig
+from ..models.configuration_foundation_face import FROUNDATION
+from ..registry import sources
 from .checkpoint import Checkpoint, StateDict
 from .layout import shape_of
 from .source import CheckpointSource, check_unchanged
@@ -49,8 +46,15 @@ LoraFactors = dict[str, tuple[Tensor, Tensor]]
 LORA_FACTOR = re.compile(r"^(?P<layer>.+)\.(?:w_lora_(?P<clip>[AB])|lora_(?P<peft>[AB])(?:\.default)?\.weight)$")
 
 
+@sources.register("froundation", citation=FROUNDATION)
 class FRoundation(CheckpointSource):
-    name = "froundation"
+    """TaharChettaoui/FRoundation: foundation models (CLIP, DINOv2) made face recognizers, mostly by LoRA.
+
+    Its files hold both CLIP towers, or a DINOv2 as transformers 4 names it, and beside each adapted weight its two
+    factors. Only the vision tower embeds a face, so the text tower is left behind; what is exported is CLIP's vision
+    tower alone, to be loaded into FRoundation's with `strict=False` or beside a text tower of one's own.
+    """
+
     model_type = "foundation_face"
     text_tower = (
         *("transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection", "logit_scale"),
@@ -65,7 +69,7 @@ class FRoundation(CheckpointSource):
 
     def not_ours(self, checkpoint: Checkpoint, tensors: StateDict) -> str:
         return (
-            f"{checkpoint.origin}: not a {self.name} checkpoint: expected names as {CLIP_ANCHOR} (CLIP) or "
+            f"{checkpoint.origin}: not a checkpoint of {self.name}: expected names as {CLIP_ANCHOR} (CLIP) or "
             f"{DINOV2_ANCHOR} (DINOv2), found {', '.join(sorted(tensors)[:5])}, ..."
         )
 

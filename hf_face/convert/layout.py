@@ -10,9 +10,14 @@ from .source import CheckpointSource, Renames, rename
 
 
 class Layout:
-    """One spelling of one model family.
+    """
+    One spelling of one model family.
 
-    `anchor` is a name that only this layout has; `renames` lead from our names to its own.
+    Attributes:
+        anchor (`str`):
+            A name that only this layout has.
+        renames (`tuple`):
+            Regular expressions that lead from our names to its own, applied in turn.
     """
 
     anchor: ClassVar[str]
@@ -31,7 +36,16 @@ class Layout:
 
 
 class LayoutSource(CheckpointSource):
-    """A project whose checkpoints are in one of some layouts; `settings` are what its code says and shapes do not."""
+    """
+    A project whose checkpoints are in one of some layouts; see [`CheckpointSource`].
+
+    Attributes:
+        layouts (`tuple[Layout, ...]`):
+            How it may spell the backbone. A checkpoint with one of `prefixes` before the anchor of one of these is
+            recognized; `recognizes` is stricter where two sources would say yes.
+        settings (`dict`):
+            Fields of the configuration that the project's code says and shapes do not (epsilons).
+    """
 
     layouts: ClassVar[tuple[Layout, ...]]
     settings: ClassVar[dict] = {}
@@ -53,7 +67,9 @@ class LayoutSource(CheckpointSource):
     def not_ours(self, checkpoint: Checkpoint, tensors: StateDict) -> str:
         anchors = chain.from_iterable((prefix + layout.anchor for layout in self.layouts) for prefix in self.prefixes)
         found = ", ".join(sorted(tensors or checkpoint.content)[:5])
-        return f"{checkpoint.origin}: not a {self.name} checkpoint: expected {' or '.join(anchors)}, found {found}, ..."
+        return (
+            f"{checkpoint.origin}: not a checkpoint of {self.name}: expected {' or '.join(anchors)}, found {found}, ..."
+        )
 
 
 def count_units(tensors: StateDict, pattern: str) -> int:

@@ -1,12 +1,16 @@
-"""IrvingMeng/MagFace: iresnets fed with BGR in [0, 1]; the norm of the embedding is the quality of the photograph."""
+"""MagFace."""
 
+from ..heads.margins.adaptive import MAGFACE
+from ..registry import sources
 from .checkpoint import Checkpoint
 from .iresnet_layouts import InsightFaceIResNet
 from .layout import LayoutSource
 
 
+@sources.register("magface", citation=MAGFACE)
 class MagFace(LayoutSource):
-    name = "magface"
+    """IrvingMeng/MagFace: iresnets fed with BGR in [0, 1]; the embedding's norm is the quality of the photograph."""
+
     exported_under = "state_dict"
     prefixes = ("features.module.", "features.", "")
     layouts = (InsightFaceIResNet(),)

@@ -1,13 +1,17 @@
-"""foamliu/MobileFaceNet: the paper's network with ReLU6, fed with ImageNet's mean and deviation."""
+"""foamliu's MobileFaceNet."""
 
 from ..models import FaceImageProcessor, FacePreTrainedModel
+from ..models.configuration_mobilefacenet import MOBILEFACENET
+from ..registry import sources
 from .checkpoint import Checkpoint, StateDict
 from .layout import LayoutSource
 from .mobilefacenet_layouts import FoamliuMobileFaceNet
 
 
+@sources.register("mobilefacenet", citation=MOBILEFACENET)
 class MobileFaceNet(LayoutSource):
-    name = "mobilefacenet"
+    """foamliu/MobileFaceNet: the paper's network with ReLU6, fed with ImageNet's mean and deviation."""
+
     layouts = (FoamliuMobileFaceNet(),)
     preprocessing = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}  # noqa: RUF012
     projection = "conv3.weight"  # a 1 x 1 convolution there, a linear layer here

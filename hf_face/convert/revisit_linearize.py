@@ -1,15 +1,19 @@
-"""abhatta1234/revisit-linearize-SoTA-FR: iresnets with a pooled neck, in an ArcFace and an AdaFace version."""
+"""Pooled necks."""
 
 from ..models import FaceConfig, FaceImageProcessor
+from ..registry import sources
 from .arcface_torch import ArcFaceTorch
 from .checkpoint import Checkpoint
 from .iresnet_layouts import PooledIResNet, is_pooled
 
 
+@sources.register("revisit_linearize")
 class RevisitLinearize(ArcFaceTorch):
-    """arcface_torch's files with pooled networks in them, or those that AdaFace's code wrote after training one."""
+    """abhatta1234/revisit-linearize-SoTA-FR: iresnets with a pooled neck, in an ArcFace and an AdaFace version.
 
-    name = "revisit_linearize"
+    arcface_torch's files with pooled networks in them, or those that AdaFace's code wrote after training one.
+    """
+
     prefixes = ("", "model.")
     layouts = (PooledIResNet(),)
     asks = {"neck": ("gwp", "gap")}  # noqa: RUF012

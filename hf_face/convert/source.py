@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers.utils import logging
 
 from ..models import FAMILIES, FaceConfig, FaceImageProcessor, FacePreTrainedModel
+from ..registry import sources
 from .checkpoint import Checkpoint, StateDict
 
 logger = logging.get_logger(__name__)
@@ -23,9 +24,55 @@ TRAINING_FIELDS = {"dropout", "drop_path_rate", "embedding_norm", "initializer_r
 
 
 class CheckpointSource:
-    """One project's checkpoint format. `convert.py` says how to write one."""
+    '''
+    One project's checkpoint format.
 
-    name: ClassVar[str]
+    A source is registered where it is defined, in this folder or in a module of your own: it then takes part in
+    recognizing checkpoints, and `convert_checkpoint` and `export_checkpoint` know its name. A subclass says how our
+    names become the project's. One direction suffices: export follows it and convert looks up each of our names, so
+    the round trip is bit-exact. Most sources are a [`LayoutSource`], which states what its checkpoints look like and
+    defines nothing. A format that is more than names (adapters, folders, transposed tensors) overrides `convert` and
+    `export`.
+
+    Attributes:
+        model_type (`str`):
+            The family of its models.
+        nested_under (`tuple[str, ...]`):
+            Where in the file the tensors lie (`{"state_dict": {...}}`); the first name that the file has.
+        exported_under (`str`, *optional*):
+            Where export puts them.
+        prefixes (`tuple[str, ...]`):
+            What may precede the backbone's names; export writes the first.
+        renames (`tuple`):
+            Regular expressions that lead from our names to the project's, applied in turn.
+        class_centers (`dict[str, bool]`):
+            What class centers are called, and whether they are (embedding_size, identities).
+        ignored (`tuple[str, ...]`):
+            How the names begin of what else a training file holds.
+        preprocessing (`dict`):
+            Arguments of the image processor.
+        asks (`dict[str, tuple[str, ...]]`):
+            Fields of the configuration that only the caller can say, with their choices.
+
+    Example:
+    ```python
+    from hf_face.convert import LayoutSource
+    from hf_face.convert.iresnet_layouts import InsightFaceIResNet
+    from hf_face.registry import sources
+
+
+    @sources.register("our_lab")
+    class OurLab(LayoutSource):
+        """The `best.pth` of our own trainer: InsightFace's iresnet, fed with BGR."""
+
+        nested_under = ("weights",)
+        prefixes = ("encoder.",)
+        layouts = (InsightFaceIResNet(),)
+        class_centers = {"centers": False}
+        preprocessing = {"channel_order": "bgr"}
+    ```
+    '''
+
     model_type: ClassVar[str]
     nested_under: ClassVar[tuple[str, ...]] = ("state_dict",)
     exported_under: ClassVar[str | None] = None
@@ -35,6 +82,11 @@ class CheckpointSource:
     ignored: ClassVar[tuple[str, ...]] = ()
     preprocessing: ClassVar[dict[str, Any]] = {}
     asks: ClassVar[dict[str, tuple[str, ...]]] = {}
+
+    @property
+    def name(self) -> str:
+        """The name that this source is registered under."""
+        return sources.entry_of(self).name
 
     def recognizes(self, checkpoint: Checkpoint) -> bool:
         """Whether names and shapes are this project's. No two sources may say yes to the same checkpoint."""

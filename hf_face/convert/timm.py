@@ -1,18 +1,19 @@
-"""timm's models: Hub folders and state dicts of timm itself, and gau-nernst/timm-face's training checkpoints."""
+"""timm, and timm-face."""
 
 import timm
 
 from ..models import FaceImageProcessor, FacePreTrainedModel, TimmFaceConfig
-from ..models.configuration_timm_face import is_timm_config, translate_timm_config
+from ..models.configuration_timm_face import TIMM, is_timm_config, translate_timm_config
 from ..models.modeling_timm_face import known_architecture
+from ..registry import sources
 from .checkpoint import Checkpoint, StateDict
 from .source import CheckpointSource
 
 
+@sources.register("timm", citation=TIMM)
 class Timm(CheckpointSource):
-    """A timm model whose classifier gives the embedding: a folder as timm publishes it, or its state dict alone."""
+    """timm models whose classifier gives the embedding: a folder as timm publishes it, or its state dict alone."""
 
-    name = "timm"
     model_type = "timm_face"
     renames = ((r"^model\.", ""),)
     classifiers = ("head.weight", "head.fc.weight", "classifier.weight")  # of most; `architecture=` says it of all
@@ -57,10 +58,10 @@ class Timm(CheckpointSource):
             )
 
 
+@sources.register("timm_face", citation=TIMM)
 class TimmFaceCheckpoint(Timm):
-    """A training checkpoint of timm-face: the averaged weights (`ema`) that it evaluates, else the trained ones."""
+    """gau-nernst/timm-face: training checkpoints, the averaged weights (`ema`) that it evaluates if there are any."""
 
-    name = "timm_face"
     nested_under = ("ema", "model")
     exported_under = "ema"
     prefixes = ("backbone.",)

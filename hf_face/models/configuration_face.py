@@ -1,4 +1,4 @@
-"""What every face model's configuration holds, whatever its family."""
+"""Base configuration shared by all face model families."""
 
 from dataclasses import fields
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-# Keys that transformers itself writes into a config.json or passes to a config, beside the declared fields.
+# Keys that transformers itself writes to config.json or passes to a config, in addition to the declared fields.
 _TRANSFORMERS_KEYS = {
     "_attn_implementation_internal",
     "_commit_hash",
@@ -28,8 +28,8 @@ _TRANSFORMERS_KEYS = {
 @strict
 class FaceConfig(PreTrainedConfig):
     r"""
-    Base of the face models' configurations. Unlike most of transformers' configs it refuses keys it does not know: a
-    misspelled setting would otherwise be kept and have no effect.
+    Base configuration of all face models. Unlike most transformers configs, it rejects unknown keys: a misspelled
+    setting would otherwise be stored and silently ignored.
 
     Args:
         embedding_size (`int`, *optional*, defaults to 512):
@@ -39,14 +39,16 @@ class FaceConfig(PreTrainedConfig):
         num_channels (`int`, *optional*, defaults to 3):
             Color channels of the crop.
         initializer_range (`float`, *optional*, defaults to 0.02):
-            Standard deviation of freshly initialized weights where the family has no rule of its own.
+            Standard deviation of newly initialized weights, unless the family has its own initialization.
         margin (`dict`, *optional*):
-            The margin head the backbone was trained with (`{"name": "arcface", "scale": 64.0, "m": 0.5}`). A record:
-            nothing here is needed to embed a face.
+            The margin head the backbone was trained with (`{"name": "arcface", "scale": 64.0, "m": 0.5}`). For the
+            record only: not needed to embed a face.
         similarity_thresholds (`dict[str, float]`, *optional*):
-            Cosine similarity from which two faces count as the same person, by the false accept rate it was calibrated
-            for (`{"1e-3": 0.31}`).
+            Minimum cosine similarity at which two faces count as the same person, keyed by the false accept rate it
+            was calibrated for (`{"1e-3": 0.31}`).
     """
+
+    citations = ()  # BibTeX entries of the papers behind a family, for model cards; not a setting
 
     embedding_size: int = 512
     image_size: int = 112
@@ -59,23 +61,23 @@ class FaceConfig(PreTrainedConfig):
         if unknown := sorted(kwargs.keys() - _TRANSFORMERS_KEYS):
             known = sorted(field.name for field in fields(self))
             raise ValueError(
-                f"{type(self).__name__} has no setting {', '.join(unknown)}. It knows: {', '.join(known)}."
+                f"{type(self).__name__} has no setting {', '.join(unknown)}. Its settings are: {', '.join(known)}."
             )
         super().__post_init__(**kwargs)
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """Arguments of `FaceImageProcessor` for the pixels that a fresh backbone of this configuration expects."""
+        """`FaceImageProcessor` arguments for the pixels that a new backbone with this configuration expects."""
         return {"size": {"height": self.image_size, "width": self.image_size}}
 
     def validate_sizes(self):
-        """Raises `ValueError` for a size that is not a positive number."""
+        """Raise `ValueError` for a size that is not a positive number."""
         for name in ("embedding_size", "image_size", "num_channels"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, found {value}.")
 
 
-FaceConfig.register_for_auto_class()  # save_pretrained copies the code of this class and of those made from it
+FaceConfig.register_for_auto_class()  # save_pretrained copies the code of this class and its subclasses
 
 __all__ = ["FaceConfig"]

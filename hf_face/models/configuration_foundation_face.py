@@ -1,4 +1,4 @@
-"""Configuration of face models whose backbone is a vision model of transformers."""
+"""Configuration of face models with a transformers vision model as backbone."""
 
 import math
 from typing import Any, Literal
@@ -19,35 +19,83 @@ from transformers.utils import IMAGE_PROCESSOR_NAME, PROCESSOR_NAME, cached_file
 
 from .configuration_face import FaceConfig
 
-# Published models that expect pixels in [-1, 1], or normalized as OpenAI's CLIP. All others: by ImageNet's statistics.
+# Published models that expect pixels in [-1, 1], or CLIP's mean and std. All others use ImageNet's mean and std.
 SCALED_TO_ONE = {"beit", "data2vec-vision", "siglip", "siglip2", "vit"}
 NORMALIZED_AS_CLIP = {"altclip", "blip", "blip_2", "chinese_clip", "clip", "flava", "metaclip_2", "owlv2", "owlvit"}
+
+FROUNDATION = """
+@misc{froundation,
+  title = {FRoundation: Are Foundation Models Ready for Face Recognition?},
+  author = {Chettaoui, Tahar and Damer, Naser and Boutros, Fadi},
+  year = {2024},
+  eprint = {2410.23831},
+  archivePrefix = {arXiv}
+}
+"""
+
+DINOV2 = r"""
+@article{dinov2,
+  title = {DINOv2: Learning Robust Visual Features without Supervision},
+  author = {Oquab, Maxime and Darcet, Timoth{\'e}e and Moutakanni, Th{\'e}o and others},
+  journal = {Transactions on Machine Learning Research},
+  year = {2024}
+}
+"""
+
+CLIP = """
+@inproceedings{clip,
+  title = {Learning Transferable Visual Models From Natural Language Supervision},
+  author = {Radford, Alec and Kim, Jong Wook and Hallacy, Chris and Ramesh, Aditya and Goh, Gabriel
+            and Agarwal, Sandhini and Sastry, Girish and Askell, Amanda and Mishkin, Pamela and Clark, Jack
+            and Krueger, Gretchen and Sutskever, Ilya},
+  booktitle = {International Conference on Machine Learning},
+  year = {2021}
+}
+"""
+
+SIGLIP = """
+@inproceedings{siglip,
+  title = {Sigmoid Loss for Language Image Pre-Training},
+  author = {Zhai, Xiaohua and Mustafa, Basil and Kolesnikov, Alexander and Beyer, Lucas},
+  booktitle = {International Conference on Computer Vision},
+  year = {2023}
+}
+"""
+
+# Citations by the backbone's model_type.
+BACKBONE_CITATIONS = {
+    "dinov2": (DINOV2,),
+    "dinov2_with_registers": (DINOV2,),
+    "clip_vision_model": (CLIP,),
+    "siglip_vision_model": (SIGLIP,),
+}
 
 
 @strict
 class FoundationFaceConfig(FaceConfig):
     r"""
-    Any vision model of transformers (CLIP, DINOv2, DINOv3, SigLIP, ViT, ...) as a face backbone: its pooled output is
-    the embedding (as in FRoundation).
+    Configuration of a face backbone built on any transformers vision model (CLIP, DINOv2, DINOv3, SigLIP, ViT, ...).
+    Its pooled output is the embedding, as in FRoundation.
 
     Args:
         backbone_config (`PreTrainedConfig`, `dict` or `str`, *optional*, defaults to DINOv2 base):
-            The vision model: its config, that config's dict (with `model_type`), or a Hub name or folder to read it
-            from. Of a model with several towers the vision tower is taken.
+            The vision model: its config, its config as a dict (with `model_type`), or a Hub name or folder to load the
+            config from. For a model with several towers, the vision tower is used.
         pooling (`str`, *optional*):
-            What becomes the embedding: `"image_embeds"`, the vision tower's projection into the space shared with text;
+            Source of the embedding: `"image_embeds"`, the vision tower's projection into the space shared with text;
             `"pooler"`, the backbone's `pooler_output`; `"cls"`, the first token of the last hidden state; `"mean"`, the
-            mean of its patch tokens. Defaults to `"image_embeds"` for a tower that has it (CLIP), else to `"pooler"`.
+            mean of its patch tokens. Defaults to `"image_embeds"` for towers that have it (CLIP), else to `"pooler"`.
         embedding_size (`int`, *optional*):
             Length of the embedding. Defaults to that of the pooled output; any other length adds a linear projection.
         image_size (`int`, *optional*):
-            Side of the square crop, in pixels. Defaults to the size the backbone was made for; for any other size its
-            position embeddings are interpolated.
+            Side of the square crop, in pixels. Defaults to the backbone's native size; for any other size, position
+            embeddings are interpolated.
         image_mean, image_std (`list[float]`, *optional*):
-            What the backbone was pretrained with. Default to those of the image processor beside a `backbone_config`
-            given by name, else to those of the model's first publication.
+            Mean and standard deviation used in pretraining. Default to those of the image processor saved with a
+            `backbone_config` given by name, else to those of the original release.
         resample (`int`, *optional*):
-            The same for the filter that resizes (`PILImageResampling`), else bicubic.
+            Resizing filter (`PILImageResampling`) used in pretraining. Defaults to the saved image processor's, else to
+            bicubic.
 
     Example:
     ```python
@@ -88,14 +136,19 @@ class FoundationFaceConfig(FaceConfig):
         super().__post_init__(**kwargs)
 
     @property
+    def citations(self) -> tuple[str, ...]:
+        """BibTeX entries of FRoundation and, where known, of the backbone."""
+        return (FROUNDATION, *BACKBONE_CITATIONS.get(self.backbone_config.model_type, ()))
+
+    @property
     def backbone_class_name(self) -> str:
-        """Name of the model class in transformers that `pooling` needs."""
+        """Name of the transformers model class that `pooling` requires."""
         name = type(self.backbone_config).__name__.removesuffix("Config") + "Model"
         return f"{name}WithProjection" if self.pooling == "image_embeds" else name
 
     @property
     def pooled_size(self) -> int:
-        """Length of the pooled output, before any projection of ours."""
+        """Length of the pooled output, before `projection`."""
         if self.pooling == "image_embeds":
             return self.backbone_config.projection_dim
         if hasattr(self.backbone_config, "hidden_size"):
@@ -104,7 +157,7 @@ class FoundationFaceConfig(FaceConfig):
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """Arguments of `FaceImageProcessor` for the pixels the backbone was pretrained on."""
+        """`FaceImageProcessor` arguments that match the backbone's pretraining."""
         kind = self.backbone_config.model_type.removesuffix("_vision_model").removesuffix("_image_model")
         mean, std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
         if kind in SCALED_TO_ONE:
@@ -122,18 +175,18 @@ class FoundationFaceConfig(FaceConfig):
         kind = self.backbone_config.model_type
         if not hasattr(transformers, self.backbone_class_name):
             raise ValueError(
-                f"pooling={self.pooling!r} needs {self.backbone_class_name}, which transformers does not have. "
-                f"A {kind!r} backbone offers 'pooler', 'cls' and 'mean'."
+                f"pooling={self.pooling!r} requires {self.backbone_class_name}, which transformers does not have. "
+                f"A {kind!r} backbone supports 'pooler', 'cls' and 'mean'."
             )
         if self.pooling == "mean" and not hasattr(self.backbone_config, "patch_size"):
             raise ValueError(
-                f"pooling='mean' tells patch tokens from other tokens by the backbone's patch_size; {kind!r} has none. "
-                "Choose 'pooler'."
+                f"pooling='mean' requires the backbone's patch_size to identify patch tokens, but {kind!r} has none. "
+                "Use 'pooler'."
             )
 
 
 def _published_preprocessing(name_or_path: str) -> dict[str, Any]:
-    """What the image processor beside a published model says of its pixels; nothing where there is none."""
+    """Mean, std and resampling of the image processor saved with a published model; empty if there is none."""
     files = (IMAGE_PROCESSOR_NAME, PROCESSOR_NAME)
     if not any(cached_file(name_or_path, file, _raise_exceptions_for_missing_entries=False) for file in files):
         return {}
@@ -163,7 +216,9 @@ def _native_image_size(backbone_config: PreTrainedConfig) -> int:
     if isinstance(size, int):
         return size
     if len(set(size)) > 1:
-        raise ValueError(f"The backbone was made for {size[0]} x {size[1]} pixels. Say image_size= of the square crop.")
+        raise ValueError(
+            f"The backbone's native size of {size[0]} x {size[1]} pixels is not square. Set image_size for the crop."
+        )
     return size[0]
 
 

@@ -6,6 +6,15 @@ from huggingface_hub.dataclasses import strict
 
 from .configuration_face import FaceConfig
 
+MOBILEFACENET = """
+@inproceedings{mobilefacenet,
+  title = {MobileFaceNets: Efficient CNNs for Accurate Real-Time Face Verification on Mobile Devices},
+  author = {Chen, Sheng and Liu, Yang and Gao, Xiang and Han, Zhen},
+  booktitle = {Chinese Conference on Biometric Recognition},
+  year = {2018}
+}
+"""
+
 
 @strict
 class MobileFaceNetConfig(FaceConfig):
@@ -19,21 +28,22 @@ class MobileFaceNetConfig(FaceConfig):
         embedding_size (`int`, *optional*, defaults to 128):
             Length of the embedding.
         depths (`list[int]`, *optional*, defaults to `(1, 4, 6, 2)`):
-            Residual units in the stem and in each of the three stages.
+            Number of residual units in the stem and in each of the three stages.
         width (`int`, *optional*, defaults to 1):
-            Factor on the channels between units (64, 64, 128, 128). The channels inside a unit keep their number.
+            Multiplier for the channels between units (64, 64, 128, 128); the channels inside a unit stay the same.
         stem (`"grouped"` or `"separable"`, *optional*, defaults to `"grouped"`):
             Second convolution of the stem: 3 x 3 in 64 groups (the paper; with `depths[0]` above 1, residual units
             instead), or depthwise followed by pointwise, each with a plain ReLU (foamliu/MobileFaceNet).
         hidden_act (`"prelu"` or `"relu6"`, *optional*, defaults to `"prelu"`):
-            Activation; PReLU learns one slope a channel.
+            Activation; PReLU learns one slope per channel.
         projection_bias (`bool`, *optional*, defaults to `False`):
-            Whether the last linear layer has a bias beside its batch norm's.
+            Whether the last linear layer has a bias in addition to its batch norm's.
         batch_norm_eps (`float`, *optional*, defaults to 1e-5):
             Epsilon of every batch norm.
     """
 
     model_type = "mobilefacenet"
+    citations = (MOBILEFACENET,)
 
     embedding_size: int = 128
     depths: list[int] | tuple[int, ...] = (1, 4, 6, 2)
@@ -48,9 +58,12 @@ class MobileFaceNetConfig(FaceConfig):
         super().__post_init__(**kwargs)
 
     def validate_depths(self):
-        """Raises `ValueError` unless the stem and the three stages have a depth, or for a crop that is too small."""
+        """Raise `ValueError` unless the stem and the three stages have a depth."""
         if len(self.depths) != 4 or min(self.depths) < 0 or self.depths[0] < 1:
-            raise ValueError(f"depths gives the stem's (at least 1) and three stages' units, found {self.depths}.")
+            raise ValueError(
+                "depths must have the stem's number of units (at least 1) and those of three stages, "
+                f"found {self.depths}."
+            )
 
 
 __all__ = ["MobileFaceNetConfig"]

@@ -1,4 +1,4 @@
-"""Configuration of face models whose backbone is a timm model."""
+"""Configuration of face models with a timm model as backbone."""
 
 from typing import Any
 
@@ -6,22 +6,33 @@ from huggingface_hub.dataclasses import strict
 
 from .configuration_face import FaceConfig
 
+TIMM = """
+@misc{timm,
+  title = {PyTorch Image Models},
+  author = {Wightman, Ross},
+  year = {2019},
+  publisher = {GitHub},
+  doi = {10.5281/zenodo.4414861},
+  url = {https://github.com/huggingface/pytorch-image-models}
+}
+"""
+
 
 @strict
 class TimmFaceConfig(FaceConfig):
     r"""
-    Any timm model as a face backbone: its classifier, widened to `embedding_size` outputs, gives the embedding
-    (as in gau-nernst/timm-face).
+    Configuration of a face backbone built on any timm model: its classifier, resized to `embedding_size` outputs,
+    computes the embedding (as in gau-nernst/timm-face).
 
     Args:
         architecture (`str`, *optional*, defaults to `"vit_tiny_patch16_224"`):
-            Name that `timm.create_model` knows.
+            Model name as in `timm.create_model`.
         model_args (`dict[str, Any]`, *optional*):
-            Further arguments of `timm.create_model`, such as `{"img_size": 112, "patch_size": 8}` for a vision
+            Additional arguments of `timm.create_model`, such as `{"img_size": 112, "patch_size": 8}` for a vision
             transformer or `{"patch_size": 2}` for a ConvNeXt.
         reduce_first_conv_stride (`bool`, *optional*, defaults to `False`):
-            Halve the stride of the first convolution. Nets made for 224-pixel images keep twice the resolution on
-            112-pixel crops that way.
+            Whether to halve the stride of the first convolution, so that networks designed for 224-pixel images keep
+            their feature map size on 112-pixel crops.
 
     Example:
     ```python
@@ -33,6 +44,7 @@ class TimmFaceConfig(FaceConfig):
     """
 
     model_type = "timm_face"
+    citations = (TIMM,)
 
     architecture: str = "vit_tiny_patch16_224"
     model_args: dict[str, Any] | None = None
@@ -47,16 +59,16 @@ class TimmFaceConfig(FaceConfig):
 
 
 def is_timm_config(config: dict[str, Any]) -> bool:
-    """Whether timm wrote this `config.json`; older versions of it put into one mapping what is now nested."""
+    """Whether timm wrote this `config.json`; older timm versions did not nest `pretrained_cfg`."""
     return "architecture" in config and "input_size" in config.get("pretrained_cfg", config)
 
 
 def translate_timm_config(timm_config: dict[str, Any]) -> dict[str, Any]:
-    """Our settings from the `config.json` that timm writes (`architecture`, `model_args`, `pretrained_cfg`)."""
+    """Convert a `config.json` written by timm (`architecture`, `model_args`, `pretrained_cfg`) to our settings."""
     pretrained_cfg = timm_config.get("pretrained_cfg", timm_config)
     channels, _, image_size = pretrained_cfg["input_size"]
     num_classes = timm_config.get("num_classes", pretrained_cfg.get("num_classes"))
-    model_args = dict(timm_config.get("model_args") or {})  # newer files hold the two counts here as well
+    model_args = dict(timm_config.get("model_args") or {})  # newer files repeat num_classes and in_chans here
     return {
         "model_type": TimmFaceConfig.model_type,
         "architecture": timm_config["architecture"],

@@ -1,8 +1,19 @@
-"""Configuration of the face vision transformers of InsightFace and TransFace."""
+"""Configuration of InsightFace's and TransFace's vision transformers."""
 
 from huggingface_hub.dataclasses import strict
 
 from .configuration_face import FaceConfig
+
+VIT = """
+@inproceedings{vit,
+  title = {An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale},
+  author = {Dosovitskiy, Alexey and Beyer, Lucas and Kolesnikov, Alexander and Weissenborn, Dirk and Zhai, Xiaohua
+            and Unterthiner, Thomas and Dehghani, Mostafa and Minderer, Matthias and Heigold, Georg
+            and Gelly, Sylvain and Uszkoreit, Jakob and Houlsby, Neil},
+  booktitle = {International Conference on Learning Representations},
+  year = {2021}
+}
+"""
 
 
 @strict
@@ -10,28 +21,28 @@ class ViTFaceConfig(FaceConfig):
     r"""
     The vision transformer of InsightFace's arcface_torch: no class token, ReLU6 in the MLP, and all patch tokens
     flattened into a neck of two linear layers with batch norm. The defaults are its `vit_s`; `vit_t` has hidden size
-    256, `vit_b` 24 layers of 512, `vit_l` 24 of 768, all with 8 heads. With `patch_weighting` it is that of TransFace
-    (Dan et al., ICCV 2023), which weighs its patches by squeeze and excitation.
+    256, `vit_b` 24 layers of 512, `vit_l` 24 of 768, all with 8 heads. With `patch_weighting` it is TransFace's model
+    (Dan et al., ICCV 2023), which weights patches by squeeze and excitation.
 
     Args:
         patch_size (`int`, *optional*, defaults to 9):
-            Side of a patch; what is left of the crop at the right and at the bottom is not seen.
+            Side of a patch, in pixels; leftover pixels at the right and bottom of the crop are ignored.
         hidden_size (`int`, *optional*, defaults to 512):
-            Channels of a token.
+            Size of a token.
         intermediate_size (`int`, *optional*, defaults to 2048):
             Width of the MLP.
         num_hidden_layers (`int`, *optional*, defaults to 12):
-            Transformer layers.
+            Number of transformer layers.
         num_attention_heads (`int`, *optional*, defaults to 8):
-            Attention heads of a layer.
+            Number of attention heads per layer.
         patch_weighting (`bool`, *optional*, defaults to `False`):
-            Weigh the patches before the neck, as TransFace does.
+            Whether to weight the patches before the neck, as TransFace does.
         use_mask_token (`bool`, *optional*, defaults to `True`):
-            Whether there is a learned token that stands for masked patches.
+            Whether to learn a token that replaces masked patches.
         mask_ratio (`float`, *optional*, defaults to 0.1):
-            Part of the patches that random masking leaves out, in training only.
+            Fraction of the patches to mask at random, in training only.
         drop_path_rate (`float`, *optional*, defaults to 0.1):
-            Stochastic depth of the last layer, growing linearly from 0 at the first.
+            Stochastic depth rate of the last layer, increasing linearly from 0 at the first.
         layer_norm_eps (`float`, *optional*, defaults to 1e-5):
             Epsilon of the layer norms.
         batch_norm_eps (`float`, *optional*, defaults to 2e-5):
@@ -39,6 +50,7 @@ class ViTFaceConfig(FaceConfig):
     """
 
     model_type = "vit_face"
+    citations = (VIT,)
 
     patch_size: int = 9
     hidden_size: int = 512
@@ -57,8 +69,8 @@ class ViTFaceConfig(FaceConfig):
         return (self.image_size // self.patch_size) ** 2
 
     def validate_transformer(self):
-        """Raises `ValueError` for sizes that do not divide, for a patch larger than the crop, and for masking without
-        a mask token."""
+        """Raise `ValueError` if the hidden size is not divisible by the number of heads, a patch is larger than the
+        crop, or masking is enabled without a mask token."""
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}."
@@ -66,7 +78,7 @@ class ViTFaceConfig(FaceConfig):
         if self.num_patches == 0:
             raise ValueError(f"patch_size {self.patch_size} is larger than image_size {self.image_size}.")
         if self.mask_ratio > 0 and not self.use_mask_token:
-            raise ValueError(f"mask_ratio {self.mask_ratio} needs use_mask_token=True; without it, say mask_ratio=0.0.")
+            raise ValueError(f"mask_ratio {self.mask_ratio} requires use_mask_token=True; set it, or mask_ratio=0.0.")
 
 
 __all__ = ["ViTFaceConfig"]

@@ -90,7 +90,7 @@ def test_refuses_what_is_no_mapping(tmp_path):
 
 
 def test_says_what_is_not_there(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"nowhere\.pth: no such checkpoint"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.pth: no such file or folder"):
         read_checkpoint(tmp_path / "nowhere.pth")
     with pytest.raises(FileNotFoundError, match=r"expected one of model\.safetensors"):
         read_checkpoint(tmp_path)

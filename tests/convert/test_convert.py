@@ -1,12 +1,15 @@
 """Recognition, questions, errors, class centers and export, on tiny checkpoints."""
 
 import json
+import re
+import textwrap
 
 import pytest
 import torch
 import yaml
 from peft import LoraConfig, get_peft_model
-from safetensors.torch import save_file
+from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import pipeline
 
@@ -20,9 +23,11 @@ from hf_face import (
     convert_checkpoint,
     export_checkpoint,
 )
-from hf_face.convert import SOURCES
+from hf_face.convert import SOURCES, CheckpointSource, convert_to_folder
+from hf_face.convert.arcface_torch import ArcFaceTorch
 from hf_face.convert.checkpoint import read_checkpoint
 from hf_face.convert.convert import recognize
+from hf_face.heads import MarginHead, load_head
 
 TINY = {"depths": [1, 2], "hidden_sizes": [16, 32], "stem_size": 8, "embedding_size": 24, "image_size": 32}
 ADAFACE = {"shortcut": "subsample", "embedding_norm": "plain"}
@@ -185,9 +190,9 @@ def test_heads_and_crop_of_an_unknown_transformer_are_asked_for():
 def test_unknown_checkpoints_sources_and_settings_are_refused():
     with pytest.raises(ValueError, match=r"is of no project known here.*adaface"):
         convert_checkpoint({"encoder.weight": torch.zeros(2, 2)})
-    with pytest.raises(ValueError, match=r"No source 'arcface'\. There are: auto, arcface_torch"):
+    with pytest.raises(ValueError, match=r"No checkpoint source is called 'arcface'\. Did you mean 'arcface_torch'"):
         convert_checkpoint(tiny_checkpoint(), "arcface")
-    with pytest.raises(ValueError, match=r"not a adaface checkpoint: expected model\.input_layer.*found bn1\.bias"):
+    with pytest.raises(ValueError, match=r"not a checkpoint of adaface: expected model\.input_layer.*found bn1\.bias"):
         convert_checkpoint(tiny_checkpoint(), "adaface")
     with pytest.raises(ValueError, match="no setting droput"):
         convert_checkpoint(tiny_checkpoint(), droput=0.4)
@@ -336,6 +341,38 @@ def test_written_files_are_nested_as_the_project_nests_them(tmp_path):
     assert all(torch.equal(again.state_dict()[name], tensor) for name, tensor in model.state_dict().items())
 
 
+@pytest.fixture
+def own_sources(monkeypatch):
+    """What a test registers is forgotten after it."""
+    monkeypatch.setattr(SOURCES, "_entries", dict(SOURCES))
+
+
+def test_the_example_is_a_source(own_sources):
+    """The one in the docstring, in a module of the user's: recognized, named, and exported to."""
+    (example,) = re.findall(r"```python\n(.*?)```", CheckpointSource.__doc__, flags=re.DOTALL)
+    exec(textwrap.dedent(example), {"__name__": "our_sources"})
+    centers = torch.randn(7, 24)
+    weights = {f"encoder.{name}": tensor for name, tensor in tiny_checkpoint().items()}
+    file = {"weights": {**weights, "centers": centers}, "epoch": 3}
+    assert recognize(read_checkpoint(file), {}).name == "our_lab"
+    for source in ("auto", "our_lab"):
+        model, image_processor = convert_checkpoint(file, source, keep_class_centers=True)
+        assert torch.equal(model.class_centers, centers) and image_processor.channel_order == "bgr"
+    exported = export_checkpoint(model, "our_lab")
+    assert exported.keys() == weights.keys()
+    assert all(torch.equal(exported[name], tensor) for name, tensor in weights.items())
+    with pytest.raises(ValueError, match=r"not a checkpoint of our_lab: expected encoder\.prelu\.weight, found"):
+        convert_checkpoint(tiny_checkpoint(), "our_lab")
+    with pytest.raises(ValueError, match=r"is of no project known here.*our_lab"):
+        convert_checkpoint({"encoder.weight": torch.zeros(2, 2)})
+
+
+def test_a_source_that_takes_what_is_anothers_is_named_beside_it(own_sources):
+    SOURCES.register("greedy")(type("Greedy", (ArcFaceTorch,), {}))
+    with pytest.raises(ValueError, match=r"could be of several projects.*`source=`: arcface_torch, greedy"):
+        convert_checkpoint(tiny_checkpoint())
+
+
 def test_every_source_can_be_named():
     assert set(SOURCES) == {
         "adaface", "arcface_torch", "cvlface", "face_embeddings", "froundation", "magface", "mobilefacenet",
@@ -343,13 +380,32 @@ def test_every_source_can_be_named():
     }  # fmt: skip
 
 
-def test_ready_for_a_pipeline(tmp_path):
-    from PIL import Image
-
-    model, image_processor = convert_checkpoint(tiny_checkpoint())
-    model.save_pretrained(tmp_path)
-    image_processor.save_pretrained(tmp_path)
+def test_a_folder_is_ready_for_a_pipeline(tmp_path):
+    convert_to_folder(tiny_checkpoint(), tmp_path)
+    assert not (tmp_path / "head.index.json").exists()
     embed = pipeline("image-feature-extraction", model=str(tmp_path))
     embedding = torch.tensor(embed(Image.new("RGB", (32, 32), "red")))
     assert embedding.shape == (1, 24)
     torch.testing.assert_close(embedding.norm(), torch.tensor(1.0))
+
+
+def test_class_centers_become_a_head_beside_the_model(tmp_path):
+    centers = torch.randn(24, 7)
+    file = {"state_dict": {**tiny_checkpoint("adaface", "adaface"), "head.kernel": centers}}
+    model, _ = convert_to_folder(file, tmp_path, keep_class_centers=True)
+    head = MarginHead(24, 7)
+    load_head(head, tmp_path)
+    assert torch.equal(head.weight, centers.T)
+    assert "class_centers" not in load_file(tmp_path / "model.safetensors")
+    back = export_checkpoint(tmp_path, "adaface")  # by its folder
+    assert all(torch.equal(back[name], tensor) for name, tensor in export_checkpoint(model, "adaface").items())
+
+
+def test_what_is_no_model_folder_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere: no such file or folder"):
+        export_checkpoint(tmp_path / "nowhere", "adaface")
+    with pytest.raises(FileNotFoundError, match=r"is no model folder: it has no config\.json"):
+        export_checkpoint(tmp_path, "adaface")
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.pth: no such file or folder"):
+        convert_to_folder(tmp_path / "nowhere.pth", tmp_path / "out")
+    assert not (tmp_path / "out").exists()

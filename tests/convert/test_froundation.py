@@ -243,7 +243,7 @@ def test_what_does_not_fit_is_named():
         convert_checkpoint({k: v for k, v in tensors.items() if k != "layernorm.bias"}, "froundation")
     with pytest.raises(ValueError, match="lora_alfa"):
         convert_checkpoint(tensors, "froundation", lora_alfa=8)
-    with pytest.raises(ValueError, match="not a froundation checkpoint"):
+    with pytest.raises(ValueError, match="not a checkpoint of froundation"):
         convert_checkpoint({"conv1.weight": torch.zeros(1)}, "froundation")
     with pytest.raises(ValueError, match="Say `num_attention_heads=`"):
         convert_checkpoint(tiny_dinov2(hidden_size=32, image_size=28), "froundation")

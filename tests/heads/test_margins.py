@@ -29,7 +29,7 @@ def test_one_class_has_several_names():
     "name, options, message",
     [
         ("arcfacs", {}, "No margin is called 'arcfacs'. Did you mean 'arcface'?"),
-        ("triplet", {}, "No margin is called 'triplet'. There are: .*arcface.*sphereface"),
+        ("triplet", {}, "No margin is called 'triplet'. .*arcface.*sphereface"),
         ("arcface", {"h": 0.3}, "'arcface': got an unexpected keyword argument 'h'; its options are: m, beyond_pi"),
     ],
 )
@@ -57,6 +57,6 @@ def test_the_example_is_a_margin_that_trains(own_margins):
 
 
 def test_a_name_is_taken_once(own_margins):
-    with pytest.raises(ValueError, match="The margin 'arcface' is ArcFaceMargin already"):
+    with pytest.raises(ValueError, match=r"The margin 'arcface' is .*ArcFaceMargin"):
         margins.register("arcface")(type("MyMargin", (Margin,), {}))
     assert margins["arcface"].target is ArcFaceMargin
