@@ -15,6 +15,7 @@ EXTRAS["dev"] = [
     "hypothesis>=6.100",
     "pytest>=8.0",
     "ruff>=0.12",
+    "setuptools>=77",  # the tests build the wheel
 ]
 
 setup(
