@@ -23,11 +23,11 @@ def run_for_people(main: Callable[[Sequence[str]], None]) -> None:
     Run `main(sys.argv[1:])`, and end with status 2 and a line or two on the standard error where the person, the files
     or the Hub are at fault. With `--traceback` or HF_FACE_TRACEBACK=1 the exception is raised as it is.
     """
-    arguments = [argument for argument in sys.argv[1:] if argument != TRACEBACK]
+    show_traceback = TRACEBACK in sys.argv or os.environ.get("HF_FACE_TRACEBACK") == "1"
     try:
-        main(arguments)
+        main([argument for argument in sys.argv[1:] if argument != TRACEBACK])
     except Exception as error:
-        if TRACEBACK in sys.argv or os.environ.get("HF_FACE_TRACEBACK") == "1" or not is_for_people(error):
+        if show_traceback or not is_for_people(error):
             raise
         tell(f"{Path(sys.argv[0]).name}: error: {explain(error)}")
         sys.exit(2)

@@ -12,7 +12,7 @@ class HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
     """Defaults beside the options that have one; docstrings as they are laid out."""
 
     def _get_help_string(self, action: Action) -> str:
-        return action.help if action.default is None else super()._get_help_string(action)
+        return action.help if action.default in (None, []) else super()._get_help_string(action)
 
 
 class CommandParser(HfArgumentParser):

@@ -1,0 +1,68 @@
+"""
+Turn another project's checkpoint into a model folder, or a model folder into a checkpoint for another project.
+
+{sources}
+
+Example:
+    hf-face convert backbone.pth my-model
+    hf-face convert --source magface --keep_class_centers magface.pth my-model
+    hf-face convert --set architecture=convnext_nano --set 'model_args={patch_size: 2}' model.bin my-model
+    hf-face convert --export arcface_torch my-model backbone.pth
+"""
+
+from argparse import ArgumentParser, ArgumentTypeError
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from .parser import CommandParser
+
+
+def main(argv: Sequence[str]) -> None:
+    args = parse(argv)
+
+    from ..convert import convert_to_folder, export_checkpoint
+
+    if args.export:
+        export_checkpoint(args.checkpoint, args.export, args.output)
+        print(f"{args.output}: written for {args.export}.")
+        return
+    model, image_processor = convert_to_folder(
+        args.checkpoint, args.output, args.source, keep_class_centers=args.keep_class_centers, **dict(args.set)
+    )
+    size = f"{model.num_parameters() / 1e6:.1f} M parameters, {model.config.embedding_size}-d embedding"
+    print(f"{args.output}: {model.config.model_type}, {size}, {image_processor.channel_order} input.")
+    print("The weights keep the license of their source, often for research only: state it when you publish them.")
+
+
+def parse(argv: Sequence[str]):
+    from ..registry import load_plugins, sources
+
+    plugins = ArgumentParser(add_help=False)
+    plugins.add_argument("--plugins", action="append", default=[])
+    load_plugins(plugins.parse_known_args(argv)[0].plugins)  # before their sources are listed
+    listed = "\n".join(["Sources:", *(f"  {name:<20}{source.summary}" for name, source in sorted(sources.items()))])
+    parser = CommandParser((), __doc__.replace("{sources}", listed), usage="%(prog)s [--option value ...] FROM TO")
+    parser.add_argument("checkpoint", type=Path, help="file or folder to read")
+    parser.add_argument("output", type=Path, help="folder to write (with --export: file)")
+    parser.add_argument("--source", default="auto", help="project it comes from; auto recognizes it")
+    parser.add_argument("--export", metavar="SOURCE", help="instead, write this model for that project's tools")
+    parser.add_argument(
+        "--set", action="append", default=[], type=setting, metavar="NAME=VALUE", help="an option; value is YAML"
+    )
+    parser.add_argument(
+        "--keep_class_centers",
+        "--keep-class-centers",
+        action="store_true",
+        help="write the class centers beside the model, for `head_from:` of a recipe",
+    )
+    parser.add_argument("--plugins", action="append", metavar="MODULE", help="a module with sources of your own")
+    return parser.parse_args(argv)
+
+
+def setting(text: str) -> tuple[str, object]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ArgumentTypeError(f"expected NAME=VALUE, found {text!r}")
+    return name, yaml.safe_load(value)
