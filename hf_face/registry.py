@@ -1,6 +1,6 @@
-"""Everything that recipes call by a name: margins, backbone families, protocols, methods, sources, augmentations.
+"""Registries of the classes that recipes refer to by name: margins, backbone families, protocols and others.
 
-A class enters its registry by a decorator that stands at the class, with its name, its citation and its options:
+A decorator registers a class under a name, with its citation and options:
 
     from hf_face.registry import margins
 
@@ -8,8 +8,8 @@ A class enters its registry by a decorator that stands at the class, with its na
     class CosFaceMargin(Margin):
         ...
 
-Code outside this package does the same, in a module that a recipe lists under `plugins:`. Tables in the documentation
-and the citations of model cards are made from the registries.
+Code outside this package does the same in a module listed under a recipe's `plugins:`. The tables in the documentation
+and the citations in model cards are generated from the registries.
 """
 
 import difflib
@@ -31,10 +31,10 @@ class Entry:
     A registered class.
 
     Args:
-        name (`str`): What recipes call it.
+        name (`str`): Its name in recipes.
         target (`Callable`): The class, or a function that builds the object.
-        citations (`tuple[str, ...]`): BibTeX entries of what it implements.
-        presets (`dict[str, Any]`): Options that this name fixes, where one class has several names.
+        citations (`tuple[str, ...]`): BibTeX entries of the papers it implements.
+        presets (`dict[str, Any]`): Options fixed by this name, for a class with several names.
     """
 
     name: str
@@ -48,10 +48,10 @@ class Entry:
         return inspect.cleandoc(self.target.__doc__ or "").split("\n\n")[0].replace("\n", " ")
 
     def build(self, **options) -> Any:
-        """The object with these options.
+        """Build the object with these options.
 
         Raises:
-            ValueError: for an option that it does not have.
+            ValueError: for an unknown option.
         """
         options = {**self.presets, **options}
         try:
@@ -64,11 +64,11 @@ class Entry:
 
 class Registry(Mapping[str, Entry]):
     """
-    Classes of one kind by the names that recipes use.
+    Classes of one kind, keyed by their names in recipes.
 
     Args:
-        kind (`str`): What they are, for error messages.
-        home (`str`): The module of this package that registers its own classes when it is imported.
+        kind (`str`): The kind, for error messages.
+        home (`str`): The module of this package that registers the built-in classes on import.
     """
 
     def __init__(self, kind: str, home: str):
@@ -78,22 +78,25 @@ class Registry(Mapping[str, Entry]):
 
     def register(self, name: str, /, *, citation: str | Sequence[str] = (), **presets) -> Callable:
         """
-        Decorator that gives a class a name; several may stand above one class.
+        Decorator that registers a class under a name. A class can have several names.
 
         Args:
-            name (`str`): What recipes call it.
-            citation (`str` or sequence of `str`, *optional*): BibTeX entries of what it implements.
-            presets: Options that this name fixes.
+            name (`str`): Its name in recipes.
+            citation (`str` or sequence of `str`, *optional*): BibTeX entries of the papers it implements.
+            presets: Options fixed by this name.
 
         Raises:
-            ValueError: if another class has this name.
+            ValueError: if another class is already registered under this name.
         """
 
         def add(target: Callable) -> Callable:
             known = self._entries.get(name)
+            if known is not None and is_remote_code(target):
+                return target  # a copy that travels with published weights; the class itself is here
             if known is not None and known.target.__qualname__ != target.__qualname__:
                 raise ValueError(
-                    f"The {self.kind} {name!r} is {known.target.__qualname__} already; choose another name."
+                    f"The {self.kind} {name!r} is already registered as {known.target.__qualname__}; choose another "
+                    "name."
                 )
             citations = (citation,) if isinstance(citation, str) else tuple(citation)
             self._entries[name] = Entry(name, target, citations, presets)
@@ -104,8 +107,9 @@ class Registry(Mapping[str, Entry]):
     def __getitem__(self, name: str) -> Entry:
         self._import_home()
         if name not in self._entries:
-            near = difflib.get_close_matches(name, self._entries, n=1)
-            hint = f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(self._entries)}."
+            longer = [known for known in self._entries if known.startswith(name)]
+            near = longer or difflib.get_close_matches(name, self._entries, n=1)
+            hint = f"Did you mean {near[0]!r}?" if near else f"Available: {', '.join(self._entries)}."
             raise UnknownNameError(f"No {self.kind} is called {name!r}. {hint}")
         return self._entries[name]
 
@@ -119,35 +123,40 @@ class Registry(Mapping[str, Entry]):
 
     def build(self, spec: Spec, **context) -> Any:
         """
-        The object that a recipe describes as `name` or `{name: {option: value}}`.
+        Build the object that a recipe specifies as `name` or `{name: {option: value}}`.
 
         Args:
             spec: The name, alone or with options.
             context: Options that do not come from the recipe.
 
         Raises:
-            ValueError: for a name that is not known, or an option that the class does not have.
+            ValueError: for an unknown name or option.
         """
         name, options = parse_spec(spec, self.kind)
         return self[name].build(**context, **options)
 
     def entry_of(self, instance: object) -> Entry | None:
-        """The entry of an object's class, the first one where the class has several names."""
+        """The entry of an object's class; the first one if the class has several names."""
         return next((entry for entry in self.values() if entry.target is type(instance)), None)
 
     def _import_home(self) -> None:
         importlib.import_module(self._home)
 
 
+def is_remote_code(target: Callable) -> bool:
+    """Whether a class comes from a file that transformers loaded with `trust_remote_code`."""
+    return target.__module__.startswith("transformers_modules.")
+
+
 class UnknownNameError(KeyError, ValueError):
-    """A name that no class is registered under."""
+    """Raised for a name under which no class is registered."""
 
     def __str__(self) -> str:  # KeyError would show the message quoted
         return self.args[0]
 
 
 def parse_spec(spec: Spec, kind: str) -> tuple[str, dict[str, Any]]:
-    """Name and options of `name` or `{name: {option: value}}`."""
+    """Split `name` or `{name: {option: value}}` into name and options."""
     if isinstance(spec, str):
         return spec, {}
     if isinstance(spec, Mapping) and len(spec) == 1:
@@ -159,7 +168,7 @@ def parse_spec(spec: Spec, kind: str) -> tuple[str, dict[str, Any]]:
 
 def load_plugins(modules: Sequence[str]) -> None:
     """
-    Import modules that register classes of their own.
+    Import modules that register their own classes.
 
     Raises:
         ValueError: if a module cannot be found.
@@ -169,9 +178,9 @@ def load_plugins(modules: Sequence[str]) -> None:
             importlib.import_module(module)
         except ModuleNotFoundError as error:
             if error.name is None or not module.startswith(error.name):
-                raise  # the plugin itself lacks something
+                raise  # the plugin exists, but one of its own imports is missing
             raise ValueError(
-                f"The plugin {module!r} cannot be imported: {error}. Install it, or put its folder on PYTHONPATH."
+                f"The plugin {module!r} cannot be imported: {error}. Install it, or add its folder to PYTHONPATH."
             ) from error
 
 
@@ -182,7 +191,7 @@ def import_modules(package: str) -> None:
 
 
 def citation_key(bibtex: str) -> str:
-    """The key of a BibTeX entry: "arcface" of "@inproceedings{arcface, ...}"."""
+    """The key of a BibTeX entry: "arcface" for "@inproceedings{arcface, ...}"."""
     match = re.match(r"@\w+\s*\{\s*([^,\s]+)", bibtex.strip())
     if match is None:
         raise ValueError(f"Not a BibTeX entry: {bibtex[:60]!r}")
@@ -190,7 +199,7 @@ def citation_key(bibtex: str) -> str:
 
 
 def known_citations() -> dict[str, str]:
-    """Every registered BibTeX entry by its key."""
+    """All registered BibTeX entries, by key."""
     entries = (bibtex for registry in REGISTRIES for entry in registry.values() for bibtex in entry.citations)
     return {citation_key(bibtex): bibtex.strip() for bibtex in entries}
 

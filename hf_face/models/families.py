@@ -24,7 +24,7 @@ from pathlib import Path
 from transformers import AutoConfig, AutoImageProcessor, AutoModel
 from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING
 
-from ..registry import families
+from ..registry import families, is_remote_code
 from .configuration_face import FaceConfig
 from .image_processing_face import FaceImageProcessor
 from .modeling_face import FacePreTrainedModel
@@ -50,13 +50,15 @@ def register_family(config_class: type[FaceConfig], model_class: type[FacePreTra
         raise ValueError(
             f"{config_class.__name__} has no model_type. Set it to the family's name in recipes and config.json."
         )
+    if config_class.model_type in families and is_remote_code(config_class):
+        return  # a copy that travels with published weights; the family itself is here
     families.register(config_class.model_type)(config_class)
     AutoConfig.register(config_class.model_type, config_class)
     AutoModel.register(config_class, model_class)
     AutoImageProcessor.register(config_class, image_processor_classes={"torchvision": FaceImageProcessor})
     # pipeline() also looks for a video processor and, unless the configuration is known to have none, asks the user
     # whether to trust remote code for it.
-    VIDEO_PROCESSOR_MAPPING.register(config_class, {})
+    VIDEO_PROCESSOR_MAPPING.register(config_class, {})  # type: ignore[arg-type]  # typed as other mappings are
     FAMILIES[config_class] = model_class
 
 

@@ -27,7 +27,7 @@ from ..hub import FaceModelCardData
 from ..models import FaceConfig, FaceImageProcessor, FoundationFaceModel
 from ..models.loading import load_image_processor
 from ..recognition import FaceRecognitionConfig, FaceRecognitionModel
-from ..registry import load_plugins, methods
+from ..registry import families, load_plugins, methods
 from .arguments import FaceTrainingArguments
 from .methods import TrainingMethod
 from .recipe_files import find_recipe
@@ -254,7 +254,8 @@ def build_model(
             image_processor = FaceImageProcessor(**backbone.config.preprocessing)
         model = FaceRecognitionModel.from_backbone(backbone, head_group, **head)
     else:
-        config = AutoConfig.for_model(**args.backbone)
+        model_type = families[args.backbone.get("model_type", "timm_face")].name
+        config = AutoConfig.for_model(**{**args.backbone, "model_type": model_type})
         image_processor = FaceImageProcessor(**config.preprocessing)
         model = FaceRecognitionModel(FaceRecognitionConfig(backbone_config=config, **head), head_group=head_group)
     if args.head_from is not None:

@@ -39,6 +39,7 @@ class OurConfig(FaceConfig):
     """The mean colors of a grid, and a linear layer."""
 
     model_type = "our_family"
+    citations = (bibtex("ourfamily"),)
 
     grid: int = 4
 
@@ -59,7 +60,7 @@ class OurModel(FacePreTrainedModel):
         return face_embedding_output(self.linear(grid.flatten(1)), grid)
 
 
-register_family(OurConfig, OurModel, citation=bibtex("ourfamily"))
+register_family(OurConfig, OurModel)
 
 
 @protocols.register("our_protocol", citation=bibtex("ourprotocol"))
