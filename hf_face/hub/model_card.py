@@ -2,7 +2,6 @@
 
 import math
 import re
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -11,7 +10,9 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from transformers import BaseImageProcessor, PreTrainedModel
 
+from .. import registry
 from ..models import FaceConfig
+from ..registry import citation_key, margins
 from .card_data import FaceModelCardData, TrainingData
 from .measuring import ModelMeasurements, measure_model
 
@@ -25,21 +26,6 @@ FIGURES = {"roc": "ROC curve", "det": "DET curve", "cmc": "CMC curve", "scores":
 IDENTIFICATION = re.compile(r"(.+_)?(rank\d+|tpir@fpir=.+|map)")
 
 COMMON_SETTINGS = FaceConfig.__dataclass_fields__.keys()
-
-# What a family and a margin rest on, by the keys of templates/citations.bib.
-FAMILY_CITATIONS = {
-    "iresnet": ["resnet", "arcface"],
-    "mobilefacenet": ["mobilefacenet"],
-    "vit_face": ["vit"],
-    "foundation_face": ["froundation"],
-    "timm_face": ["timm"],
-    # and of the model inside a foundation_face
-    "dinov2": ["dinov2"],
-    "dinov2_with_registers": ["dinov2"],
-    "clip_vision_model": ["clip"],
-    "siglip_vision_model": ["siglip"],
-}
-MARGIN_CITATIONS = {"elastic": "elasticface", "combined": "arcface", "linear": None}
 
 
 def create_model_card(
@@ -234,22 +220,20 @@ def cell(value: object) -> str:
 
 def collect_citations(data: FaceModelCardData, config: FaceConfig) -> list[str]:
     """BibTeX entries of backbone, margin and data, each once."""
-    known = known_citations()
+    known = known_citations() | {citation_key(entry): entry for entry in config.citations}
     stated = [source.citation for source in data.training_data if source.citation] + data.citations
     for entry in stated:
         if entry not in known and not entry.lstrip().startswith("@"):
             raise ValueError(f"citation {entry!r} is neither a BibTeX entry nor one of {', '.join(sorted(known))}.")
-    wanted = list(FAMILY_CITATIONS.get(config.model_type, []))
-    if inner := getattr(config, "backbone_config", None):
-        wanted += FAMILY_CITATIONS.get(inner.model_type, [])
-    if config.margin:
-        name = config.margin["name"]
-        wanted.append(MARGIN_CITATIONS.get(name.split("_")[0], name))
-    return [known.get(entry, entry) for entry in dict.fromkeys([*wanted, *stated]) if entry]
+    margin = margins.get(config.margin["name"]) if config.margin else None  # None too where its plugin is not here
+    entries = [*config.citations, *(margin.citations if margin else ()), *(known.get(entry, entry) for entry in stated)]
+    unique = {}
+    for entry in entries:
+        unique.setdefault(citation_key(entry), entry.strip())
+    return list(unique.values())
 
 
-@cache
 def known_citations() -> dict[str, str]:
-    """Key to entry of templates/citations.bib."""
-    text = (TEMPLATES / "citations.bib").read_text(encoding="utf-8")
-    return {re.match(r"@\w+\{(\w+)", entry)[1]: entry for entry in text.strip().split("\n\n")}
+    """Key to entry: of everything registered, and of what is no class (templates/citations.bib)."""
+    entries = (TEMPLATES / "citations.bib").read_text(encoding="utf-8").strip().split("\n\n")
+    return {citation_key(entry): entry for entry in entries} | registry.known_citations()

@@ -2,12 +2,14 @@
 
 import dataclasses
 import math
+import re
 import time
 
 import pytest
 from huggingface_hub import ModelCard
 
-from hf_face import FoundationFaceConfig, FoundationFaceModel
+from hf_face import FoundationFaceConfig, FoundationFaceModel, IResNetConfig
+from hf_face.heads import Margin
 from hf_face.hub import (
     Evaluation,
     FaceModelCardData,
@@ -17,6 +19,9 @@ from hf_face.hub import (
     read_emissions,
 )
 from hf_face.hub.card_data import ARCFACE_ALIGNMENT
+from hf_face.hub.model_card import known_citations
+from hf_face.models.families import FAMILIES
+from hf_face.registry import REGISTRIES, citation_key, margins
 
 DATA = [TrainingData("MS1MV3", "research only", hub_id="org/ms1mv3", images=5_179_510, identities=93_431)]
 
@@ -140,10 +145,7 @@ def test_backbone_margin_and_data_are_cited_once(render):
         training_data=[TrainingData("ORL", "x", citation="orl"), TrainingData("Own", "x", citation=own)],
         citations=["arcface", "partial_fc"],
     )
-    entries = render(data).text.split("```bibtex\n")[1].split("```")[0]
-    assert [line.split("{")[1] for line in entries.splitlines() if line.startswith("@")] == [
-        "resnet,", "arcface,", "orl,", "own,", "partial_fc,",
-    ]  # fmt: skip
+    assert cited(render(data)) == ["resnet", "arcface", "orl", "own", "partial_fc"]
 
 
 def test_what_was_not_stated_is_not_claimed(render, card):
@@ -175,6 +177,45 @@ def test_a_foundation_model_is_cited_too(card, image_processor, measurements):
     assert "@misc{froundation," in text and "{dinov2," in text
 
 
+def cited(card: ModelCard) -> list[str]:
+    entries = card.text.split("```bibtex\n")[1].split("```")[0]
+    return re.findall(r"^@\w+\{(\w+),", entries, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("name, papers", [("elastic_cosface_plus", ["elasticface"]), ("combined", []), ("linear", [])])
+def test_the_paper_of_a_margin_is_cited(render, card, backbone, monkeypatch, name, papers):
+    monkeypatch.setattr(backbone.config, "margin", {"name": name})
+    assert cited(render(card)) == ["resnet", "arcface", *papers, "orl"]
+
+
+def test_the_paper_of_a_plugins_margin_is_cited_where_it_is_installed(render, card, backbone, monkeypatch):
+    monkeypatch.setattr(margins, "_entries", dict(margins))
+    monkeypatch.setattr(backbone.config, "margin", {"name": "airface", "m": 0.45})
+    assert cited(render(card)) == ["resnet", "arcface", "orl"]
+    margins.register("airface", citation="@misc{airface, title = {AirFace}}")(type("AirFaceMargin", (Margin,), {}))
+    assert cited(render(card)) == ["resnet", "arcface", "airface", "orl"]
+    card.citations = ["airface"]
+    assert cited(render(card)) == ["resnet", "arcface", "airface", "orl"]
+
+
+def test_a_key_has_one_entry_wherever_it_stands():
+    """Files that travel to the Hub and those that do not each state their papers."""
+    known = known_citations()
+    for config_class in FAMILIES:
+        for entry in config_class().citations:
+            assert known.get(citation_key(entry), entry.strip()) == entry.strip()
+    for entry in (bibtex for registry in REGISTRIES for each in registry.values() for bibtex in each.citations):
+        assert known[citation_key(entry)] == entry.strip()
+
+
+@pytest.mark.parametrize("config_class", [IResNetConfig, FoundationFaceConfig])
+def test_citations_are_no_setting(config_class, tmp_path):
+    config = config_class()
+    config.save_pretrained(tmp_path)
+    assert config.citations and "citations" not in (tmp_path / "config.json").read_text()
+    assert config_class.from_pretrained(tmp_path).citations == config.citations
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -185,7 +226,7 @@ def test_a_foundation_model_is_cited_too(card, image_processor, measurements):
         ({"base_model": "not a name"}, r"base_model 'not a name' is not a Hub name"),
         ({"training_data": [TrainingData("X", "y", hub_id="a/b/c")]}, r"hub_id of training data 'a/b/c'"),
         ({"evaluations": [Evaluation("LFW", {"accuracy": math.nan})]}, r"metric accuracy of 'LFW' is nan"),
-        ({"citations": ["arcfase"]}, r"citation 'arcfase' is neither a BibTeX entry nor one of adaface, arcface"),
+        ({"citations": ["arcfase"]}, r"citation 'arcfase' is neither a BibTeX entry nor one of adaface, .*arcface"),
         ({"thresholds_from": "IJB-C"}, r"thresholds_from='IJB-C' names no evaluation .* \['ORL'\]"),
     ],
 )
