@@ -1,10 +1,10 @@
-"""How fast augmentation on the device is, beside other ways to give every image of a batch its own draws.
+"""Speed of augmentation on the device, compared to other ways to draw independently for each image of a batch.
 
     python benchmarks/augmentation.py [--device cuda]
 
-`torchvision.transforms.v2` makes one draw a call, so independent draws need one call an image. kornia draws per image
-in a batch, but works in float and has neither AdaFace's augmentations nor RandAugment with FRoundation's set; it is
-compared where it is installed.
+`torchvision.transforms.v2` draws once per call, so independent draws require one call per image. kornia draws per image
+in a batch, but works in float and has neither AdaFace's augmentations nor FRoundation's RandAugment; it is included if
+it is installed.
 """
 
 import argparse
@@ -29,7 +29,7 @@ SPECS = {
 
 
 def torchvision_transforms() -> list[Callable[[Tensor], Tensor]]:
-    """The same three, in the order of SPECS."""
+    """The torchvision equivalents, in the order of SPECS."""
     flip = v2.RandomHorizontalFlip()
     return [flip, v2.Compose([flip, v2.ColorJitter(0.1, 0.1, 0.1, 0.1)]), v2.Compose([v2.RandAugment(4, 16), flip])]
 

@@ -1,8 +1,8 @@
-"""How fast RecordIO becomes Parquet, beside the JPEG decoder that will read it, and how much memory it takes.
+"""Speed and memory use of converting RecordIO to Parquet, compared to decoding the JPEG images.
 
     python benchmarks/data_conversion.py [--num_images 200000]
 
-Both run on one core. The rounds are interleaved and the best of each counts, so that a busy machine is fair to both.
+Both run on one core. Rounds are interleaved and the best of each counts, to be fair to both on a busy machine.
 """
 
 import argparse
@@ -24,7 +24,7 @@ NUM_CROPS = 2000  # distinct ones; they are repeated to the number asked for
 
 
 def make_recordio(folder: Path, num_images: int) -> RecordIO:
-    """RecordIO of `num_images` 112 x 112 JPEG crops."""
+    """Make RecordIO of `num_images` 112 x 112 JPEG crops."""
     make_crops(folder / "crops.parquet", NUM_CROPS)
     crops = load_identities(folder / "crops.parquet")
     write_recordio(concatenate_datasets([crops] * (num_images // NUM_CROPS)), folder / "rec")

@@ -1,11 +1,10 @@
-"""How fast faces get from Parquet into shuffled batches, beside the ways that other projects load them.
+"""Speed of loading faces from Parquet into shuffled batches, compared to how other projects load them.
 
     python benchmarks/data_loading.py [--parquet FILE.parquet]
 
-One core does all the work of a row (in the workers' rows: one core each). Without a Parquet file of 112 x 112 JPEG
-crops it makes one of the ORL faces. Every round runs all methods, one after the other; a rate is the median over the
-rounds, and a ratio the median of the rounds' own ratios, so that a machine that slows down for a while slows both sides
-of it.
+Each method runs on one core (with workers, one core each). Without a Parquet file of 112 x 112 JPEG crops, one is made
+from the ORL faces. Every round runs all methods in sequence. Rates are medians over rounds, and ratios are medians of
+the ratios within a round, so that a temporary slowdown of the machine affects both sides.
 """
 
 import argparse
@@ -39,7 +38,7 @@ WARM_UP_BATCHES = 4
 
 
 def make_crops(path: Path, num_images: int):
-    """Parquet of 112 x 112 JPEG photographs of about 4.3 KB each: ORL faces, tinted and shifted so that none repeat."""
+    """Write Parquet of 112 x 112 JPEG images of about 4.3 KB each: ORL faces, tinted and shifted to be distinct."""
     rng = np.random.default_rng(0)
     faces = [image.convert("RGB").resize((IMAGE_SIZE, IMAGE_SIZE)) for image in load_orl()["image"]]
     images = []
@@ -54,7 +53,7 @@ def make_crops(path: Path, num_images: int):
 
 
 class PerSample(torch.utils.data.Dataset):
-    """Encoded bytes to a float tensor, one sample at a time, as other projects do."""
+    """Decodes and transforms one sample at a time to a float tensor, as other projects do."""
 
     def __init__(self, images: list[bytes], labels: list[int], transform: Callable[[bytes], torch.Tensor]):
         self.images, self.labels, self.transform = images, labels, transform
@@ -67,13 +66,13 @@ class PerSample(torch.utils.data.Dataset):
 
 
 def pillow_transform() -> Callable[[bytes], torch.Tensor]:
-    """As face-embeddings loads: Pillow, ToTensor, Normalize."""
+    """Transform as in face-embeddings: Pillow, ToTensor, Normalize."""
     transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize([0.5] * 3, [0.5] * 3)])
     return lambda data: transform(Image.open(io.BytesIO(data)).convert("RGB"))
 
 
 def torchvision_transform() -> Callable[[bytes], torch.Tensor]:
-    """As timm-face loads: torchvision's decoder, flip, scaling and normalization by transforms.v2."""
+    """Transform as in timm-face: torchvision's decoder, flip, scaling and normalization with transforms.v2."""
     transform = v2.Compose(
         [
             v2.ToImage(),
@@ -86,7 +85,7 @@ def torchvision_transform() -> Callable[[bytes], torch.Tensor]:
 
 
 def decoded(decode: Callable, images: list, batch_size: int) -> Iterator[None]:
-    """The bare decoder: decode and forget, pausing after every batch."""
+    """Run the bare decoder and discard the results, yielding after every batch."""
     for begin in range(0, len(images) - batch_size + 1, batch_size):
         for image in images[begin : begin + batch_size]:
             decode(image)
@@ -94,7 +93,7 @@ def decoded(decode: Callable, images: list, batch_size: int) -> Iterator[None]:
 
 
 def methods(dataset: Dataset, batch_size: int) -> dict[str, Callable[[], Iterable]]:
-    """Each method as a function that starts one pass over the data set, batch by batch."""
+    """Each method as a function that starts one pass over the dataset, batch by batch."""
     images = [image["bytes"] for image in dataset.cast_column("image", ImageFeature(decode=False))["image"]]
     labels = list(dataset["label"])
     tensors = [torch.frombuffer(bytearray(data), dtype=torch.uint8) for data in images]
@@ -126,7 +125,7 @@ def methods(dataset: Dataset, batch_size: int) -> dict[str, Callable[[], Iterabl
 
 
 def images_per_second(batches: Iterable, batch_size: int, one_core: bool) -> float:
-    """The steady rate: the clock starts after a few batches, when workers have started and filled their queues."""
+    """The steady rate: timing starts after a few batches, when workers have started and filled their queues."""
     cores = os.sched_getaffinity(0)
     if one_core:
         os.sched_setaffinity(0, {min(cores)})

@@ -1,7 +1,7 @@
-"""What evaluation costs beyond the forward passes: decoding, normalization, gathering, all figures of the protocol.
+"""Overhead of evaluation over the forward passes: decoding, normalization, gathering and all metrics of the protocol.
 
-The peer is the bare loop: the same forward passes on batches that already lie normalized in memory. Both run in turn,
-and the medians are compared. ORL faces, InsightFace's ResNet-18 (112 x 112, 512-d), no drawing, as in training.
+The baseline runs the same forward passes on batches that are already normalized and in memory. Both run alternately,
+and the medians are compared. ORL faces, InsightFace's ResNet-18 (112 x 112, 512-d), no plots, as in training.
 
     python benchmarks/evaluation_overhead.py --images 400 --repeats 5
 """

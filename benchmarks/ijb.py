@@ -1,12 +1,12 @@
 """
-IJB-C's three steps after the network, at its true size on synthetic features: pooling, scores, ROC and table.
+Speed of IJB-C's three steps after the network, at full size on synthetic features: pooling, scores, ROC and table.
 
-    python benchmarks/ijb.py                  # ours and plain numpy in turn, each in a process of its own
+    python benchmarks/ijb.py                  # ours, then plain numpy, each in its own process
     python benchmarks/ijb.py --scale 0.05     # a twentieth of the images, templates and pairs
-    python benchmarks/ijb.py --all_pairs      # every pair of 100,000 faces against the matrix products alone
+    python benchmarks/ijb.py --all_pairs      # every pair of 100,000 faces, compared to only the matrix products
 
-The peer is what most IJB scripts do: a loop over templates, elementwise products over batches of pairs, sklearn's
-`roc_curve` and the nearest point of it. Both get the same arrays in memory, both report that table.
+The baseline does what most IJB scripts do: a loop over templates, elementwise products over batches of pairs, and the
+nearest points of sklearn's `roc_curve`. Both start from the same arrays in memory and report the same table.
 """
 
 import argparse
@@ -30,10 +30,10 @@ FARS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 
 
 def synthetic_ijb(scale: float, random_pairs: bool):
-    """Images, detector scores, template and media of each, pairs of template ids and their labels.
+    """Features, detector scores, templates and media of images, pairs of template ids, and labels of the pairs.
 
-    As in IJB-C one template of each subject is in a gallery, the others are probes, and a pair is one of each; with
-    `random_pairs` any two templates are one.
+    As in IJB-C, one template of each subject is in a gallery, the others are probes, and a pair consists of one of
+    each. With `random_pairs`, any two templates can form a pair.
     """
     rng = np.random.default_rng(0)
     num_images, num_subjects, num_templates, num_pairs = (
@@ -97,7 +97,7 @@ def plain_numpy(clock, features, detector_scores, templates, medias, first, seco
 
 
 def measure(side: str, scale: float, random_pairs: bool) -> dict:
-    """Seconds of each step, the table and the peak memory of this process, data included."""
+    """Measure the seconds of each step, the table and the peak memory of this process, including the data."""
     data = synthetic_ijb(scale, random_pairs)
     seconds, last = {}, time.perf_counter()
 
@@ -129,7 +129,7 @@ def compare(args):
 
 
 def compare_all_pairs(num_images: int, far: float, block_size: int):
-    """Ours, and the same blocks of matrix products into the same buffer with nothing done to them, in turn."""
+    """Compare ours to only computing the same blocks of matrix products into the same buffer."""
     labels = np.random.default_rng(0).integers(0, num_images // 10, num_images)
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,11 +1,12 @@
 """
-Images a second on the CPU, against onnxruntime on the same exported graph.
+Images per second on the CPU, compared to onnxruntime on the same exported graph.
 
     python benchmarks/inference.py                                   # iresnet50 and vit_tiny, batch 32, 2 threads
     python benchmarks/inference.py --models mobilefacenet vit_t --repeats 20
 
-Every way gets the same weights and images in one process; each is timed alone after a call to warm up, and its best
-repeat counts. `cosine` is the smallest cosine similarity between its embedding of an image and the plain model's.
+All methods use the same weights and images in one process. Each is timed separately after a warm-up call, and the best
+repeat counts. `cosine` is the smallest cosine similarity between a method's and the plain model's embedding of an
+image.
 """
 
 import argparse
@@ -42,7 +43,7 @@ MODELS = {
 
 
 class Embedder(nn.Module):
-    """Crops to unit embeddings, tensors in and out, as exporters want it."""
+    """Maps crops to unit-length embeddings, with plain tensors for exporters."""
 
     def __init__(self, model: FacePreTrainedModel):
         super().__init__()
@@ -54,7 +55,7 @@ class Embedder(nn.Module):
 
 
 def settle_batch_norms(model: FacePreTrainedModel, pixel_values: Tensor) -> None:
-    """Gives fresh weights the batch statistics of these images; without them activations leave float32's range."""
+    """Give new weights the batch statistics of these images; without them, activations overflow float32."""
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.momentum = 1.0
@@ -82,7 +83,7 @@ def autocast(embedder: nn.Module) -> Callable[[Tensor], Tensor]:
 
 
 def ways(model: FacePreTrainedModel, pixel_values: Tensor, threads: int) -> Iterator[tuple[str, Callable, Tensor]]:
-    """Name, function and images (in the memory format it wants) of every way to run the model, the peer first."""
+    """Name, function and images (in its memory format) of each way to run the model, starting with the baseline."""
     channels_last = pixel_values.contiguous(memory_format=torch.channels_last)
     yield "onnxruntime", onnxruntime_embedder(model, pixel_values, threads), pixel_values
     yield "plain", Embedder(model), pixel_values
@@ -99,7 +100,7 @@ def ways(model: FacePreTrainedModel, pixel_values: Tensor, threads: int) -> Iter
 
 
 def best_time(embed: Callable[[Tensor], Tensor], images: Tensor, repeats: int) -> float:
-    """Seconds of the fastest of `repeats` calls."""
+    """Seconds taken by the fastest of `repeats` calls."""
     seconds = []
     for _ in range(repeats):
         start = time.perf_counter()

@@ -1,20 +1,20 @@
-"""Time and peak memory of the margin softmax, forward and backward, beside other ways to compute it.
+"""Time and peak memory of the margin softmax, forward and backward, compared to other ways to compute it.
 
     python benchmarks/margin_softmax.py --identities 100000 1000000
     python benchmarks/margin_softmax.py --device cuda --identities 1000000 10000000 --batch-size 1024 --optimizer sgd
 
-With `--optimizer sgd` a step of SGD with momentum and weight decay on the class centers follows.
+`--optimizer sgd` adds a step of SGD with momentum and weight decay on the class centers.
 
 Ways:
-    naive     cross-entropy over the logits with the margin written in, as most code does it
+    naive     cross-entropy over logits modified by the margin, as in most implementations
     whole     margin_softmax_loss, logits of all identities at once
     chunked   margin_softmax_loss, logits of --chunk-size identities at a time
     sampled   Partial FC: the batch's identities and --sample-rate of the others, chunked
     pml       ArcFaceLoss of pytorch-metric-learning (pip install pytorch-metric-learning)
 
-Every measurement runs in a process of its own. "above" is the peak beyond the class centers, their gradient and their
-momentum; "share" is that in percent of the batch x identities matrix in float32. A way that memory does not suffice for
-says so.
+Each measurement runs in its own process. "above" is the peak memory in addition to the class centers, their gradient
+and their momentum; "share" is "above" as a percentage of the batch x identities matrix in float32. A way that runs out
+of memory is reported as such.
 """
 
 import argparse
@@ -29,8 +29,8 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from hf_face.heads.margin_softmax import unit_and_norm
 from hf_face.heads import ArcFaceMargin, MarginHead, margin_logits, margin_softmax_loss, step_sampled_rows_only
+from hf_face.heads.margin_softmax import unit_and_norm
 
 WAYS = ("naive", "whole", "chunked", "sampled", "pml")
 
@@ -55,7 +55,7 @@ def build(way: str, args: argparse.Namespace) -> tuple[torch.nn.Parameter, Calla
 
 
 def measure(way: str, args: argparse.Namespace) -> dict[str, float]:
-    """Median seconds of a step, and bytes of the peak above the centers and their gradient."""
+    """Measure the median seconds per step, and the peak bytes above the centers and their gradient."""
     torch.manual_seed(0)
     centers, loss = build(way, args)
     optimizer = build_optimizer(centers) if args.optimizer else None
@@ -79,7 +79,7 @@ def measure(way: str, args: argparse.Namespace) -> dict[str, float]:
 
 
 def build_optimizer(centers: torch.nn.Parameter) -> torch.optim.Optimizer:
-    """As FaceTrainer makes it: fused on a GPU, and for a sample of the centers on their rows alone."""
+    """Build the optimizer as FaceTrainer does: fused on a GPU, and restricted to the rows of sampled centers."""
     optimizer = torch.optim.SGD([centers], lr=0.1, momentum=0.9, weight_decay=5e-4, fused=centers.is_cuda)
     step_sampled_rows_only(optimizer)
     return optimizer

@@ -1,9 +1,9 @@
 """
-What FaceTrainer costs over a bare PyTorch loop with the same model, batches, augmentation and optimizer.
+Overhead of FaceTrainer over a bare PyTorch loop with the same model, batches, augmentation and optimizer.
 
     python benchmarks/trainer_overhead.py
 
-Both run in turns, several rounds; the figure is the ratio of the median seconds a step.
+Both run alternately for several rounds. The result is the ratio of the median seconds per step.
 """
 
 import statistics
@@ -34,7 +34,7 @@ WARM_UP_STEPS = 5
 
 
 class StepTimes(TrainerCallback):
-    """When each step ended."""
+    """Records when each step ends."""
 
     def __init__(self):
         self.ends = []
@@ -55,7 +55,7 @@ def build_model(args: BenchmarkArguments) -> FaceRecognitionModel:
 
 
 def bare_loop(args: BenchmarkArguments, dataset) -> list[float]:
-    """The end of each step of a loop as one writes it by hand."""
+    """Train with a hand-written loop, and return the end time of each step."""
     model = build_model(args).train()
     loader = DataLoader(
         FaceDataset(dataset), args.batch_size, shuffle=True, drop_last=True, collate_fn=FaceCollator(args.image_size)
@@ -75,7 +75,7 @@ def bare_loop(args: BenchmarkArguments, dataset) -> list[float]:
 
 
 def face_trainer(args: BenchmarkArguments, dataset) -> list[float]:
-    """The end of each step of FaceTrainer."""
+    """Train with FaceTrainer, and return the end time of each step."""
     times = StepTimes()
     with tempfile.TemporaryDirectory() as folder:
         settings = FaceTrainingArguments(

@@ -1,9 +1,9 @@
 """
-What transformers' Auto classes know of hf_face.
+Registers hf_face with transformers' Auto classes.
 
-Our classes enter when an Auto class is first asked for one that it does not know from elsewhere, not when its module
-is loaded. That keeps torch and timm out of `import hf_face`. It is also the only time when no import is half done:
-transformers' own modules import its Auto classes on their way, and our models import those modules.
+Our classes are registered when an Auto class first looks up a class that transformers itself does not have, not when
+the Auto class's module is loaded. This keeps torch and timm out of `import hf_face`, and no import is in progress at
+that time: transformers' own modules import its Auto classes while they load, and our models import those modules.
 """
 
 import importlib
@@ -14,7 +14,7 @@ from types import ModuleType
 
 from .lazy import after_import
 
-# Module of transformers.models.auto -> its mapping that we have classes in.
+# Module of transformers.models.auto -> its mapping to which we add classes.
 MAPPINGS = {
     "configuration_auto": "CONFIG_MAPPING",
     "modeling_auto": "MODEL_MAPPING",
@@ -25,11 +25,11 @@ MAPPINGS = {
 
 class RegisteredClasses(UserDict):
     """
-    What was registered with an Auto class. Imports some modules, which register their classes, before anybody looks.
+    The classes registered with an Auto class. Imports modules that register more classes before the first lookup.
 
     Args:
-        registered (`dict`): What was registered so far.
-        homes (`Sequence[str]`): The modules.
+        registered (`dict`): The classes registered so far.
+        homes (`Sequence[str]`): The modules to import.
     """
 
     def __init__(self, registered: dict, homes: Sequence[str]):
@@ -46,7 +46,7 @@ class RegisteredClasses(UserDict):
 
 
 def register_at_first_look(*homes: str) -> None:
-    """Lets the Auto classes import these modules, each of which registers classes, when somebody looks one up."""
+    """Make the Auto classes import these modules, each of which registers classes, on the first lookup."""
     for module, mapping in MAPPINGS.items():
         after_import(f"transformers.models.auto.{module}", partial(_replace_registered, mapping, homes))
 

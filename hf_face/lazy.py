@@ -1,4 +1,4 @@
-"""What keeps `import hf_face` light: names that are imported at first use, and calls that wait for another import."""
+"""Keeps `import hf_face` light: names that are imported on first use, and callbacks that wait for another import."""
 
 import ast
 import importlib
@@ -13,11 +13,11 @@ from types import ModuleType
 
 def lazy_names(package: str, homes: Mapping[str, str]) -> tuple[Callable, Callable, list[str]]:
     """
-    `__getattr__`, `__dir__` and `__all__` of a package whose names are imported when they are first asked for.
+    Return `__getattr__`, `__dir__` and `__all__` for a package that imports its names on first use.
 
     Args:
         package (`str`): The package's `__name__`.
-        homes (`Mapping[str, str]`): The module that holds each name.
+        homes (`Mapping[str, str]`): The module that defines each name.
     """
     module = sys.modules[package]
     submodules = {found.name for found in pkgutil.iter_modules(module.__path__)}
@@ -38,7 +38,7 @@ def lazy_names(package: str, homes: Mapping[str, str]) -> tuple[Callable, Callab
 
 
 def names_of_files(package: str) -> dict[str, str]:
-    """The names that the files of a package list in their `__all__`, each with its module. No file is imported."""
+    """Map the names in the `__all__` of a package's files to their modules, without importing any file."""
     homes: dict[str, str] = {}
     for file in sorted(Path(sys.modules[package].__path__[0]).glob("*.py")):
         if listed := re.search(r"^__all__ = (\[.*?\])", file.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
@@ -48,19 +48,20 @@ def names_of_files(package: str) -> dict[str, str]:
 
 def after_import(name: str, callback: Callable[[ModuleType], None]) -> None:
     """
-    Calls back with a module when it is loaded: at once if it is already, else at the end of its import.
+    Call back with a module once it is loaded: immediately if it already is, otherwise at the end of its import.
 
     Args:
         name (`str`): Full name of the module.
-        callback (`Callable`): Takes the module. It must import nothing: modules that import this one are half done.
+        callback (`Callable`): Takes the module. It must not import anything: modules that import this one are only
+            partially initialized.
     """
     _FINDER.callbacks.setdefault(name, []).append(callback)
     if name in sys.modules:
-        callback(importlib.import_module(name))  # waits for another thread that is still at it
+        callback(importlib.import_module(name))  # waits for a thread that is still importing it
 
 
 class _CallingFinder(importlib.abc.MetaPathFinder):
-    """Finds the modules that somebody waits for, as Python's other finders do, and calls back when they are loaded."""
+    """Finds modules with registered callbacks through Python's other finders, and calls back when they are loaded."""
 
     def __init__(self):
         self.callbacks: dict[str, list[Callable[[ModuleType], None]]] = {}
@@ -78,7 +79,7 @@ class _CallingFinder(importlib.abc.MetaPathFinder):
                 for callback in self.callbacks[fullname]:
                     callback(module)
 
-            spec.loader.exec_module = load_and_call
+            spec.loader.exec_module = load_and_call  # type: ignore[method-assign]
         return spec
 
 

@@ -1,4 +1,4 @@
-"""RecordIO and image folders as `datasets` sees them: cached as Arrow for random access, or streamed."""
+"""A `datasets` builder for RecordIO and image folders: cached as Arrow for random access, or streamed."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from datasets.builder import Key
 from .image_folder import ImageFolder
 from .recordio import RecordIO
 
-MAX_SHARDS = 256  # as many workers, over all ranks, can stream at once
+MAX_SHARDS = 256  # the number of workers, over all ranks, that can stream at once
 
 
 @dataclass
 class IdentityConfig(datasets.BuilderConfig):
-    """Where the images are, and their fingerprint: a source that has changed is another entry of the cache."""
+    """Path and fingerprint of the images: a source that has changed gets a new cache entry."""
 
     path: str = ""
     fingerprint: str = ""
@@ -42,12 +42,12 @@ class IdentityBuilder(datasets.ArrowBasedBuilder):
         return cls(dataset_name="identities", path=str(source.path.absolute()), fingerprint=source.fingerprint)
 
     def _info(self) -> datasets.DatasetInfo:
-        return datasets.DatasetInfo(features=identity_features(open_source(self.config.path)))
+        return datasets.DatasetInfo(features=identity_features(open_source(self.config.path).names))
 
     def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
         length = len(open_source(self.config.path))
         bounds = np.linspace(0, length, min(MAX_SHARDS, length) + 1, dtype=np.int64).tolist()
-        # `datasets` gives each process or worker a part of whatever list it finds here
+        # `datasets` splits any list it finds here among processes or workers
         return [datasets.SplitGenerator("train", gen_kwargs={"spans": list(pairwise(bounds))})]
 
     def _generate_shards(self, spans: list[tuple[int, int]]) -> Iterator[str]:
@@ -61,7 +61,7 @@ class IdentityBuilder(datasets.ArrowBasedBuilder):
 
 
 def open_source(path: str | Path) -> RecordIO | ImageFolder:
-    """RecordIO where there is a `.rec` file, else a folder of people."""
+    """Open RecordIO if there is a `.rec` file, otherwise a folder of people."""
     path = Path(path)
     if path.is_file() and path.suffix != ".rec":
         raise ValueError(f"{path} is neither a folder nor a .rec, .parquet or tar file")
@@ -70,10 +70,10 @@ def open_source(path: str | Path) -> RecordIO | ImageFolder:
 
 @lru_cache(maxsize=1)
 def _open_once(path: str, fingerprint: str) -> RecordIO | ImageFolder:
-    """For all the shards that a process reads: to read an index, or list a folder, of millions takes seconds."""
+    """Shared by all shards that a process reads: reading an index or listing a folder of millions takes seconds."""
     return open_source(path)
 
 
-def identity_features(source: RecordIO | ImageFolder) -> datasets.Features:
-    """`image` and `label`, with the people's names."""
-    return datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=source.names)})
+def identity_features(names: list[str]) -> datasets.Features:
+    """The columns `image` and `label`, with the names of the identities."""
+    return datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})

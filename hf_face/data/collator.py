@@ -1,4 +1,4 @@
-"""Rows of encoded images to uint8 batches."""
+"""Collates rows of encoded images into uint8 batches."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -19,48 +19,48 @@ MAX_WORKERS = 256
 
 
 class FaceCollator:
-    """Decodes the images of a batch, for a `DataLoader` over [`FaceDataset`] or over any rows of `datasets`.
+    """Decodes the images of a batch, for a `DataLoader` over [`FaceDataset`] or over rows of any `datasets.Dataset`.
 
     Args:
-        image_size: Height and width of the batch, in pixels. Images of this size are copied as they are decoded, never
-            resampled; others are resized (antialiased bilinear).
-        num_identities: Number of identities. When given, a label outside 0 ... num_identities - 1 is an error.
-        on_bad_image: What to do with an image that is missing or cannot be decoded. "raise" stops; "skip" logs it,
-            counts it in `num_skipped`, and puts the next good image of the batch, with its label, in its place, so
-            that batches keep their size (ranks that gather embeddings need equal batches).
+        image_size: Height and width of the batch, in pixels. Images of this size are never resampled; others are
+            resized (antialiased bilinear).
+        num_identities: Number of identities. If given, labels outside 0 ... num_identities - 1 raise an error.
+        on_bad_image: How to handle an image that is missing or cannot be decoded. "raise" raises an error; "skip" logs
+            it, counts it in `num_skipped`, and replaces it with the next good image of the batch and its label, so that
+            batches keep their size (ranks that gather embeddings need equal batches).
     """
 
     def __init__(
         self, image_size: int, num_identities: int | None = None, on_bad_image: Literal["raise", "skip"] = "raise"
     ):
         if on_bad_image not in ("raise", "skip"):
-            raise ValueError(f"on_bad_image must be 'raise' or 'skip', not {on_bad_image!r}")
+            raise ValueError(f"on_bad_image must be 'raise' or 'skip', found {on_bad_image!r}")
         self.image_size = image_size
         self.num_identities = num_identities
         self.on_bad_image = on_bad_image
         self._decoder = ImageDecoder(image_size)
-        # shared memory: a worker's copy of the collator counts where the main process reads, each in its own place
+        # in shared memory, so that the main process sees the counts of the workers' copies, one slot per worker
         self._skipped = torch.zeros(MAX_WORKERS, dtype=torch.int64).share_memory_()
 
     @property
     def num_skipped(self) -> int:
-        """How many images this process and its workers have skipped so far."""
+        """Number of images that this process and its workers have skipped so far."""
         return int(self._skipped.sum())
 
     def __call__(self, rows: EncodedRows | Sequence[Mapping]) -> dict[str, Tensor]:
         """Collate a batch.
 
         Args:
-            rows: What [`FaceDataset`] gives for a batch, or a list of rows as mappings. `image` is undecoded or a
-                Pillow image, `label` an integer.
+            rows: A batch of [`FaceDataset`], or a list of rows as mappings, with `image` undecoded or a Pillow image
+                and `label` an integer.
 
         Returns:
-            `{"pixel_values": uint8 (B, 3, image_size, image_size) RGB, "labels": int64 (B,)}`. Pixels lie in memory as
-            decoders write them, `torch.channels_last`: putting them in planes is left to the device.
+            `{"pixel_values": uint8 (B, 3, image_size, image_size) RGB, "labels": int64 (B,)}`. Pixels are in
+            `torch.channels_last` format, as decoders write them; the device converts them to planes.
 
         Raises:
-            UndecodableImageError: an image is missing or undecodable, and `on_bad_image="raise"`; or all of them are.
-            ValueError: a label is missing or out of range.
+            UndecodableImageError: if an image is missing or undecodable and `on_bad_image="raise"`, or if all are.
+            ValueError: if a label is missing or out of range.
         """
         if not isinstance(rows, EncodedRows):
             rows = EncodedRows.from_rows(rows)
@@ -87,14 +87,14 @@ class FaceCollator:
 
     def _reject(self, reason: str):
         if self.on_bad_image == "raise":
-            raise UndecodableImageError(f'{reason}; on_bad_image="skip" goes on without such images')
+            raise UndecodableImageError(f'{reason}. Set on_bad_image="skip" to continue without such images')
         worker = get_worker_info()
         self._skipped[worker.id % MAX_WORKERS if worker else 0] += 1
         logger.warning(f"skipped {reason}")
 
 
 class _Batch(dict):
-    """A batch whose labels a worker sends by value: one more shared tensor costs the main process 0.5 ms."""
+    """A batch that workers send with its labels by value: another shared tensor costs the main process 0.5 ms."""
 
     def __reduce__(self):
         return _Batch._from_numpy, (self["pixel_values"], self["labels"].numpy())
@@ -105,10 +105,10 @@ class _Batch(dict):
 
 
 def _replace(bad: list[int], images: Tensor, labels: Tensor):
-    """Put the next good image, cyclically, in the place of each bad one."""
+    """Replace each bad image with the next good one, cyclically."""
     good = np.setdiff1d(np.arange(len(labels)), bad)
     if not len(good):
-        raise UndecodableImageError(f"none of the {len(labels)} images of a batch can be decoded")
+        raise UndecodableImageError(f"none of the {len(labels)} images in a batch can be decoded")
     next_good = good[np.searchsorted(good, bad) % len(good)]
     images[bad] = images[next_good]
     labels[bad] = labels[next_good]

@@ -1,4 +1,4 @@
-"""The two columns of identity data, `image` and `label`, read from Arrow without decoding an image."""
+"""Reads the two columns of identity data, `image` and `label`, from Arrow without decoding images."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,27 +8,27 @@ import pyarrow.compute as pc
 from datasets import Dataset
 from datasets.table import embed_table_storage
 
-MAX_BATCH_BYTES = 64 << 20  # a thousand crops are far smaller, a thousand photographs far larger
+MAX_BATCH_BYTES = 64 << 20  # a thousand crops are far smaller, a thousand full-size images far larger
 
 
 def identity_labels(dataset: Dataset) -> np.ndarray:
-    """The label column as an int64 array (N,), read from Arrow at once."""
+    """The label column as an int64 array (N,), read from Arrow in one go."""
     return dataset.select_columns("label").with_format("numpy")[:]["label"].astype(np.int64, copy=False)
 
 
 def encoded_images(dataset: Dataset, rows: np.ndarray) -> list[bytes]:
-    """The bytes of the images of some rows as they are stored, from files where the table only holds their paths."""
+    """The stored bytes of the images in `rows`, read from files where the table holds only paths."""
     images = dataset.select_columns("image").with_format("arrow")[rows]["image"].to_pylist()
     return [Path(image["path"]).read_bytes() if image["bytes"] is None else image["bytes"] for image in images]
 
 
 def has_paths_only(dataset: Dataset) -> bool:
-    """Whether some images are not in the table itself, but in files whose paths it holds."""
+    """Whether the table holds only the paths of some images."""
     return any(pc.struct_field(chunk, "bytes").null_count for chunk in dataset.data.column("image").chunks)
 
 
 def read_images_into_table(dataset: Dataset) -> Dataset:
-    """Read images that are in files of their own into the table."""
+    """Read images for which the table holds only paths into the table."""
     if not has_paths_only(dataset):
         return dataset
     rows = dataset.with_format("arrow")
@@ -37,18 +37,18 @@ def read_images_into_table(dataset: Dataset) -> Dataset:
 
 
 def encoded_sizes(dataset: Dataset) -> np.ndarray:
-    """How many bytes the table holds of each image, (N,)."""
+    """Number of bytes of each image in the table, (N,)."""
     sizes = pc.fill_null(pc.binary_length(pc.struct_field(dataset.data.column("image"), "bytes")), 0).to_numpy()
     return sizes if dataset._indices is None else sizes[dataset._indices.column(0).to_numpy()]
 
 
-def rows_that_fit(sizes: Sequence[int]) -> int:
-    """How many of the first rows hold at most `MAX_BATCH_BYTES` together; one at least."""
+def rows_that_fit(sizes: Sequence[int] | np.ndarray) -> int:
+    """Number of leading rows that fit into `MAX_BATCH_BYTES`, at least one."""
     return max(1, int(np.searchsorted(np.cumsum(sizes, dtype=np.int64), MAX_BATCH_BYTES, side="right")))
 
 
 def check_label_range(labels: np.ndarray, num_identities: int, source: str, first_row: int = 0):
-    """Raise ValueError at the first label that is not one of `num_identities`."""
+    """Raise `ValueError` for the first label outside 0 ... num_identities - 1."""
     bad = np.flatnonzero((labels < 0) | (labels >= num_identities))
     if len(bad):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Identity data to Parquet shards for `datasets` and the Hub: the images' bytes untouched, no memory but a batch."""
+"""Converts identity data to Parquet shards for `datasets` and the Hub, leaving image bytes as is, batch by batch."""
 
 import logging
 import os
@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 CARD = """
 # {name}
 
-{images} images of {people} people for training face recognition; {fewest} to {most} images a person, median {median}.
-The images are those of the source, byte for byte.
+{images} images of {people} people for training face recognition; {fewest} to {most} images per person, median {median}.
+The images are byte-for-byte copies of the source's.
 
 ```python
 from hf_face.data import load_identities
@@ -33,15 +33,15 @@ from hf_face.data import load_identities
 dataset = load_identities("<this repository, or its folder>")
 ```
 
-Faces are personal data. Before using or passing on these, see to it that their source's license and the law allow it.
+Faces are personal data. Before using or sharing them, make sure that the source's license and the law allow it.
 """
 
 
 def open_for_conversion(source: str | Path, **load_arguments) -> RecordIO | ImageFolder | Dataset:
-    """Open identity data for [`convert_to_parquet`].
+    """Open identity data for [`convert_to_parquet`]. Takes the arguments of [`load_identities`].
 
-    RecordIO and image folders are read in place. Parquet, tar shards and other Hub data sets go through the cache of
-    `datasets`, which needs as much room as they do. Takes the arguments of [`load_identities`].
+    RecordIO and image folders are read in place. Parquet, tar shards and other Hub datasets are first copied to the
+    cache of `datasets`, which takes as much disk space again.
     """
     path = find_source(source, load_arguments.get("revision"))
     if path is None or find_shards(path, load_arguments.get("split", "train")):
@@ -56,37 +56,37 @@ def convert_to_parquet(
     images_per_shard: int = 50_000,
     num_threads: int | None = None,
 ) -> Path:
-    """Write identity data as Parquet shards with a data set card.
+    """Write identity data as Parquet shards with a dataset card.
 
-    Shards are written side by side, each first under another name, so that every `.parquet` file is whole. Started
-    again after an interruption, it keeps the shards that are there, if the source is as it was: its files, or for a
-    `Dataset` the files of the cache it was loaded from.
+    Shards are written in parallel, each first under a temporary name, so that every `.parquet` file is complete. When
+    rerun after an interruption, existing shards are kept if the source has not changed: its files or, for a `Dataset`,
+    the cache files it was loaded from.
 
     Args:
-        source: What to convert; [`open_for_conversion`] opens a path or a Hub name.
-        output_dir: Gets `data/train-*.parquet` and `README.md`.
-        name: What the card calls the data set; the output folder's name if not given.
-        images_per_shard: 50,000 crops of 112 x 112 are about 300 MB.
-        num_threads: How many shards to write at once; as many as there are cores if not given.
+        source: The data to convert; [`open_for_conversion`] opens a path or a Hub name.
+        output_dir: Folder to write `data/train-*.parquet` and `README.md` to.
+        name: Name of the dataset on its card; defaults to the output folder's name.
+        images_per_shard: Number of images per shard; 50,000 crops of 112 x 112 take about 300 MB.
+        num_threads: Number of shards to write at once; defaults to the number of cores.
 
     Returns:
         `output_dir`, which [`load_identities`] and `datasets.load_dataset` read.
 
     Raises:
-        ValueError: a label is out of range; the folder has shards of another source, or of another size; or the source
-            is damaged, or has no image.
+        ValueError: if a label is out of range, the folder has shards of another source or another size, or the source
+            is damaged or has no images.
     """
     source = DatasetSource(source) if isinstance(source, Dataset) else source
     output_dir = Path(output_dir)
-    schema = identity_features(source).arrow_schema
+    schema = identity_features(source.names).arrow_schema
     schema = schema.with_metadata({**schema.metadata, "hf_face_source": source.fingerprint})
     shards = _plan(len(source), images_per_shard, output_dir / "data")
     _check_existing(shards, schema)
     with (
         tqdm(total=len(source), unit="image", desc=f"writing {output_dir.name}") as progress,
-        ThreadPoolExecutor(num_threads or os.cpu_count()) as threads,  # pyarrow works without Python's lock
+        ThreadPoolExecutor(num_threads or os.cpu_count()) as threads,  # pyarrow releases the GIL
     ):
-        for _ in threads.map(lambda shard: _write_shard(source, *shard, schema, progress), shards.items()):
+        for _ in threads.map(lambda path: _write_shard(source, path, shards[path], schema, progress), shards):
             pass
     counts = _count_images(shards, len(source.names))
     _card(name or output_dir.name, counts).save(output_dir / "README.md")
@@ -94,13 +94,13 @@ def convert_to_parquet(
 
 
 class DatasetSource:
-    """A `Dataset` read in batches, as [`RecordIO`] and [`ImageFolder`] are."""
+    """A `Dataset` that is read in batches, like [`RecordIO`] and [`ImageFolder`]."""
 
-    path = "data set"
+    path = "dataset"
 
     def __init__(self, dataset: Dataset):
         if not len(dataset):
-            raise ValueError(f"{self.path} has no image")
+            raise ValueError(f"{self.path} has no images")
         self.rows = read_images_into_table(dataset.select_columns(["image", "label"])).with_format("arrow")
         self._sizes = encoded_sizes(self.rows)
         self.names = dataset.features["label"].names
@@ -110,7 +110,7 @@ class DatasetSource:
         return len(self.rows)
 
     def batches(self, start: int, stop: int, batch_size: int = 1000) -> Iterator[pa.Table]:
-        """Rows `start` to `stop` as tables of `batch_size` rows, or fewer where they hold more than 64 MB."""
+        """Rows `start` to `stop` as tables of at most `batch_size` rows and 64 MB."""
         while start < stop:
             end = start + rows_that_fit(self._sizes[start : min(start + batch_size, stop)])
             yield self.rows[start:end]
@@ -118,14 +118,14 @@ class DatasetSource:
 
 
 def _plan(length: int, images_per_shard: int, folder: Path) -> dict[Path, range]:
-    """Which rows go into which shard."""
+    """Assign rows to the path of each shard."""
     count = -(-length // images_per_shard)
     bounds = np.linspace(0, length, count + 1, dtype=np.int64).tolist()
     return {folder / f"train-{i:05d}-of-{count:05d}.parquet": range(bounds[i], bounds[i + 1]) for i in range(count)}
 
 
 def _check_existing(shards: dict[Path, range], schema: pa.Schema):
-    """Shards from an interrupted run are kept if they are ours, and nothing else may be in their way."""
+    """Raise `ValueError` for existing files, except for shards that an interrupted run of this conversion wrote."""
     folder = next(iter(shards)).parent
     folder.mkdir(parents=True, exist_ok=True)
     for path in sorted(folder.glob("*.parquet")):
@@ -133,8 +133,8 @@ def _check_existing(shards: dict[Path, range], schema: pa.Schema):
         ours = metadata is not None and metadata.num_rows == len(shards[path])
         if not (ours and metadata.schema.to_arrow_schema().equals(schema, check_metadata=True)):
             raise ValueError(
-                f"{path} was written from another source, or with another number of images per shard: "
-                "remove it, or write to another folder"
+                f"{path} was written from another source, or with another number of images per shard. "
+                "Remove it, or write to another folder"
             )
 
 
@@ -154,12 +154,14 @@ def _write_shard(source, path: Path, rows: range, schema: pa.Schema, progress: t
 
 
 def _count_images(shards: dict[Path, range], num_identities: int) -> np.ndarray:
-    """Images of each identity, (C,)."""
+    """Number of images of each identity, (C,)."""
     counts = np.zeros(num_identities, dtype=np.int64)
     for path in shards:
         counts += np.bincount(pq.read_table(path, columns=["label"])["label"].to_numpy(), minlength=num_identities)
     if empty := np.count_nonzero(counts == 0):
-        logger.warning(f"{empty} of {num_identities} identities have no image; load_identities(..., compact=True)")
+        logger.warning(
+            f"{empty} of {num_identities} identities have no images; load_identities(..., compact=True) leaves them out"
+        )
     return counts
 
 

@@ -1,8 +1,8 @@
-"""Encoded images to uint8 arrays, at the speed of the JPEG decoder.
+"""Decodes images to uint8 arrays, at the speed of the JPEG decoder.
 
-JPEG goes through simplejpeg: libjpeg-turbo, straight into its place in the batch. It gives the same pixels as Pillow at
-more than twice its rate, and is faster than torchvision.io, whose decoders are deprecated since 0.29. What simplejpeg
-declines (PNG and other formats, broken files) goes through Pillow, whose word is final.
+simplejpeg (libjpeg-turbo) decodes JPEG images directly into the batch. It returns the same pixels as Pillow at more
+than twice the speed, and is faster than torchvision.io, which has deprecated its decoders since 0.29. Anything that
+simplejpeg rejects (PNG and other formats, damaged files) falls back to Pillow, which has the final say.
 """
 
 import io
@@ -19,29 +19,29 @@ from torch.nn.functional import interpolate
 from torch.utils.data import get_worker_info
 
 SCRATCH_BYTES = 3 * 2048 * 2048
-# Storage is aligned to 64 bytes at least. Rows that begin at a multiple of 32 are written past the cache by
-# libjpeg-turbo, with which the decoding of a crop takes a quarter longer.
+# Storage is aligned to at least 64 bytes. libjpeg-turbo bypasses the cache for rows that start at a multiple of 32,
+# which makes decoding a crop a quarter slower.
 MISALIGNMENT = 8
 
 
 class UndecodableImageError(ValueError):
-    """An image that is missing or that no decoder can read; the message says which one."""
+    """Raised for an image that is missing or that no decoder can read; the message says which one."""
 
 
 def empty_batch(batch_size: int, image_size: int) -> Tensor:
-    """uint8 (batch_size, image_size, image_size, 3), uninitialized.
+    """An uninitialized uint8 tensor (batch_size, image_size, image_size, 3).
 
-    In a `DataLoader`'s worker it lies in shared memory, so that the main process gets it without a copy.
+    In a `DataLoader` worker it is in shared memory, so that the main process receives it without a copy.
     """
     shape = (batch_size, image_size, image_size, 3)
     num_bytes = MISALIGNMENT + math.prod(shape)
     in_worker = get_worker_info() is not None
     storage = torch.UntypedStorage._new_shared(num_bytes) if in_worker else torch.UntypedStorage(num_bytes)
-    return torch.empty(0, dtype=torch.uint8).set_(storage, MISALIGNMENT, shape)
+    return torch.empty(0, dtype=torch.uint8).set_(storage, MISALIGNMENT, shape)  # type: ignore[call-overload]  # contiguous: no strides needed
 
 
 class ImageDecoder:
-    """Decodes images into their places in a batch, resizing (antialiased bilinear) only those of another size.
+    """Decodes images directly into a batch, resizing (antialiased bilinear) only those of another size.
 
     Args:
         image_size: Height and width of the output, in pixels.
@@ -52,15 +52,15 @@ class ImageDecoder:
         self._scratch = np.empty(SCRATCH_BYTES, dtype=np.uint8)
 
     def decode_into(self, place: np.ndarray, image: bytes | memoryview | dict | Image.Image | None):
-        """Write `image` into `place` (image_size, image_size, 3), uint8, as RGB.
+        """Decode `image` into `place` (image_size, image_size, 3), uint8, as RGB.
 
         Args:
-            place: Written to.
-            image: Encoded bytes or a view of them, a `datasets.Image` value that was not decoded (`{"bytes": ...,
-                "path": ...}`), or a Pillow image.
+            place: The array to write to.
+            image: Encoded bytes or a view of them, an undecoded `datasets.Image` value (`{"bytes": ..., "path": ...}`),
+                or a Pillow image.
 
         Raises:
-            UndecodableImageError: the image is missing or cannot be decoded.
+            UndecodableImageError: if the image is missing or cannot be decoded.
         """
         if isinstance(image, Image.Image):
             pixels = np.array(image.convert("RGB"))
@@ -68,16 +68,16 @@ class ImageDecoder:
             pixels = self._decode(read_bytes(image) if image is None or isinstance(image, dict) else image, place)
         if pixels.shape != place.shape:
             pixels = self._resize(pixels)
-        np.copyto(place, pixels)  # copies nothing where `pixels` is `place`
+        np.copyto(place, pixels)  # copies nothing if `pixels` is `place`
 
     def _decode(self, data: bytes | memoryview, place: np.ndarray) -> np.ndarray:
         """RGB (H, W, 3), in `place` if it has that size."""
-        if b"Exif" in bytes(data[:64]):  # it may hold an orientation, which only Pillow follows
+        if b"Exif" in bytes(data[:64]):  # may contain an orientation, which only Pillow applies
             return decode_with_pillow(data)
         for buffer in (place, self._scratch):
             try:
                 return simplejpeg.decode_jpeg(data, "RGB", buffer=buffer)
-            except ValueError:  # larger than the buffer, not a JPEG, or not a whole one
+            except ValueError:  # larger than the buffer, not a JPEG, or incomplete
                 continue
         return decode_with_pillow(data)
 
@@ -87,8 +87,8 @@ class ImageDecoder:
         return interpolate(image, size, mode="bilinear", antialias=True)[0].permute(1, 2, 0).numpy()
 
 
-# Exif orientation -> how to turn the image. PIL.ImageOps.exif_transpose also writes the Exif data anew, which fails for
-# some photographs that are fine.
+# Exif orientation -> transposition. PIL.ImageOps.exif_transpose also rewrites the Exif data, which fails for some valid
+# images.
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -98,7 +98,7 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# what Pillow's readers raise for files that are damaged or of a variant they do not know
+# what Pillow's readers raise for damaged files and unsupported variants
 DAMAGE = (
     EOFError,
     Image.DecompressionBombError,
@@ -112,24 +112,24 @@ DAMAGE = (
 
 
 def decode_with_pillow(data: bytes | memoryview) -> np.ndarray:
-    """Any format that Pillow reads, to RGB (H, W, 3) uint8, turned as its Exif orientation says."""
+    """Decode any format that Pillow reads to RGB (H, W, 3) uint8, with its Exif orientation applied."""
     try:
         with Image.open(io.BytesIO(data)) as image:
             pixels = image.convert("RGB")
             turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
             return np.array(pixels if turn is None else pixels.transpose(turn))
     except DAMAGE as error:
-        raise UndecodableImageError(f"{len(data)} bytes that cannot be decoded: {error}") from error
+        raise UndecodableImageError(f"cannot decode image of {len(data)} bytes: {error}") from error
 
 
 def read_bytes(image: dict | None) -> bytes:
-    """The encoded bytes of an undecoded `datasets.Image` value, from its file where the row holds only a path."""
+    """The encoded bytes of an undecoded `datasets.Image` value, read from its file if it holds only a path."""
     if image is None or (image["bytes"] is None and image["path"] is None):
-        raise UndecodableImageError("it is missing (null)")
+        raise UndecodableImageError("image is missing (null)")
     if image["bytes"] is not None:
         return image["bytes"]
     try:
-        with fsspec.open(image["path"], "rb") as file:  # streamed data sets have paths like zip://a.jpg::hf://...
+        with fsspec.open(image["path"], "rb") as file:  # streamed datasets have paths like zip://a.jpg::hf://...
             return file.read()
     except OSError as error:
-        raise UndecodableImageError(f"its file cannot be read: {error}") from error
+        raise UndecodableImageError(f"cannot read image file: {error}") from error

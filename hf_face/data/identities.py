@@ -1,4 +1,4 @@
-"""Identity data sets from wherever they lie: one `datasets.Dataset` with the columns `image` and `label`."""
+"""Loads identity data from any source as a `datasets.Dataset` with the columns `image` and `label`."""
 
 import re
 from pathlib import Path
@@ -31,28 +31,27 @@ def load_identities(
     """Load identity data.
 
     Args:
-        source: One of: a folder of images with one folder a person; RecordIO (its folder or `.rec` file); Parquet or
-            tar shards in the webdataset layout (a file, or a folder of them); a Hub data set of any of these;
-            `"orl"`, the ORL faces.
-        split: Which split of a Hub data set; of a folder of shards, those whose names begin with it, or all of them
-            where no name tells a split.
-        streaming: Give an `IterableDataset`, which reads as it goes instead of filling the cache first. For training,
-            [`FaceStream`] splits it over ranks and workers and resumes it. What needs all the labels at once is not
-            checked.
-        image_column: The source's column of images, renamed to `image`. Its only one if not given.
-        label_column: The source's column of identities, integers or names, renamed to `label`. If not given `label`, or
-            else `cls` (webdataset).
-        compact: Leave out identities that have no image, instead of raising.
-        num_identities: How many there are, for a stream whose files do not say (tar shards).
-        revision: Which version of a Hub data set.
+        source: One of: a folder with one folder of images per person; RecordIO (its folder or `.rec` file); Parquet or
+            tar shards in the webdataset layout (a file, or a folder of them); a Hub dataset of any of these; `"orl"`,
+            the ORL faces.
+        split: Split of a Hub dataset. In a folder of shards, those with names that start with the split, or all of them
+            if no name starts with a split.
+        streaming: Return an `IterableDataset`, which reads on the fly instead of filling the cache first. For training,
+            [`FaceStream`] splits it over ranks and workers and resumes it. Checks that require all labels are skipped.
+        image_column: The source's image column, renamed to `image`. Defaults to its only image column.
+        label_column: The source's column of identities, integers or names, renamed to `label`. Defaults to `label`, or
+            else to `cls` (webdataset).
+        compact: Leave out identities without images instead of raising an error.
+        num_identities: Number of identities, for a stream with files that do not state it (tar shards).
+        revision: Revision of a Hub dataset.
 
     Returns:
-        A data set with the columns `image` (encoded bytes until someone asks for a decoded image) and `label`
-        (`ClassLabel`), and any others the source has.
+        A dataset with the columns `image` (decoded only on access) and `label` (`ClassLabel`), and any others the
+        source has.
 
     Raises:
-        FileNotFoundError: a path that does not exist, or an image that is not where its row says.
-        ValueError: a column is missing, a label is out of range, an identity has no image.
+        FileNotFoundError: if the source, or an image file that a row refers to, does not exist.
+        ValueError: if a column is missing, a label is out of range, or an identity has no images.
     """
     dataset = _open(source, split, streaming, revision)
     return as_identities(dataset, str(source), image_column, label_column, compact, num_identities)
@@ -60,15 +59,15 @@ def load_identities(
 
 def as_identities(
     dataset: Dataset | IterableDataset,
-    source: str = "data set",
+    source: str = "dataset",
     image_column: str | None = None,
     label_column: str | None = None,
     compact: bool = False,
     num_identities: int | None = None,
 ) -> Dataset | IterableDataset:
-    """Give any data set of images and identities our two columns, and check them; see [`load_identities`]."""
+    """Convert any dataset of images and identities to our two columns, and check them; see [`load_identities`]."""
     if isinstance(dataset, IterableDataset):
-        dataset = dataset._resolve_features()  # of a stream they may be known from its first rows only
+        dataset = dataset._resolve_features()  # a stream may reveal them only in its first rows
     columns = list(dataset.features)
     if image_column is None:
         images = [name for name, feature in dataset.features.items() if isinstance(feature, Image)]
@@ -77,17 +76,15 @@ def as_identities(
         label_column = "cls" if "cls" in columns and "label" not in columns else "label"
     for column in (image_column, label_column):
         if column not in columns:
-            raise ValueError(
-                f"{source} has no column {column!r}, only {columns}: name it as image_column, label_column"
-            )
-    # undecoded, since a stream decodes and encodes the images that it renames
+            raise ValueError(f"{source} has no column {column!r}, only {columns}. Set image_column and label_column")
+    # undecoded, since a stream decodes and re-encodes the images in a column that it renames
     dataset = dataset.cast_column(image_column, Image(decode=False))
     renamed = {old: new for old, new in ((image_column, "image"), (label_column, "label")) if old != new}
     dataset = dataset.rename_columns(renamed) if renamed else dataset
     dataset = dataset.cast_column("image", Image())
     if isinstance(dataset, IterableDataset):
         if "int" not in str(getattr(dataset.features["label"], "dtype", None)):
-            raise ValueError(f"{source}: a stream needs labels that are numbers, found {dataset.features['label']}")
+            raise ValueError(f"{source}: a stream requires integer labels, found {dataset.features['label']}")
         if num_identities is not None:
             dataset = dataset.cast_column("label", ClassLabel(num_classes=num_identities))
         return dataset
@@ -114,7 +111,7 @@ def _open(source: str | Path, split: str, streaming: bool, revision: str | None)
         files = [str(shard) for shard in shards]
         try:
             return load_dataset(kind, data_files=files, split="train", streaming=streaming)
-        except ValueError as error:  # without a row, for instance; it does not name the file
+        except ValueError as error:  # if there are no rows, for example; it does not name the file
             raise ValueError(f"{source} cannot be read as {kind}: {error}") from error
     builder = IdentityBuilder.from_path(path)
     if streaming:
@@ -124,7 +121,7 @@ def _open(source: str | Path, split: str, streaming: bool, revision: str | None)
 
 
 def find_source(source: str | Path, revision: str | None = None) -> Path | None:
-    """A path on this machine: `source` itself, or of a Hub data set's RecordIO files; None for other Hub names."""
+    """The local path of `source`, or of the RecordIO files of a Hub dataset; None for other Hub names."""
     path = Path(source)
     if path.exists():
         return path
@@ -135,9 +132,10 @@ def find_source(source: str | Path, revision: str | None = None) -> Path | None:
 
 
 def find_shards(path: Path, split: str) -> list[Path]:
-    """The Parquet or tar shards of a split, if that is what lies there.
+    """The Parquet or tar shards of a split; empty if `path` has no such shards.
 
-    Those whose name, or whose folder's, begins with the split; all of them where no name begins with any split.
+    A shard belongs to a split if its name or its folder's starts with it. If no name starts with any split, all shards
+    are returned.
     """
     if path.is_file():
         return [path] if path.name.endswith(SHARD_SUFFIXES) else []
@@ -150,30 +148,30 @@ def find_shards(path: Path, split: str) -> list[Path]:
     chosen = [file for file in files if split in splits[file]]
     if not chosen:
         found = ", ".join(sorted(set.union(*splits.values())))
-        raise ValueError(f"{path} has no shards of the split {split!r}, only of {found}")
+        raise ValueError(f"{path} has no shards for the split {split!r}, only for {found}")
     return chosen
 
 
-def check_identities(dataset: Dataset, source: str = "data set", min_identities: int = 1):
-    """Raise ValueError unless every label is in range, every identity has an image, and there are enough of both."""
+def check_identities(dataset: Dataset, source: str = "dataset", min_identities: int = 1):
+    """Raise `ValueError` unless labels are in range, every identity has images, and there are enough of both."""
     if not len(dataset):
-        raise ValueError(f"{source} has no image")
+        raise ValueError(f"{source} has no images")
     names = dataset.features["label"].names
     labels = identity_labels(dataset)
     check_label_range(labels, len(names), source)
     empty = np.flatnonzero(np.bincount(labels, minlength=len(names)) == 0)
     if len(empty):
         raise ValueError(
-            f"{source}: identity {names[empty[0]]!r} (label {empty[0]}) has no image ({len(empty)} of {len(names)} "
-            "have none); leave them out with load_identities(..., compact=True) or compact_labels(dataset)"
+            f"{source}: identity {names[empty[0]]!r} (label {empty[0]}) has no images ({len(empty)} of {len(names)} "
+            "have none). Leave them out with load_identities(..., compact=True) or compact_labels(dataset)"
         )
     _check_images(dataset, source)
     if len(names) < min_identities:
-        raise ValueError(f"{source}: {len(names)} identities, at least {min_identities} are needed")
+        raise ValueError(f"{source}: at least {min_identities} identities are required, found {len(names)}")
 
 
 def _check_images(dataset: Dataset, source: str):
-    """Every row has the bytes of its image, or the path of a file that exists."""
+    """Raise an error unless every row has the bytes of its image, or the path of an existing file."""
     if not has_paths_only(dataset):
         return
     images = dataset.select_columns("image").with_format("arrow")
@@ -188,7 +186,7 @@ def _check_images(dataset: Dataset, source: str):
 
 
 def _name_labels(column: pa.ChunkedArray, source: str) -> tuple[np.ndarray, list[str]]:
-    """Labels (N,) and the names of the classes, from a column of integers or of names."""
+    """Labels (N,) and class names from a column of integers or names."""
     if pa.types.is_integer(column.type):
         labels = column.to_numpy()
         num_identities = int(labels.max(initial=-1)) + 1

@@ -1,4 +1,4 @@
-"""A folder with one folder of images for each person."""
+"""A folder with one folder of images per person."""
 
 import os
 from collections.abc import Iterator
@@ -16,24 +16,24 @@ IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".webp")
 
 
 class ImageFolder:
-    """The images of a folder of people, sorted by person and file name, read in batches as [`RecordIO`] reads them.
+    """The images of a folder of people, sorted by person and file name, and read in batches like [`RecordIO`].
 
     Args:
-        path: The folder. What is in it but folders is left aside; an image may lie deeper inside a person's folder.
+        path: The folder. Files directly inside it are ignored; a person's folder is searched recursively.
 
     Raises:
-        ValueError: there are no folders in it, or there is no image in one of them.
+        ValueError: if it contains no folders, or one of them contains no images.
     """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.names = sorted(entry.name for entry in os.scandir(path) if entry.is_dir())
         if not self.names:
-            raise ValueError(f"{path} holds no folders: expected one folder of images for each person")
+            raise ValueError(f"{path} contains no folders, expected one folder of images per person")
         people = [list_images(self.path, name) for name in self.names]
         for name, files in zip(self.names, people, strict=True):
             if not files:
-                raise ValueError(f"{self.path / name} holds no image ({', '.join(IMAGE_SUFFIXES)})")
+                raise ValueError(f"{self.path / name} contains no images ({', '.join(IMAGE_SUFFIXES)})")
         self.files = [file for files in people for file in files]
         self._labels = np.repeat(np.arange(len(people)), [len(files) for files in people])
 
@@ -46,14 +46,14 @@ class ImageFolder:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Changes when a file is added, removed or replaced."""
+        """A fingerprint that changes when a file is added, removed or replaced."""
         statuses = [os.stat(self.path / file) for file in self.files]
         return Hasher.hash([(file, s.st_size, s.st_mtime_ns) for file, s in zip(self.files, statuses, strict=True)])
 
     def batches(self, start: int = 0, stop: int | None = None, batch_size: int = 1000) -> Iterator[pa.Table]:
         """Rows `start` to `stop` as tables with the columns `image` (the files' bytes and their names) and `label`.
 
-        A table has at most `batch_size` rows, and fewer where they hold more than 64 MB.
+        A table has at most `batch_size` rows and 64 MB.
         """
         stop = len(self) if stop is None else stop
         while start < stop:
@@ -65,7 +65,7 @@ class ImageFolder:
 
 
 def list_images(folder: Path, subfolder: str = "") -> list[str]:
-    """The images anywhere inside a folder's subfolder, as paths relative to the folder, sorted."""
+    """The images anywhere in a folder's subfolder, as sorted paths relative to the folder."""
     found = folder.joinpath(subfolder).rglob("*")
     return sorted(str(file.relative_to(folder)) for file in found if file.suffix.lower() in IMAGE_SUFFIXES)
 

@@ -1,7 +1,8 @@
-"""Views of identity data sets that a `DataLoader` reads batch by batch, undecoded."""
+"""Views of identity datasets that a `DataLoader` reads batch by batch, undecoded."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,21 +15,21 @@ MISSING_LABEL = -1
 
 @dataclass
 class EncodedRows:
-    """A batch of rows that [`FaceCollator`] has still to decode.
+    """A batch of rows for [`FaceCollator`] to decode.
 
     Attributes:
-        images: Encoded bytes or views of them, undecoded `datasets.Image` values or Pillow images, one a row.
-        labels: int64 (rows,), -1 where there is none.
+        images: Encoded bytes or views of them, undecoded `datasets.Image` values or Pillow images, one per row.
+        labels: int64 (rows,), -1 for a missing label.
     """
 
     images: Sequence
     labels: np.ndarray
-    _rows: Sequence[Mapping]
+    _rows: Any
     _indices: Sequence[int] | None = None
 
     @classmethod
     def from_rows(cls, rows: Sequence[Mapping]) -> "EncodedRows":
-        """Rows as mappings, as `datasets` gives them one by one."""
+        """Create a batch from rows as mappings, as `datasets` returns them one by one."""
         labels = [MISSING_LABEL if row["label"] is None else row["label"] for row in rows]
         return cls([row["image"] for row in rows], np.array(labels, dtype=np.int64), rows)
 
@@ -37,7 +38,7 @@ class EncodedRows:
         return self._rows[i] if self._indices is None else self._rows[int(self._indices[i])]
 
     def describe(self, i: int) -> str:
-        """Name a row for a message: its number, its file, and whatever strings the data set keeps beside an image."""
+        """Describe a row for a message: its number, its file, and any strings the dataset stores with the image."""
         row = self.row(i)
         where = [f"image {i} of the batch" if self._indices is None else f"row {self._indices[i]}"]
         path = row["image"].get("path") if isinstance(row["image"], Mapping) else None
@@ -46,14 +47,14 @@ class EncodedRows:
 
 
 class FaceDataset(TorchDataset):
-    """A `datasets.Dataset` as a map-style data set that gives whole batches undecoded, for [`FaceCollator`].
+    """A `datasets.Dataset` as a map-style dataset that returns whole batches undecoded, for [`FaceCollator`].
 
-    `DataLoader` asks for the rows of a batch at once (`__getitems__`); they are gathered in Arrow, without a Python
-    mapping per row and without decoding, which is the collator's work. Samplers see an ordinary data set, so splitting
-    over ranks and skipping batches on resume are accelerate's, as for any other.
+    `DataLoader` requests all rows of a batch at once (`__getitems__`). They are gathered in Arrow, without a Python
+    mapping per row and without decoding, which the collator does. Samplers see an ordinary dataset, so accelerate
+    splits it over ranks and skips batches on resume as usual.
 
     Args:
-        dataset: Identity data, `image` and `label`, and any columns that help to name a row in an error message.
+        dataset: Identity data with `image` and `label`, and any columns that help identify a row in an error message.
 
     Example:
         >>> loader = DataLoader(FaceDataset(load_orl()), batch_size=64, shuffle=True, collate_fn=FaceCollator(112))
@@ -62,8 +63,8 @@ class FaceDataset(TorchDataset):
     def __init__(self, dataset: Dataset):
         self._dataset = dataset
         self._rows = dataset.cast_column("image", Image(decode=False)).with_format(None)
-        # Straight from Arrow's memory: `datasets` copies the bytes of a batch twice, and where it was selected or
-        # shuffled it looks up the rows one by one.
+        # Directly from Arrow's memory: `datasets` copies the bytes of a batch twice, and looks up the rows of a
+        # selected or shuffled dataset one by one.
         chunks = [chunk for chunk in dataset.data.column("image").chunks if len(chunk)]
         self._starts = np.cumsum([0, *map(len, chunks)])
         self._encoded = [_EncodedChunk(chunk) for chunk in chunks]
@@ -71,7 +72,7 @@ class FaceDataset(TorchDataset):
         self._places = None if dataset._indices is None else dataset._indices.column(0).to_numpy().astype(np.int64)
 
     def __reduce__(self):
-        return FaceDataset, (self._dataset,)  # a worker that is not forked opens the file, and is not sent its content
+        return FaceDataset, (self._dataset,)  # spawned workers open the file instead of receiving its contents
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -90,7 +91,7 @@ class FaceDataset(TorchDataset):
 
 
 class _EncodedChunk:
-    """The images of one Arrow chunk as views of its memory, sliced by its offsets: no Arrow object for each."""
+    """The images of one Arrow chunk as views of its memory, sliced by its offsets without an Arrow object per image."""
 
     def __init__(self, chunk: pa.StructArray):
         self._chunk = chunk
@@ -102,7 +103,7 @@ class _EncodedChunk:
         self._missing = encoded.is_null() if encoded.null_count else None
 
     def __getitem__(self, row: int) -> memoryview | dict | None:
-        if self._missing is not None and self._missing[row].as_py():  # it is in a file of its own, or nowhere
+        if self._missing is not None and self._missing[row].as_py():  # stored in a separate file, or missing
             return self._chunk[row].as_py()
         begin, end = self._offsets[row : row + 2].tolist()
         return self._data[begin:end]

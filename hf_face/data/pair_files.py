@@ -1,4 +1,4 @@
-"""Verification pairs from the files that protocols are published as."""
+"""Loads verification pairs from the file formats in which protocols are published."""
 
 import os
 from collections import Counter
@@ -26,27 +26,27 @@ def load_verification_pairs(
     """Load a verification protocol.
 
     Args:
-        path: One of: an InsightFace `.bin`; LFW's `pairs.txt` (XQLFW's is alike, RFW's has no header); a CSV with the
-            columns `file_a`, `file_b`, `same` and perhaps `fold` and `group`; a folder that
-            [`VerificationPairs.to_parquet`] wrote, or the Hub data set it was pushed to.
-        images: Where the images of a `pairs.txt` or a CSV are: a folder of images, or a Parquet file, a folder of them
-            or a `Dataset` with the columns `image` and `file_name`; the list's own folder if not given. File names are
-            compared without their suffix, since aligned copies are often PNG where the list says JPEG.
-        name: What the metrics are called after; the file's own name if not given.
-        landmarks: Where the images of a list are not aligned: RFW's `<group>_lmk.txt`, each line a file, a label and
-            five points. They become the column `landmarks` of the images, by which an `Embedder` aligns them.
-        revision: Which version of a Hub data set.
+        path: One of: an InsightFace `.bin`; LFW's `pairs.txt` (also XQLFW's, and RFW's without header); a CSV with the
+            columns `file_a`, `file_b`, `same` and optionally `fold` and `group`; a folder written by
+            [`VerificationPairs.to_parquet`], or the Hub dataset it was pushed to.
+        images: Location of the images of a `pairs.txt` or CSV: a folder of images, or a Parquet file, a folder of them
+            or a `Dataset` with the columns `image` and `file_name`. Defaults to the list's own folder. File names are
+            compared without suffix, since aligned copies are often PNG where the list says JPEG.
+        name: Prefix of the metrics; defaults to the file's name.
+        landmarks: For a list of unaligned images, RFW's `<group>_lmk.txt` with a file, a label and five points per
+            line. They become the images' column `landmarks`, which an `Embedder` uses to align them.
+        revision: Revision of a Hub dataset.
 
     Raises:
-        FileNotFoundError: the list, or an image it needs, is missing.
-        UnsafePickleError: a `.bin` refers to something that could run code.
-        ValueError: a column is missing, a line or a value is not understood, a `.bin` has an odd number of images.
+        FileNotFoundError: if the list, or an image in it, is missing.
+        UnsafePickleError: if a `.bin` refers to something that could run code.
+        ValueError: if a column is missing, a line or value is invalid, or a `.bin` has an odd number of images.
     """
     if Path(path).suffix not in (".bin", ".csv", ".txt"):
         return VerificationPairs.from_parquet(path, name, revision)
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
+        raise FileNotFoundError(f"{path} does not exist")
     name = name or path.stem
     if path.suffix == ".bin":
         return _read_bin(path, name)
@@ -67,16 +67,16 @@ class _Listing(NamedTuple):
 
 def _read_bin(path: Path, name: str) -> VerificationPairs:
     images, same = read_verification_bin(path)
-    distinct = pa.array(images, pa.binary()).dictionary_encode()  # a photograph may be in many pairs
+    distinct = pa.array(images, pa.binary()).dictionary_encode()  # an image may be in many pairs
     dataset = Dataset.from_dict({"image": image_column(distinct.dictionary)}, features=Features({"image": Image()}))
     return VerificationPairs(dataset, distinct.indices.to_numpy().reshape(-1, 2), same, name=name)
 
 
 def _read_pairs_txt(path: Path) -> _Listing:
-    """LFW's format: a line "folds pairs" (or one number), then "name i j" (same) and "name i other j" (different).
+    """Read LFW's format: a line "folds pairs" (or only "pairs"), then "name i j" (same) and "name i other j" lines.
 
-    Each fold has so many pairs of the same person, followed by as many of different people. Without that first line,
-    as in RFW's lists, any number of pairs follows, in ten consecutive folds.
+    Each fold has `pairs` pairs of the same person, followed by as many of different people. Without the first line, as
+    in RFW's lists, there may be any number of pairs, in ten consecutive folds.
     """
     lines = path.read_text(encoding="utf-8").split("\n")
     counts = lines[0].split()
@@ -101,17 +101,17 @@ def _read_pairs_txt(path: Path) -> _Listing:
 
 
 def _promised_folds(path: Path, header: str, num_pairs: int) -> np.ndarray | None:
-    """The fold of each pair by the numbers in a list's header; None where they tell of one set without folds."""
+    """The fold of each pair according to a list's header; None if the header states no folds."""
     *folds, pairs_per_fold = (int(count) for count in header.split())
     num_folds = folds[0] if folds else 1
     expected = 2 * num_folds * pairs_per_fold
     if num_pairs != expected:
-        raise ValueError(f"{path}: the first line, {header!r}, promises {expected} pairs, found {num_pairs}")
+        raise ValueError(f"{path}: expected {expected} pairs from the first line, {header!r}, found {num_pairs}")
     return np.arange(expected) * num_folds // expected if num_folds > 1 else None
 
 
 def _read_landmarks(path: Path, names: list[str]) -> list[list[float]]:
-    """Five points (x, y in turn) of each image, by its file's name without folder and suffix."""
+    """Five points (alternating x and y) of each image, matched by file name without folder and suffix."""
     points = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         fields = line.split()
@@ -124,7 +124,7 @@ def _read_landmarks(path: Path, names: list[str]) -> list[list[float]]:
         points[_stem(fields[0])] = coordinates
     stems = [_stem(name) for name in names]
     if missing := [stem for stem in stems if stem not in points]:
-        raise ValueError(f"{path}: no landmarks of {len(missing)} of {len(stems)} images, for instance {missing[0]!r}")
+        raise ValueError(f"{path}: no landmarks for {len(missing)} of {len(stems)} images, for example {missing[0]!r}")
     return [points[stem] for stem in stems]
 
 
@@ -144,7 +144,7 @@ def _read_csv(path: Path) -> _Listing:
 
 
 def _select_images(wanted: list[str], images: str | Path | Dataset, listing: Path) -> Dataset:
-    """The images of these names, in this order, with the columns `image` and `name`."""
+    """The images with these names, in this order, with the columns `image` and `name`."""
     features = Features({"image": Image(), "name": Value("string")})
     files = [] if isinstance(images, Dataset) else list_images(Path(images))
     if files:
@@ -153,21 +153,21 @@ def _select_images(wanted: list[str], images: str | Path | Dataset, listing: Pat
     dataset = images if isinstance(images, Dataset) else _load_parquet(Path(images))
     if "file_name" not in dataset.column_names:
         raise ValueError(f"{images} has no column 'file_name', only {dataset.column_names}")
-    rows = _locate(wanted, dataset["file_name"][:], listing, "the data set's column file_name")
+    rows = _locate(wanted, dataset["file_name"][:], listing, "the dataset's column file_name")
     return dataset.select_columns(["image", "file_name"]).rename_column("file_name", "name").select(rows)
 
 
 def _load_parquet(path: Path) -> Dataset:
     files = [path] if path.is_file() else sorted(path.glob("*.parquet"))
     if not files:
-        raise FileNotFoundError(f"{path} has neither images nor Parquet files of them")
+        raise FileNotFoundError(f"{path} contains neither images nor Parquet files")
     return load_dataset("parquet", data_files=[str(file) for file in files], split="train")
 
 
 def _locate(wanted: list[str], files: list[str], listing: Path, where: str) -> list[int]:
     """The position in `files` of each name.
 
-    LFW's list names a file by person and number; the photograph may lie in the person's folder, or with all the others.
+    LFW's list identifies a file by person and number; it may be in the person's folder, or all in a single folder.
     """
     stems = [_stem(file) if listing.suffix == ".txt" else _without_suffix(file) for file in files]
     rows = {stem: row for row, stem in enumerate(stems)}
@@ -175,7 +175,7 @@ def _locate(wanted: list[str], files: list[str], listing: Path, where: str) -> l
     missing = [name for name in wanted if name not in rows]
     if missing:
         raise FileNotFoundError(
-            f"{listing}: {len(missing)} of its {len(wanted)} images are not in {where}, for instance {missing[0]!r}"
+            f"{listing}: {len(missing)} of its {len(wanted)} images are not in {where}, for example {missing[0]!r}"
         )
     ambiguous = [name for name in wanted if counts[name] > 1]
     if ambiguous:

@@ -1,4 +1,4 @@
-"""Verification pairs: images, and which two of them show the same person."""
+"""Verification pairs: images, and pairs of them labeled as the same person or not."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,15 +29,15 @@ class VerificationPairs:
     """A 1:1 verification protocol.
 
     Args:
-        images: The distinct images, column `image` and perhaps `name`.
+        images: The distinct images, with the column `image` and optionally `name`.
         pairs: (P, 2) int64, two rows of `images` for each pair.
         same: (P,) bool, whether both show the same person.
-        fold: (P,) int64, the cross-validation fold of each pair; None: ten consecutive folds of equal size.
-        name: What the metrics are called after, such as `lfw`.
-        group: (P,) the subgroup of each pair (for instance the ethnicity in RFW), where the protocol has subgroups.
+        fold: (P,) int64, the cross-validation fold of each pair; None for ten consecutive folds of equal size.
+        name: Prefix of the metrics, such as `lfw`.
+        group: (P,) the subgroup of each pair (such as the ethnicity in RFW), if the protocol has subgroups.
 
     Raises:
-        ValueError: lengths differ, or a pair points to a row that does not exist.
+        ValueError: if lengths differ, or a pair points to a row that does not exist.
     """
 
     images: Dataset
@@ -60,9 +60,9 @@ class VerificationPairs:
         return len(self.pairs)
 
     def to_parquet(self, folder: str | Path) -> Path:
-        """Write a folder that [`VerificationPairs.from_parquet`], `datasets` and the Hub's viewer read.
+        """Write a folder for [`VerificationPairs.from_parquet`], `datasets` and the Hub's dataset viewer.
 
-        It has two configurations: `images`, and `pairs` with the rows of its images in `image_a` and `image_b`.
+        It has two configurations: `images`, and `pairs` with row numbers of images in `image_a` and `image_b`.
         """
         folder = Path(folder)
         columns = {"image_a": self.pairs[:, 0], "image_b": self.pairs[:, 1], "same": self.same}
@@ -77,7 +77,7 @@ class VerificationPairs:
     def from_parquet(
         cls, path: str | Path, name: str | None = None, revision: str | None = None
     ) -> "VerificationPairs":
-        """Read what [`VerificationPairs.to_parquet`] wrote, or (a `revision` of) a Hub data set it was pushed to."""
+        """Read a folder that [`VerificationPairs.to_parquet`] wrote, or a Hub dataset (at `revision`)."""
         if Path(path).is_dir():
             readme = Path(path, "README.md")
         else:
@@ -120,21 +120,21 @@ class VerificationPairs:
 
 
 def _load_part(path: str | Path, part: str, revision: str | None) -> Dataset:
-    if Path(path).is_dir():  # `load_dataset(path, part)` would give what its cache holds for any folder of that name
+    if Path(path).is_dir():  # `load_dataset(path, part)` might return the cached data of another folder of that name
         return load_dataset("parquet", data_files=str(Path(path, part, "*.parquet")), split="train")
     return load_dataset(str(path), part, split="test", revision=revision)
 
 
 def make_verification_pairs(dataset: Dataset, seed: int = 0, name: str = "verification") -> VerificationPairs:
-    """Every genuine pair of an identity data set and as many random impostor pairs, spread evenly over ten folds.
+    """Make all genuine pairs of an identity dataset and as many random impostor pairs, spread evenly over ten folds.
 
     Args:
-        dataset: Identity data, `image` and `label`.
-        seed: Seed of the choice of impostors and of the folds.
-        name: What the metrics are called after.
+        dataset: Identity data with `image` and `label`.
+        seed: Seed for the choice of impostors and for the folds.
+        name: Prefix of the metrics.
 
     Raises:
-        ValueError: no identity has two images, or too few impostor pairs exist.
+        ValueError: if no identity has two images, or there are too few impostor pairs.
     """
     labels = identity_labels(dataset)
     rng = np.random.default_rng(seed)
@@ -148,12 +148,12 @@ def make_verification_pairs(dataset: Dataset, seed: int = 0, name: str = "verifi
 
 
 def _genuine_pairs(labels: np.ndarray) -> np.ndarray:
-    """All pairs of rows with one label, (P, 2)."""
+    """All pairs of rows with the same label, (P, 2)."""
     order = np.argsort(labels, kind="stable")
     groups = np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
     pairs = [group[np.stack(np.triu_indices(len(group), k=1), axis=1)] for group in groups if len(group) > 1]
     if not pairs:
-        raise ValueError("no identity has two images: there is no genuine pair")
+        raise ValueError("no identity has two images, so there are no genuine pairs")
     return np.concatenate(pairs)
 
 
@@ -163,7 +163,7 @@ def _impostor_pairs(labels: np.ndarray, count: int, rng: np.random.Generator) ->
     sizes = np.bincount(labels)
     available = (size * size - (sizes * sizes).sum()) // 2
     if count > available:
-        raise ValueError(f"{count} impostor pairs are needed, but only {available} exist among {size} images")
+        raise ValueError(f"{count} impostor pairs are required, but {size} images have only {available}")
     codes = np.empty(0, dtype=np.int64)  # a pair (a, b) with a < b, as a * size + b
     while len(codes) < count:
         a, b = np.sort(rng.integers(size, size=(2, 2 * count)), axis=0)

@@ -1,14 +1,14 @@
-"""MXNet RecordIO, the format InsightFace ships its training sets in, read without mxnet.
+"""Reads MXNet RecordIO, the format of InsightFace's training sets, without mxnet.
 
-A training set is a folder of three files. `train.rec` holds the records, each of one part or several:
+A training set is a folder of three files. `train.rec` holds the records, each with one or more parts:
 
-    part:    magic 0xced7230a | 3 bits: which part of its record, 29 bits: length | data, padded to 4 bytes
+    part:    magic 0xced7230a | 3 bits: kind of part, 29 bits: length | data, padded to 4 bytes
     record:  number of labels L (uint32) | label (float32) | id (uint64) | id2 (uint64) | L labels (float32) | image
 
-A record has a single label in its head (L = 0), or an array of them whose first is the identity. `train.idx` says at
-which byte each record starts, and `property` holds "identities,height,width". In InsightFace's sets record 0 is a
-header without an image: its two labels say that records 1 ... a - 1 are images and records a ... b - 1 are
-identities, and an identity's two labels say which records are its images.
+A record has a single label in its head (L = 0), or an array of labels that starts with the identity. `train.idx` lists
+the byte at which each record starts, and `property` holds "identities,height,width". In InsightFace's sets record 0 is
+a header without an image: its two labels a and b mean that records 1 ... a - 1 are images and records a ... b - 1 are
+identities, and an identity's two labels are the range of its images' records.
 """
 
 import mmap
@@ -36,7 +36,7 @@ from .columns import rows_that_fit
 MAGIC = 0xCED7230A
 LENGTH_BITS = 29
 LENGTH_MASK = (1 << LENGTH_BITS) - 1
-WHOLE, FIRST, MIDDLE, LAST = range(4)  # which part of its record a part is
+WHOLE, FIRST, MIDDLE, LAST = range(4)  # kinds of parts
 PART = struct.Struct("<II")
 HEAD = struct.Struct("<IfQQ")
 MAGIC_BYTES = MAGIC.to_bytes(4, "little")
@@ -44,7 +44,7 @@ IMAGE_TYPE = pa.struct({"bytes": pa.binary(), "path": pa.string()})  # how `data
 
 
 class Record(NamedTuple):
-    """One record: its labels (L,) float32, the first of which is the identity, and the encoded image."""
+    """One record: its labels (L,) float32, starting with the identity, and the encoded image."""
 
     labels: np.ndarray
     image: bytes
@@ -54,11 +54,11 @@ class RecordIO:
     """The images of a RecordIO training set, memory-mapped: `len`, random access by row, iteration, batches.
 
     Args:
-        path: The folder of `train.rec` (or of one other `.rec` file), or the `.rec` file itself.
+        path: A folder with `train.rec` (or a single other `.rec` file), or the `.rec` file itself.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: there is no image in it, or a record or the index is damaged; also from every method that reads.
+        FileNotFoundError: if there is no such file.
+        ValueError: if it has no images, or a record or the index is damaged; also raised by every method that reads.
             The message names the file and the byte.
 
     Example:
@@ -80,11 +80,11 @@ class RecordIO:
         self._check_end()
         self._images, self._identities = self._image_and_identity_records()
         if not len(self._images):
-            raise ValueError(f"{self.path} has no image, only {len(self._offsets)} records that describe others")
+            raise ValueError(f"{self.path} has no images, only {len(self._offsets)} records that describe others")
 
     @classmethod
     def from_hub(cls, repo_id: str, revision: str | None = None) -> "RecordIO":
-        """Read the RecordIO files of a Hub data set repository such as `gaunernst/ms1mv3-recordio`."""
+        """Read the RecordIO files of a Hub dataset such as `gaunernst/ms1mv3-recordio`."""
         return cls(download_recordio(repo_id, revision))
 
     def __len__(self) -> int:
@@ -100,9 +100,9 @@ class RecordIO:
 
     @cached_property
     def identity_ranges(self) -> np.ndarray | None:
-        """(C, 2) int64: identity c's images are rows `[c, 0]` to `[c, 1] - 1`; None where the file does not say.
+        """(C, 2) int64: identity c's images are rows `[c, 0]` to `[c, 1] - 1`; None if the file does not list them.
 
-        The file holds them as float32, exact up to 2^24 rows.
+        The file stores them as float32, exact up to 2^24 rows.
         """
         if not len(self._identities):
             return None
@@ -110,7 +110,7 @@ class RecordIO:
 
     @cached_property
     def num_identities(self) -> int:
-        """As `property` states it, else as many as have ranges, else one more than the largest label."""
+        """The number stated in `property`, else the number of ranges, else one more than the largest label."""
         properties = self.path.with_name("property")
         if properties.is_file():
             return int(properties.read_text().split(",")[0])
@@ -118,12 +118,12 @@ class RecordIO:
 
     @property
     def names(self) -> list[str]:
-        """The identities have no names, so these are their numbers."""
+        """The identities' numbers, since they have no names."""
         return [str(identity) for identity in range(self.num_identities)]
 
     @property
     def fingerprint(self) -> str:
-        """Changes when the file is replaced."""
+        """A fingerprint that changes when the file is replaced."""
         status = self.path.stat()
         return f"{status.st_size}-{status.st_mtime_ns}"
 
@@ -135,7 +135,7 @@ class RecordIO:
     def read_batch(self, start: int, stop: int) -> pa.Table:
         """Rows `start` to `stop` as the columns `image` (encoded, as `datasets.Image` stores it) and `label`.
 
-        An image's path says where its record is: the file's name, `@` and the byte.
+        An image's path locates its record: the file's name, `@` and the byte.
         """
         offsets = self._images[start:stop]
         heads = self._heads(offsets)
@@ -147,10 +147,7 @@ class RecordIO:
         return pa.table({"image": image_column(images, paths), "label": heads.identity})
 
     def batches(self, start: int = 0, stop: int | None = None, batch_size: int = 1000) -> Iterator[pa.Table]:
-        """Rows `start` to `stop` in order, in tables of `batch_size` rows; memory holds one of them at a time.
-
-        A table has fewer rows where they hold more than 64 MB.
-        """
+        """Rows `start` to `stop` as tables of at most `batch_size` rows and 64 MB, one in memory at a time."""
         stop = len(self) if stop is None else stop
         while start < stop:
             offsets = self._images[start : min(start + batch_size, stop)]
@@ -160,12 +157,12 @@ class RecordIO:
             start = end
 
     def _forget(self, offsets: np.ndarray):
-        """Give the pages of records back; else they count as this process's until memory is short."""
+        """Release the memory pages of records, which would otherwise count as this process's until memory runs low."""
         if hasattr(mmap, "MADV_DONTNEED"):
             start = int(offsets.min()) // mmap.PAGESIZE * mmap.PAGESIZE
             self._map.madvise(mmap.MADV_DONTNEED, start, int(offsets.max()) - start)
 
-    # Opening: which records are there, and which of them are images?
+    # Opening: find the records, and which of them are images
 
     def _read_index(self) -> tuple[np.ndarray, np.ndarray]:
         """Keys and byte offsets of all records, sorted by key."""
@@ -180,7 +177,7 @@ class RecordIO:
                 convert_options=csv.ConvertOptions(column_types={"key": pa.int64(), "offset": pa.int64()}),
             )
         except pa.ArrowInvalid as error:
-            raise ValueError(f"{index} is not an index of lines 'key<tab>byte offset': {error}") from error
+            raise ValueError(f"{index} is not an index with lines 'key<tab>byte offset': {error}") from error
         keys, offsets = (table[name].to_numpy() for name in ("key", "offset"))
         outside = np.flatnonzero((offsets < 0) | (offsets > len(self._map) - PART.size))
         if len(outside):
@@ -192,20 +189,20 @@ class RecordIO:
         return keys[order], offsets[order]
 
     def _scan(self) -> tuple[np.ndarray, np.ndarray]:
-        """The same without an index, which is rebuilt once and kept in the cache of `datasets`."""
+        """Keys and byte offsets without an index, which is rebuilt once and stored in the cache of `datasets`."""
         name = Hasher.hash([str(self.path.absolute()), self.fingerprint])
         kept = Path(config.HF_DATASETS_CACHE, "recordio", f"{name}.npy")
         if not kept.is_file():
             offsets = self._walk()
             kept.parent.mkdir(parents=True, exist_ok=True)
-            with NamedTemporaryFile(dir=kept.parent, delete=False) as file:  # others may be writing the same
+            with NamedTemporaryFile(dir=kept.parent, delete=False) as file:  # other processes may be writing it too
                 np.save(file, offsets)
             os.replace(file.name, kept)
         offsets = np.asarray(np.load(kept, mmap_mode="r"))
         return np.arange(len(offsets)), offsets
 
     def _walk(self) -> np.ndarray:
-        """The byte offsets of all records, found by going from one to the next."""
+        """The byte offsets of all records, found by walking from one to the next."""
         offsets, end = array("q"), 0
         with tqdm(total=len(self._map), unit="B", unit_scale=True, desc=f"indexing {self.path.name}") as progress:
             while end < len(self._map):
@@ -217,27 +214,26 @@ class RecordIO:
         return np.array(offsets)
 
     def _check_end(self):
-        """A copy that was cut short is the commonest damage; the record that comes last in the file shows it."""
+        """Check the last record in the file, which reveals the most common damage: a truncated copy."""
         last = self._offsets.argmax()
         end = self._parts(self._offsets[last])[-1].next
         if end != len(self._map):
             raise ValueError(
                 f"the last record of the index, {self._keys[last]}, ends at byte {end}, but {self.path} has "
-                f"{len(self._map)}: they do not belong together; without a .idx file it is rebuilt"
+                f"{len(self._map)}, so they do not belong together. Remove the .idx file to rebuild it"
             )
 
     def _image_and_identity_records(self) -> tuple[np.ndarray, np.ndarray]:
         """The byte offsets of the images, and of the records that list the identities."""
         labels, image = self._record(self._offsets[0])
-        if image:  # as im2rec writes: no header, every record is an image
+        if image:  # as written by im2rec: no header, every record is an image
             return self._offsets, self._offsets[:0]
-        # images come first; the header's float32 counts are exact up to 2^24 only, so they check what is found
-        end = (
-            bisect_left(range(1, len(self._offsets)), True, key=lambda i: not self._record(self._offsets[i]).image) + 1
-        )
+        # images come first; the header's float32 counts are only exact up to 2^24, so they serve only as a check
+        images = range(1, len(self._offsets))
+        end = bisect_left(images, True, key=lambda i: not self._record(int(self._offsets[i])).image) + 1
         if labels.tolist() != np.array([end, len(self._offsets)], dtype=np.float32).tolist():
             raise ValueError(
-                f"{self.path}: the header says that images end before record {labels[0]:.0f} and identities before "
+                f"{self.path}: according to the header, images end before record {labels[0]:.0f} and identities before "
                 f"{labels[1]:.0f}, but images end before record {end} of {len(self._offsets)}"
             )
         return self._offsets[1:end], self._offsets[end:]
@@ -245,7 +241,7 @@ class RecordIO:
     # Reading
 
     def _parts(self, offset: int) -> list["_Part"]:
-        """Where the parts of the record at byte `offset` lie."""
+        """The positions of the parts of the record at byte `offset`."""
         parts = [self._part(offset)]
         if parts[0].kind == WHOLE:
             return parts
@@ -254,7 +250,7 @@ class RecordIO:
         while parts[-1].kind != LAST:
             parts.append(self._part(parts[-1].next))
             if parts[-1].kind not in (MIDDLE, LAST):
-                raise ValueError(f"{self.path}: the record at byte {offset} of several parts has no last part")
+                raise ValueError(f"{self.path}: the multi-part record at byte {offset} has no last part")
         return parts
 
     def _part(self, offset: int) -> "_Part":
@@ -262,7 +258,9 @@ class RecordIO:
             raise ValueError(f"{self.path} is truncated: a part starts at byte {offset} of {len(self._map)}")
         magic, kind_and_length = PART.unpack_from(self._map, offset)
         if magic != MAGIC:
-            raise ValueError(f"{self.path}: no record at byte {offset}: found {magic:#x}, not the magic {MAGIC:#x}")
+            raise ValueError(
+                f"{self.path}: no record at byte {offset}, expected the magic {MAGIC:#x}, found {magic:#x}"
+            )
         start = offset + PART.size
         end = start + (kind_and_length & LENGTH_MASK)
         next_part = end + -end % 4
@@ -273,7 +271,7 @@ class RecordIO:
         return _Part(kind_and_length >> LENGTH_BITS, start, end, next_part)
 
     def _record(self, offset: int) -> Record:
-        # a part ends where the data held the magic at a multiple of 4 bytes; the magic itself is not stored
+        # a part ends where the data contained the magic at a multiple of 4 bytes; the magic itself is not stored
         data = MAGIC_BYTES.join(self._map[part.start : part.end] for part in self._parts(int(offset)))
         if len(data) < HEAD.size:
             raise ValueError(f"{self.path}: the record at byte {offset} is shorter than its head of {HEAD.size} bytes")
@@ -283,7 +281,7 @@ class RecordIO:
         end = HEAD.size + 4 * num_labels
         if end > len(data):
             raise ValueError(
-                f"{self.path}: the record at byte {offset} announces {num_labels} labels, but its {len(data)} bytes "
+                f"{self.path}: the record at byte {offset} declares {num_labels} labels, but its {len(data)} bytes "
                 f"hold {(len(data) - HEAD.size) // 4}"
             )
         return Record(np.frombuffer(data, "<f4", num_labels, HEAD.size), data[end:])
@@ -298,19 +296,19 @@ class RecordIO:
         label = words[3].view("<f4")
         in_array = plain & (words[2] > 0)
         label[in_array] = self._words.view("<f4")[(offsets[in_array] + PART.size + HEAD.size) // 4]
-        for row in np.flatnonzero(~plain):  # of several parts, or damaged
+        for row in np.flatnonzero(~plain):  # multi-part, or damaged
             label[row] = self._record(offsets[row]).labels[0]
         odd = np.flatnonzero((label < 0) | (label != np.floor(label)) | np.isinf(label))
         if len(odd):
             raise ValueError(
-                f"{self.path}: the record at byte {offsets[odd[0]]} has label {label[odd[0]]}, no identity"
+                f"{self.path}: the record at byte {offsets[odd[0]]} has label {label[odd[0]]}, which is not an identity"
             )
         return _Heads(label.astype(np.int64), start, end, plain)
 
     def _slices(self, start: np.ndarray, end: np.ndarray) -> pa.BinaryArray:
-        """Bytes `start[i]` to `end[i]` of the file, copied once and without a Python object for each.
+        """Bytes `start[i]` to `end[i]` of the file, copied only once and without a Python object per slice.
 
-        The file itself serves as the data of an array that alternates between these slices and the gaps between them.
+        The file itself serves as the data buffer of an array that alternates between these slices and the gaps.
         """
         order = np.argsort(start, kind="stable")
         bounds = np.stack([start[order], end[order]], axis=1).ravel()
@@ -330,7 +328,7 @@ class _Heads(NamedTuple):
     identity: np.ndarray
     start: np.ndarray  # of the image, in bytes
     end: np.ndarray
-    plain: np.ndarray  # whether the record is of one part: else start and end do not hold
+    plain: np.ndarray  # whether the record has a single part; otherwise start and end are not valid
 
 
 def _find_rec(path: Path) -> Path:
@@ -340,18 +338,18 @@ def _find_rec(path: Path) -> Path:
         return path / "train.rec"
     files = sorted(path.glob("*.rec"))
     if len(files) != 1:
-        found = f"{len(files)} files: name one of them" if files else "none"
+        found = f"{len(files)} files; pass the path of one of them" if files else "none"
         raise FileNotFoundError(f"expected train.rec or one other .rec file in {path}, found {found}")
     return files[0]
 
 
 def download_recordio(repo_id: str, revision: str | None = None) -> Path:
-    """Bring the RecordIO files of a Hub data set repository into the Hub cache, if it has any; gives the folder."""
+    """Download the RecordIO files of a Hub dataset, if it has any, and return their folder in the Hub cache."""
     patterns = ["*.rec", "*.idx", "property"]
     return Path(snapshot_download(repo_id, repo_type="dataset", revision=revision, allow_patterns=patterns))
 
 
 def image_column(encoded: pa.BinaryArray, paths: pa.StringArray | None = None) -> pa.StructArray:
-    """Encoded images, and where they came from, as `datasets.Image` stores them."""
+    """Encoded images and their paths, as `datasets.Image` stores them."""
     paths = pa.nulls(len(encoded), pa.string()) if paths is None else paths
     return pa.StructArray.from_arrays([encoded, paths], fields=list(IMAGE_TYPE))

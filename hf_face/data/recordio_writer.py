@@ -1,4 +1,4 @@
-"""Identity data sets to RecordIO as InsightFace lays it out, for tools that read nothing else."""
+"""Writes identity datasets as RecordIO in InsightFace's layout, for tools that read nothing else."""
 
 import io
 from pathlib import Path
@@ -14,25 +14,25 @@ from .recordio import FIRST, HEAD, LAST, LENGTH_BITS, LENGTH_MASK, MAGIC, MAGIC_
 
 
 def write_recordio(dataset: Dataset, folder: str | Path, batch_size: int = 100) -> Path:
-    """Write `train.rec`, `train.idx` and `property`, with the images' bytes as they are.
+    """Write `train.rec`, `train.idx` and `property`, without re-encoding the images.
 
-    Images are grouped by identity, since the format gives each identity a range of records.
+    Images are grouped by identity, since the format stores a range of records per identity.
 
     Args:
-        dataset: Identity data, `image` and `label`.
-        folder: Where to write.
-        batch_size: Images held in memory at a time.
+        dataset: Identity data with `image` and `label`.
+        folder: Folder to write to.
+        batch_size: Number of images to hold in memory at a time.
 
     Returns:
         The path of `train.rec`.
 
     Raises:
-        FileExistsError: the folder already has a `train.rec`.
-        ValueError: there is no image, an identity has none, or an image's bytes are missing.
+        FileExistsError: if the folder already has a `train.rec`.
+        ValueError: if there are no images, an identity has none, or an image's bytes are missing.
     """
     path = Path(folder, "train.rec")
     if path.exists():
-        raise FileExistsError(f"{path} exists: remove it, or write to another folder")
+        raise FileExistsError(f"{path} already exists. Remove it, or write to another folder")
     check_identities(dataset)
     labels = identity_labels(dataset)
     order = np.argsort(labels, kind="stable")
@@ -61,14 +61,14 @@ class _Writer:
         self.count = 0
 
     def write(self, labels, image: bytes = b""):
-        """A record with one label, or an array of them, and an image."""
+        """Append a record with one label or an array of labels, and an image."""
         self.idx.write(f"{self.count}\t{self.rec.tell()}\n")
         if np.ndim(labels) == 0:
             data = HEAD.pack(0, labels, self.count, 0) + image
         else:
             data = HEAD.pack(len(labels), 0, self.count, 0) + np.array(labels, dtype="<f4").tobytes() + image
         if len(data) > LENGTH_MASK:
-            raise ValueError(f"record {self.count} has {len(data)} bytes, the format holds {LENGTH_MASK}")
+            raise ValueError(f"record {self.count} has {len(data)} bytes, but the format allows at most {LENGTH_MASK}")
         parts = _split_at_magic(data)
         kinds = [FIRST, *[MIDDLE] * (len(parts) - 2), LAST] if len(parts) > 1 else [WHOLE]
         for kind, part in zip(kinds, parts, strict=True):
@@ -77,7 +77,7 @@ class _Writer:
 
 
 def _split_at_magic(data: bytes) -> list[bytes]:
-    """Cut where the magic lies at a multiple of 4 bytes, so that readers may search for it; it is not kept."""
+    """Split at every magic at a multiple of 4 bytes, dropping it, so that readers can search for record starts."""
     parts, start, found = [], 0, data.find(MAGIC_BYTES)
     while found >= 0:
         if found % 4 == 0:

@@ -1,4 +1,4 @@
-"""Streamed identity data as numbered batches, undecoded: split over ranks and workers, resumed where it stopped."""
+"""Streams identity data as numbered, undecoded batches, split over ranks and workers, and resumable."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -15,18 +15,18 @@ from .loading import MISSING_LABEL, EncodedRows
 
 logger = logging.get_logger(__name__)
 
-KNOWN_POSITIONS = 64  # of each part; more than the batches that a worker reads ahead
+KNOWN_POSITIONS = 64  # per part; more than the number of batches that a worker reads ahead
 
 
 class StreamedRows(EncodedRows):
-    """A batch that lies in an Arrow table, whose rows become mappings only to be named in a message."""
+    """A batch stored in an Arrow table. Rows are converted to mappings only for messages."""
 
     @classmethod
     def from_table(cls, table: pa.Table) -> "StreamedRows":
         column = table["image"].combine_chunks()
         images = pc.struct_field(column, "bytes").to_pylist()
         if None in images:
-            images = column.to_pylist()  # some images are in files of their own: their paths are needed too
+            images = column.to_pylist()  # some images are in separate files, so their paths are needed too
         return cls(images, pc.fill_null(table["label"], MISSING_LABEL).to_numpy().astype(np.int64), table)
 
     def row(self, i: int) -> Mapping:
@@ -34,25 +34,25 @@ class StreamedRows(EncodedRows):
 
 
 class FaceStream(TorchDataset):
-    """A `datasets.IterableDataset` as a map-style data set of numbered batches, undecoded, for [`FaceCollator`].
+    """A `datasets.IterableDataset` as a map-style dataset of numbered, undecoded batches, for [`FaceCollator`].
 
-    The stream is split into parts, one for each worker of each rank; batch `n` is the next one of part
-    `n % num_parts`. `DataLoader` deals the numbers out to its workers in turn, as accelerate does to the ranks, so each
-    of them reads one part, and lengths and skipping batches on resume are theirs, as for a data set on disk.
+    The stream is split into parts, one for each worker of each rank; batch `n` is the next batch of part
+    `n % num_parts`. `DataLoader` distributes the numbers round-robin to its workers, as accelerate does to the ranks,
+    so each of them reads one part. They also handle the length and skip batches on resume, as for a dataset on disk.
 
-    A part is read pass after pass. Every pass gives each image once, over all parts: a batch that the end of a pass
-    would cut short is filled from the next one. Passes differ if the stream is shuffled, which needs a seed when there
-    are several ranks.
+    Each part is read in repeated passes. Over all parts, each pass returns every image once; a short batch at the end
+    of a pass is filled from the next one. Passes differ if the stream is shuffled, which requires a seed with several
+    ranks.
 
-    Going on after `state_dict` and `load_state_dict` is exact: the images that a pass had given are read again but not
-    decoded, so that the shuffle buffer holds what it held. Without a state all earlier passes are read again too.
+    Resuming with `state_dict` and `load_state_dict` is exact: the images already returned by the current pass are read
+    again but not decoded, to restore the shuffle buffer. Without a state, all earlier passes are read again too.
 
     Args:
-        dataset: Streamed identity data, `image` and `label`, not split by ranks.
-        batch_size: Images in a batch, always.
-        num_batches: How many batches there are, over all parts.
-        num_parts: Number of ranks times number of workers (1 without workers). With as many shards or more each part
-            reads its own shards; with fewer each part reads all of them and leaves out what is not its own.
+        dataset: Streamed identity data with `image` and `label`, not yet split over ranks.
+        batch_size: Number of images in every batch.
+        num_batches: Number of batches over all parts.
+        num_parts: Number of ranks times number of workers (1 without workers). With at least as many shards, each part
+            reads its own shards; with fewer, each part reads all shards and skips the examples of other parts.
 
     Example:
         >>> stream = FaceStream(load_identities("faces", streaming=True), 64, num_batches=1000, num_parts=4)
@@ -64,24 +64,24 @@ class FaceStream(TorchDataset):
         self.num_batches = num_batches
         self.num_parts = num_parts
         self._dataset = dataset.cast_column("image", Image(decode=False))
-        if dataset._ex_iterable.iter_arrow:  # other sources give Python rows, which `datasets` would convert one by one
+        if dataset._ex_iterable.iter_arrow:  # `datasets` would convert the Python rows of other sources one by one
             self._dataset = self._dataset.with_format("arrow")
         self._split = "shards" if dataset.num_shards >= num_parts else "examples"
         if self._split == "examples":
             logger.warning(
                 f"The stream has fewer shards ({dataset.num_shards}) than readers ({num_parts}, ranks times workers), "
-                "so each of them reads all of it to decode its part. Write the data in more files to avoid this."
+                "so each of them reads the whole stream to decode its part. Split the data into more files."
             )
         self._readers: dict[int, tuple[int, Iterator]] = {}
-        # (turn, pass, row): before its batch number `turn` a part has come to this row of this pass. In shared memory:
-        # workers write it, some batches ahead of the main process, which saves it.
+        # (turn, pass, row): the pass and row at which a part's batch number `turn` starts. In shared memory: workers
+        # write it, some batches ahead of the main process, which saves it.
         self._known = torch.zeros((num_parts, KNOWN_POSITIONS, 3), dtype=torch.int64).share_memory_()
 
     def __len__(self) -> int:
         return self.num_batches
 
     def __getitem__(self, number: int) -> StreamedRows:
-        """Batch `number`. Each part's are to be asked for in their order; going back reads the part again."""
+        """Batch `number`. Request each part's batches in order; going back reads the part from the start."""
         turn, part = divmod(number, self.num_parts)
         next_turn, reader = self._readers.get(part, (None, None))
         if next_turn != turn:
@@ -92,12 +92,12 @@ class FaceStream(TorchDataset):
         return StreamedRows.from_table(table)
 
     def __getitems__(self, numbers: Sequence[int]) -> StreamedRows:
-        """For a `DataLoader` with `batch_size=1`: one number, one batch."""
+        """For a `DataLoader` with `batch_size=1`: one batch per number."""
         (number,) = numbers
         return self[number]
 
     def state_dict(self, num_used: int) -> dict:
-        """Where the parts that are read by this process or its workers stand after the first `num_used` batches."""
+        """The positions, after the first `num_used` batches, of the parts read by this process or its workers."""
         positions = []
         for part in range(self.num_parts):
             turn = -((part - num_used) // self.num_parts)
@@ -107,16 +107,16 @@ class FaceStream(TorchDataset):
         return {"batch_size": self.batch_size, "num_parts": self.num_parts, "positions": positions}
 
     def load_state_dict(self, state: dict):
-        """Go on from a state, or several ranks' with their positions joined.
+        """Resume from a state, or from the states of several ranks with their positions joined.
 
         Raises:
-            ValueError: the stream was read in other parts or batches.
+            ValueError: if the number of parts or the batch size has changed.
         """
         for name, meaning in (("num_parts", "ranks times workers"), ("batch_size", "images in a batch")):
             if getattr(self, name) != state[name]:
                 raise ValueError(
-                    f"The stream was read with {name}={state[name]} ({meaning}), now it is {getattr(self, name)}: it "
-                    "can only go on as it began. Set ignore_data_skip to read it from its beginning."
+                    f"The stream was read with {name}={state[name]} ({meaning}) and cannot resume with "
+                    f"{getattr(self, name)}. Set ignore_data_skip to read it from the start."
                 )
         for position in state["positions"]:
             self._remember(*position)
@@ -134,7 +134,7 @@ class FaceStream(TorchDataset):
         return batches
 
     def _read(self, part: int, number: int, row: int) -> Iterator[tuple[pa.Table, tuple[int, int]]]:
-        """The batches of a part from a row of pass `number` on, each with the position behind it."""
+        """The batches of a part, starting at `row` of pass `number`, each with the position after it."""
         dataset = split_dataset_by_node(self._dataset, part, self.num_parts, self._split)
         waiting = None
         while True:
@@ -146,7 +146,7 @@ class FaceStream(TorchDataset):
                 table = table.slice(done)
                 waiting = pa.concat_tables([waiting, table]) if waiting else table
                 if len(waiting) >= self.batch_size:
-                    # at most one batch a table, and what is left is of this table, hence of this pass
+                    # at most one batch per table, so the remainder is from this table and thus from this pass
                     left = len(waiting) - self.batch_size
                     yield waiting.slice(0, self.batch_size), (number, num_read - left)
                     waiting = waiting.slice(self.batch_size)

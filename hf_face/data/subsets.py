@@ -1,4 +1,4 @@
-"""Choosing, splitting and merging identity data sets: on the label column alone, the images are never touched."""
+"""Selects, splits and merges identity datasets using only the label column, without touching the images."""
 
 from collections.abc import Sequence
 
@@ -16,20 +16,20 @@ def select_identities(
     min_images: int = 1,
     seed: int | None = None,
 ) -> Dataset:
-    """Keep some identities and some of their images, as FRoundation does for its selective data sets.
+    """Keep some identities and some of their images, as FRoundation does for its selective datasets.
 
     Args:
-        dataset: Identity data, `image` and `label`.
-        num_identities: How many identities to keep; all when None.
-        images_per_identity: How many images to keep of each at most; all when None.
-        min_images: Identities with fewer images are left out first.
-        seed: Choose identities and images at random with this seed; the first ones in order when None.
+        dataset: Identity data with `image` and `label`.
+        num_identities: Number of identities to keep; None keeps all.
+        images_per_identity: Maximum number of images to keep per identity; None keeps all.
+        min_images: Minimum number of images of the identities to choose from.
+        seed: Seed for choosing identities and images at random; None keeps the first ones.
 
     Returns:
-        The rows kept, in their order in `dataset`, with labels compacted (see [`compact_labels`]).
+        The selected rows, in their original order, with compacted labels (see [`compact_labels`]).
 
     Raises:
-        ValueError: fewer than `num_identities` identities have `min_images` images.
+        ValueError: if fewer than `num_identities` identities have `min_images` images.
     """
     labels = identity_labels(dataset)
     counts = np.bincount(labels)
@@ -37,8 +37,8 @@ def select_identities(
     if num_identities is not None:
         if num_identities > len(identities):
             raise ValueError(
-                f"{num_identities} identities were asked for, but only {len(identities)} of the "
-                f"{np.count_nonzero(counts)} in the data set have at least {min_images} images"
+                f"{num_identities} identities were requested, but only {len(identities)} of the "
+                f"{np.count_nonzero(counts)} in the dataset have at least {min_images} images"
             )
         if seed is not None:
             identities = np.random.default_rng(seed).permutation(identities)
@@ -50,25 +50,24 @@ def select_identities(
 
 
 def split_identities(dataset: Dataset, num_held_out: int, seed: int = 0) -> tuple[Dataset, Dataset]:
-    """Split into two data sets that share no identity: recognition is tested on people never seen in training.
+    """Split into two datasets without common identities, to test recognition on people not seen in training.
 
     Args:
-        dataset: Identity data, `image` and `label`.
-        num_held_out: How many identities, chosen at random with `seed`, go into the second data set.
-        seed: Seed of the choice.
+        dataset: Identity data with `image` and `label`.
+        num_held_out: Number of identities, chosen at random, in the second dataset.
+        seed: Seed for the choice.
 
     Returns:
-        `(train, held_out)`, each with its labels compacted.
+        `(train, held_out)`, each with compacted labels.
 
     Raises:
-        ValueError: the split would leave a side without identities.
+        ValueError: if one side of the split would have no identities.
     """
     labels = identity_labels(dataset)
     identities = np.unique(labels)
     if not 0 < num_held_out < len(identities):
         raise ValueError(
-            f"num_held_out={num_held_out} of {len(identities)} identities leaves one side of the split empty: "
-            f"expected 1 to {len(identities) - 1}"
+            f"num_held_out must be 1 to {len(identities) - 1} for {len(identities)} identities, found {num_held_out}"
         )
     held_out = np.isin(labels, np.random.default_rng(seed).permutation(identities)[:num_held_out])
     train, test = (dataset.select(np.flatnonzero(side)) for side in (~held_out, held_out))
@@ -76,7 +75,7 @@ def split_identities(dataset: Dataset, num_held_out: int, seed: int = 0) -> tupl
 
 
 def compact_labels(dataset: Dataset) -> Dataset:
-    """Renumber the labels 0 ... C-1 without gaps; every identity keeps its name and the order of identities is kept."""
+    """Renumber the labels 0 ... C-1 without gaps, keeping the names and the order of the identities."""
     present, compacted = np.unique(identity_labels(dataset), return_inverse=True)
     feature = dataset.features["label"]
     if len(present) == feature.num_classes:
@@ -85,10 +84,10 @@ def compact_labels(dataset: Dataset) -> Dataset:
 
 
 def merge_identities(datasets: Sequence[Dataset]) -> Dataset:
-    """Put several sources one after the other as one data set: identities of different sources are different people.
+    """Concatenate several datasets, treating identities of different datasets as different people.
 
-    The labels of each source are offset by the identities before it. An identity's name gets its source's position
-    as a prefix (`0/alice`, `1/alice`), since two sources may use one name for two people.
+    The labels of each dataset are offset by the number of identities before it. Names are prefixed with the position
+    of their dataset (`0/alice`, `1/alice`), since two datasets may use the same name for different people.
     """
     names = [f"{i}/{name}" for i, dataset in enumerate(datasets) for name in dataset.features["label"].names]
     offsets = np.cumsum([0, *(dataset.features["label"].num_classes for dataset in datasets)])
@@ -101,10 +100,10 @@ def merge_identities(datasets: Sequence[Dataset]) -> Dataset:
 
 
 def replace_labels(dataset: Dataset, labels: np.ndarray, names: list[str]) -> Dataset:
-    """`dataset` with another label column, `labels` (N,) over `names`.
+    """Replace the label column with `labels` (N,) over `names`.
 
-    `Dataset.add_column` first writes a selected or shuffled data set out again, images and all. Here the new labels
-    are laid beside the table as it is, and the selection is kept.
+    `Dataset.add_column` first rewrites a selected or shuffled dataset, including its images. Instead, the new labels
+    are placed next to the existing table, and the selection is kept.
     """
     indices = dataset._indices
     if indices is not None:
@@ -123,10 +122,10 @@ def replace_labels(dataset: Dataset, labels: np.ndarray, names: list[str]) -> Da
 
 
 def _rank_within_identity(labels: np.ndarray, seed: int | None) -> np.ndarray:
-    """For each row its position among the rows of its identity (N,): in row order, or in a random order."""
+    """The position of each row among the rows of its identity (N,), in row order or, with a seed, in random order."""
     order = np.arange(len(labels)) if seed is None else np.random.default_rng(seed).permutation(len(labels))
     order = order[np.argsort(labels[order], kind="stable")]  # rows grouped by identity
-    starts = np.flatnonzero(np.diff(labels[order], prepend=-1))  # where each identity's rows begin
+    starts = np.flatnonzero(np.diff(labels[order], prepend=-1))  # first row of each identity
     ranks = np.empty(len(labels), dtype=np.int64)
     ranks[order] = np.arange(len(labels)) - np.repeat(starts, np.diff([*starts, len(labels)]))
     return ranks

@@ -1,17 +1,18 @@
-"""Verification sets as InsightFace ships them: `.bin` files, pickles of `(list of encoded images, list of bools)`.
+"""Reads InsightFace's verification sets: `.bin` files, pickles of `(list of encoded images, list of bools)`.
 
-A pickle may run any code when it is loaded, and these files are passed from hand to hand. This unpickler builds
-numbers, strings, lists and tuples, and nothing else: the few names that a pickled bytes object or numpy array refers
-to are answered by stand-ins of our own, every other name is refused.
+Loading a pickle can run arbitrary code, and these files come from many sources. This unpickler builds only numbers,
+strings, lists and tuples: the few names that pickled bytes objects and numpy arrays refer to are replaced by our own
+stand-ins, and all other names are rejected.
 """
 
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-# what pickle says that unpickling damaged data may raise
+# what unpickling damaged data may raise, according to pickle's documentation
 DAMAGE = (
     pickle.UnpicklingError,
     AttributeError,
@@ -26,21 +27,21 @@ DAMAGE = (
 
 
 class UnsafePickleError(ValueError):
-    """A pickle refers to something that could run code, and was not loaded."""
+    """Raised for a pickle that refers to something that could run code; it was not loaded."""
 
 
 def read_verification_bin(path: str | Path) -> tuple[list[bytes], np.ndarray]:
-    """Read a `.bin` of any pickle protocol, Python 2's included.
+    """Read a `.bin` of any pickle protocol, including Python 2's.
 
     Args:
         path: A file such as `lfw.bin`, `cfp_fp.bin` or `agedb_30.bin`.
 
     Returns:
-        The encoded images, 2P of them (pair i is images 2i and 2i + 1), and `same`, (P,) bool.
+        The 2P encoded images (pair i is images 2i and 2i + 1), and `same`, (P,) bool.
 
     Raises:
-        UnsafePickleError: the file refers to anything but bytes and numpy arrays; nothing of it is executed.
-        ValueError: it is damaged, or does not hold two images for each pair.
+        UnsafePickleError: if the file refers to anything but bytes and numpy arrays; no code is executed.
+        ValueError: if it is damaged, or does not have two images per pair.
     """
     with open(path, "rb") as file:
         unpickler = _DataUnpickler(file, path)
@@ -51,36 +52,36 @@ def read_verification_bin(path: str | Path) -> tuple[list[bytes], np.ndarray]:
         except DAMAGE as error:
             raise ValueError(f"{path} is damaged, or not a pickle: {error}") from error
     if not isinstance(content, list | tuple) or len(content) != 2:
-        raise ValueError(f"{path} does not hold (images, same), but {type(content).__name__}")
+        raise ValueError(f"{path}: expected (images, same), found {type(content).__name__}")
     images, same = (_plain(part) for part in content)
     if not all(isinstance(part, list | tuple | np.ndarray) for part in (images, same)):
         raise ValueError(
-            f"{path} does not hold two lists (images, same), but {type(images).__name__} and {type(same).__name__}"
+            f"{path}: expected two lists (images, same), found {type(images).__name__} and {type(same).__name__}"
         )
     if len(images) != 2 * len(same):
-        raise ValueError(f"{path} has {len(images)} images and {len(same)} pairs: expected two images for each pair")
+        raise ValueError(f"{path} has {len(images)} images and {len(same)} pairs, expected two images per pair")
     images = [_image_bytes(image, path, i) for i, image in enumerate(images)]
     if not all(value in (0, 1) for value in same):
-        raise ValueError(f"{path}: whether a pair is of the same person must be a bool")
+        raise ValueError(f"{path}: whether a pair shows the same person must be a bool")
     return images, np.array(same, dtype=bool)
 
 
 class _DataUnpickler(pickle.Unpickler):
     def __init__(self, file, path: str | Path):
-        super().__init__(file, encoding="bytes")  # Python 2's strings are our bytes
+        super().__init__(file, encoding="bytes")  # Python 2 strings are bytes
         self.path = path
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in STAND_INS:
             stand_in = STAND_INS[module, name]
-            return lambda *arguments: stand_in(*arguments)  # a new object: a pickle may set attributes of what it gets
+            return lambda *arguments: stand_in(*arguments)  # a new object, since a pickle may set its attributes
         raise UnsafePickleError(
-            f"{self.path} refers to {module}.{name}, which a verification set has no use for and which could run code: "
-            "it was not loaded"
+            f"{self.path} refers to {module}.{name}, which verification sets do not contain and which could run code, "
+            "so it was not loaded"
         )
 
     def persistent_load(self, pid: Any):
-        raise UnsafePickleError(f"{self.path} refers to an object outside of it ({pid!r}): it was not loaded")
+        raise UnsafePickleError(f"{self.path} refers to an external object ({pid!r}), so it was not loaded")
 
 
 class _Type:
@@ -89,23 +90,23 @@ class _Type:
     def __init__(self, code: str | bytes, *_):
         self.dtype = np.dtype(code.decode() if isinstance(code, bytes) else code)
         if self.dtype.kind not in "biufSO":
-            raise TypeError(f"arrays of {self.dtype} are not admitted")
+            raise TypeError(f"arrays of {self.dtype} are not allowed")
 
     def __setstate__(self, state: tuple):
         if state[1] in (">", b">"):
-            raise TypeError("big-endian arrays are not admitted")
+            raise TypeError("big-endian arrays are not allowed")
 
 
 class _Array:
-    """Stands in for `numpy.ndarray`: a list of objects, or raw data seen through numpy."""
+    """Stands in for `numpy.ndarray`: a list of objects, or a numpy view of raw data."""
 
     def __init__(self, *_):
-        self.values = []
+        self.values: list | np.ndarray = []
 
     def __setstate__(self, state: tuple):
         _, shape, kind, _, data = state
         if len(shape) != 1:
-            raise TypeError(f"arrays of shape {shape} are not admitted")
+            raise TypeError(f"arrays of shape {shape} are not allowed")
         self.values = list(data) if kind.dtype.hasobject else np.frombuffer(data, kind.dtype)
 
 
@@ -121,20 +122,20 @@ def _scalar(kind: _Type, data: bytes) -> Any:
 
 def _encode(text: str, encoding: str | bytes) -> bytes:
     if encoding not in ("latin1", "latin-1", b"latin1", b"latin-1"):
-        raise TypeError(f"text encoded as {encoding!r} is not admitted")
+        raise TypeError(f"text encoded as {encoding!r} is not allowed")
     return text.encode("latin1")
 
 
 def _bytes(content: str | bytes | bytearray | list = b"", *encoding: str | bytes) -> bytes:
-    """Stands in for `bytes` and `bytearray`, which take a number for so many zeros."""
+    """Stands in for `bytes` and `bytearray`, which would interpret an integer as a number of zeros."""
     if isinstance(content, str):
         return _encode(content, *encoding)
     if not isinstance(content, bytes | bytearray | list):
-        raise TypeError(f"bytes of {type(content).__name__} are not admitted")
+        raise TypeError(f"bytes of {type(content).__name__} are not allowed")
     return bytes(content)
 
 
-STAND_INS = {
+STAND_INS: dict[tuple[str, str], Callable[..., Any]] = {
     ("_codecs", "encode"): _encode,  # bytes before protocol 3
     ("__builtin__", "bytes"): _bytes,  # empty bytes before protocol 3
     ("builtins", "bytes"): _bytes,
@@ -158,5 +159,6 @@ def _image_bytes(image: Any, path: str | Path, i: int) -> bytes:
     if isinstance(image, np.ndarray):
         image = image.tobytes()
     if not isinstance(image, bytes | bytearray) or not image:
-        raise ValueError(f"{path}: image {i} is {type(image).__name__}, not encoded bytes")
+        found = type(image).__name__ if image else "nothing"
+        raise ValueError(f"{path}: expected encoded bytes for image {i}, found {found}")
     return bytes(image)

@@ -1,4 +1,4 @@
-"""Images to embeddings: batched, shared by ranks, cached and resumable."""
+"""Computes embeddings of images: batched, distributed over ranks, cached and resumable."""
 
 from .cache import EmbeddingCache
 from .embedder import Embedder, embed_images

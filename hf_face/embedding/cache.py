@@ -1,10 +1,11 @@
-"""Embeddings on disk, in shards: an interrupted run over half a million images resumes where it stopped."""
+"""Caches embeddings on disk in shards, so that an interrupted run over half a million images can resume."""
 
 import hashlib
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,15 +19,15 @@ from .ranks import agreed, is_main_process
 
 
 class EmbeddingCache:
-    """Embeds a dataset shard by shard into a folder, and reads the shards that are already there.
+    """Embeds a dataset shard by shard into a folder, and reuses the shards that already exist.
 
-    The shards lie in a subfolder named by a digest of the model's weights, the preprocessing, the precision and the
-    rows of the dataset (paths stand for the images behind them), so that nothing stale is ever read. Under
-    `torch.distributed` all ranks must see the same folder.
+    The shards are stored in a subfolder named by a digest of the model's weights, the preprocessing, the precision and
+    the rows of the dataset (with paths in place of images in files), so that no stale shard is read. Under
+    `torch.distributed`, all ranks must share the folder.
 
     Args:
-        folder: where the subfolders go.
-        shard_size: images in a shard, which is what an interruption can cost.
+        folder: folder for the subfolders.
+        shard_size: number of images per shard, which is the most that an interruption can lose.
     """
 
     def __init__(self, folder: str | Path, shard_size: int = 16384):
@@ -34,8 +35,8 @@ class EmbeddingCache:
         self.shard_size = shard_size
 
     def __call__(self, embedder: Embedder, images: Dataset) -> Embeddings:
-        """The embeddings of the column `image` of `images`, in its order."""
-        views: dict[str, np.ndarray] = {}
+        """Embed the column `image` of `images`, in its order."""
+        views: dict[str, Any] = {}
         for rows, shard in self.shards(embedder, images):
             for name, view in _views(shard).items():
                 if name not in views:
@@ -44,7 +45,7 @@ class EmbeddingCache:
         return Embeddings(**views)
 
     def shards(self, embedder: Embedder, images: Dataset) -> Iterator[tuple[range, Embeddings]]:
-        """Rows and their embeddings, shard after shard, in bounded memory. Missing shards are embedded first."""
+        """Rows and their embeddings, one shard at a time, in bounded memory. Missing shards are embedded first."""
         folder = self.folder / _digest(embedder, images)
         starts = range(0, len(images), self.shard_size)
         for index, start in enumerate(starts):
@@ -52,7 +53,8 @@ class EmbeddingCache:
             path = folder / f"{index:05d}-of-{len(starts):05d}.safetensors"
             if not agreed(path.exists()):
                 _write(path, embedder.embed(images.select(rows), f"Embedding shard {index + 1} of {len(starts)}"))
-            yield rows, Embeddings(**load_file(path))
+            shard: dict[str, Any] = load_file(path)
+            yield rows, Embeddings(**shard)
 
 
 def _views(embeddings: Embeddings) -> dict[str, np.ndarray]:
@@ -61,7 +63,7 @@ def _views(embeddings: Embeddings) -> dict[str, np.ndarray]:
 
 
 def _write(path: Path, embeddings: Embeddings) -> None:
-    """Writes under another name first: a file that has its own name is complete."""
+    """Write under a temporary name first, so that a file with its final name is complete."""
     if is_main_process():
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(".unfinished")
@@ -74,14 +76,14 @@ def _write(path: Path, embeddings: Embeddings) -> None:
 def _digest(embedder: Embedder, images: Dataset) -> str:
     digest = hashlib.sha256(_embedder_digest(embedder).encode())
     for rows in images.with_format("arrow").iter(batch_size=1000):
-        # Serialized, since the buffers of a slice are those of the whole table.
+        # Serialized, since a slice shares the buffers of the whole table.
         for batch in rows.combine_chunks().to_batches():
             digest.update(batch.serialize())
     return digest.hexdigest()[:16]
 
 
 def _embedder_digest(embedder: Embedder) -> str:
-    """Changes with the model's weights, the preprocessing, flipping and the precision."""
+    """A digest of the model's weights, the preprocessing, flipping and the precision."""
     digest = hashlib.sha256()
     for name, tensor in embedder.model.state_dict().items():
         digest.update(name.encode())

@@ -1,8 +1,9 @@
-"""Images to embeddings: once per image, batched, sharded over the ranks of a distributed run."""
+"""Computes embeddings of images: once per image, batched, sharded over the ranks of a distributed run."""
 
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,27 +23,27 @@ from .ranks import is_main_process
 
 
 class Embedder:
-    """A model with its image processor, which embeds each dataset of images once however often it is asked for.
+    """A model with its image processor, which embeds each dataset only once and remembers the result.
 
-    Under `torch.distributed` every rank embeds its share of the batches and receives all embeddings. Batches hold the
-    same images whatever the number of ranks, so the numbers do not depend on it.
+    Under `torch.distributed`, every rank embeds its share of the batches and receives all embeddings. Batches contain
+    the same images for any number of ranks, so results do not depend on it.
 
     Args:
-        model: a face model, whose output has `pooler_output` (unit length) and `norm`. It is put into evaluation mode
-            while it works, and left in the mode it was found in.
-        image_processor: the model's `FaceImageProcessor`; size, mean, std and channel order are read off it.
-        batch_size (`int`): images per forward pass and rank.
-        flip (`bool`): embed the flipped images too, which costs a second forward pass.
-        dtype (`torch.dtype`, *optional*): precision to autocast to, such as `torch.bfloat16`.
-        num_workers (`int`): processes that read and decode ahead.
-        progress (`bool`): show a progress bar on the main process.
+        model: a face model that returns `pooler_output` (unit length) and `norm`. It is put into evaluation mode while
+            embedding, and its mode is restored afterwards.
+        image_processor: the model's `FaceImageProcessor`, which defines size, mean, std and channel order.
+        batch_size (`int`): number of images per forward pass and rank.
+        flip (`bool`): whether to embed the flipped images too, which takes a second forward pass.
+        dtype (`torch.dtype`, *optional*): autocast precision, such as `torch.bfloat16`.
+        num_workers (`int`): number of processes that read and decode ahead.
+        progress (`bool`): whether to show a progress bar on the main process.
 
     Example:
     ```python
     >>> embedder = Embedder(model, image_processor)
-    >>> embedder(pairs.images).embeddings.shape  # forward passes
+    >>> embedder(pairs.images).embeddings.shape  # runs the model
     (400, 512)
-    >>> embedder(pairs.images, flip="concat").embeddings.shape  # none
+    >>> embedder(pairs.images, flip="concat").embeddings.shape  # does not run the model again
     (400, 1024)
     ```
     """
@@ -72,14 +73,14 @@ class Embedder:
         self._known: dict[str, Embeddings] = {}
 
     def __call__(self, images: Dataset, flip: Flip = "sum") -> Embeddings:
-        """Embeds the column `image` of `images`, in its order."""
+        """Embed the column `image` of `images`, in its order."""
         key = images._fingerprint
         if key not in self._known:
             self._known[key] = self.embed(images)
         return self._known[key].with_flip(flip)
 
     def embed(self, images: Dataset, description: str = "Embedding") -> Embeddings:
-        """Embeds without remembering: for parts of a dataset too large to hold twice."""
+        """Embed without remembering the result, for parts of a dataset that is too large to hold twice."""
         batches = _DecodedBatches(images, _batches_of_this_rank(len(images), self.batch_size), self._image_size)
         loader = DataLoader(
             batches, batch_size=None, num_workers=self.num_workers, pin_memory=self.device.type == "cuda"
@@ -91,10 +92,11 @@ class Embedder:
                 for pixels in logging.tqdm(loader, desc=description, unit="batch", disable=hidden)
             ]
         features = _gather(torch.stack(features))[: len(images)]  # (N, views, D)
-        return Embeddings(*(view.cpu().numpy() for view in features.unbind(1)))
+        views: list[Any] = [view.cpu().numpy() for view in features.unbind(1)]
+        return Embeddings(*views)
 
     def _forward(self, pixels: Tensor) -> Tensor:
-        """(B, 3, H, W) uint8 to raw embeddings (B, views, D), float32."""
+        """Embed (B, 3, H, W) uint8 to raw embeddings (B, views, D), float32."""
         pixels = self._normalize(pixels.to(self.device, non_blocking=True)).to(self._model_dtype)
         views = [pixels, pixels.flip(-1)] if self.flip else [pixels]
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
@@ -102,15 +104,15 @@ class Embedder:
         return torch.stack([output.pooler_output.float() * output.norm for output in outputs], dim=1)
 
     def _pad(self, features: Tensor) -> Tensor:
-        """Fills the last batch up to `batch_size` rows: ranks can gather only what has one shape."""
+        """Pad the last batch to `batch_size` rows, since ranks can only gather tensors of equal shape."""
         return F.pad(features, (0, 0) * (features.ndim - 1) + (0, self.batch_size - len(features)))
 
 
 class _DecodedBatches(TorchDataset):
-    """Batches of consecutive images, decoded to uint8 (B, 3, S, S) RGB when a `DataLoader` asks for them.
+    """Batches of consecutive images, decoded to uint8 (B, 3, S, S) RGB when a `DataLoader` requests them.
 
-    Where the dataset has a column `landmarks` (ten numbers, x and y in turn), the images are photographs of any size
-    and are aligned by them."""
+    If the dataset has a column `landmarks` (ten numbers, alternating x and y), images may have any size and are aligned
+    by their landmarks."""
 
     def __init__(self, images: Dataset, batches: list[range], image_size: int):
         self._has_landmarks = "landmarks" in images.column_names
@@ -141,7 +143,7 @@ def _decode_photograph(image: dict) -> np.ndarray:
 
 
 def _naming_row(row: int, decode: Callable, *args):
-    """`decode(*args)`; an image that cannot be decoded is an error that names its row."""
+    """Call `decode(*args)`, and name the row if its image cannot be decoded."""
     try:
         return decode(*args)
     except UndecodableImageError as error:
@@ -158,13 +160,13 @@ def embed_images(
     num_workers: int = 0,
     progress: bool = True,
 ) -> Embeddings:
-    """Embeds the column `image` of a dataset; see [`Embedder`] for the arguments, [`Embeddings`] for the answer."""
+    """Embed the column `image` of a dataset; see [`Embedder`] for the arguments and [`Embeddings`] for the result."""
     embedder = Embedder(model, image_processor, batch_size, flip is not None, dtype, num_workers, progress)
     return embedder(images, flip)
 
 
 def _build_normalize(image_processor) -> BatchNormalize:
-    """The processor's rescaling and normalization as one step on uint8 batches."""
+    """Combine the processor's rescaling and normalization into one step on uint8 batches."""
     factor = 255 * image_processor.rescale_factor if image_processor.do_rescale else 255
     mean, std = image_processor.image_mean, image_processor.image_std
     if not image_processor.do_normalize:
@@ -173,8 +175,8 @@ def _build_normalize(image_processor) -> BatchNormalize:
 
 
 def _batches_of_this_rank(num_images: int, batch_size: int) -> list[range]:
-    """Every world-size-th batch of consecutive rows. All ranks get equally many, the last one repeated where it must
-    be: a sharded model (FSDP, ZeRO-3) needs every rank in every forward pass."""
+    """Every world-size-th batch of consecutive rows. All ranks get the same number of batches, repeating the last one
+    if necessary: a sharded model (FSDP, ZeRO-3) needs every rank in every forward pass."""
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     last = math.ceil(num_images / batch_size) - 1
     starts = [min(turn + rank, last) * batch_size for turn in range(0, last + 1, world)]
@@ -182,7 +184,7 @@ def _batches_of_this_rank(num_images: int, batch_size: int) -> list[range]:
 
 
 def _gather(features: Tensor) -> Tensor:
-    """The ranks' batches (batches, batch_size, ...) back in the order of the images, (images, ...)."""
+    """Gather the ranks' batches (batches, batch_size, ...) in the order of the images, (images, ...)."""
     if not dist.is_initialized():
         return features.flatten(0, 1)
     shares = [torch.empty_like(features) for _ in range(dist.get_world_size())]
@@ -195,9 +197,9 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
-        # Not inference_mode: buffers that a model creates lazily would be unusable when training goes on.
+        # Not inference_mode: buffers that a model creates lazily would be unusable when training continues.
         with torch.no_grad():
             yield
     finally:
-        for module in training:  # not model.train(): layers that were frozen in evaluation mode stay there
+        for module in training:  # not model.train(): layers frozen in evaluation mode must stay in it
             module.training = True

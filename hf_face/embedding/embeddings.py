@@ -1,4 +1,4 @@
-"""The embeddings of a set of images, with test-time augmentation by flipping."""
+"""Embeddings of a set of images, with test-time augmentation by flipping."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,13 +11,13 @@ Flip = Literal["sum", "concat"] | None
 
 @dataclass
 class Embeddings:
-    """Embeddings of N images, with those of the flipped images where test-time augmentation asks for them.
+    """Embeddings of N images and, for test-time augmentation, of the flipped images.
 
     Args:
         original (`np.ndarray` of shape (N, D)): raw (not normalized) embeddings, float32.
-        flipped (`np.ndarray` of shape (N, D), *optional*): the same of the horizontally flipped images.
+        flipped (`np.ndarray` of shape (N, D), *optional*): raw embeddings of the horizontally flipped images, float32.
         flip (`str`, *optional*): how `embeddings` combines them. `"sum"` adds the raw embeddings (InsightFace,
-            AdaFace), `"concat"` concatenates them (SphereFace, CosFace), `None` takes the original alone.
+            AdaFace), `"concat"` concatenates them (SphereFace, CosFace), `None` uses only the original.
     """
 
     original: np.ndarray
@@ -26,9 +26,9 @@ class Embeddings:
 
     def __post_init__(self):
         if self.flip not in ("sum", "concat", None):
-            raise ValueError(f"flip is {self.flip!r}, expected 'sum', 'concat' or None")
+            raise ValueError(f"flip must be 'sum', 'concat' or None, found {self.flip!r}")
         if self.flip and self.flipped is None:
-            raise ValueError(f"flip={self.flip!r} needs the flipped images' embeddings: embed with flip=True")
+            raise ValueError(f"flip={self.flip!r} requires the embeddings of flipped images. Embed with flip=True")
 
     def __len__(self) -> int:
         return len(self.original)
@@ -45,9 +45,9 @@ class Embeddings:
 
     @cached_property
     def norms(self) -> np.ndarray:
-        """Length (N,) of the original image's raw embedding: a quality signal (MagFace, AdaFace)."""
+        """Length (N,) of the original image's raw embedding, a measure of image quality (MagFace, AdaFace)."""
         return np.linalg.norm(self.original, axis=1)
 
     def with_flip(self, flip: Flip) -> "Embeddings":
-        """The same embeddings combined in another way."""
+        """The same embeddings, combined in another way."""
         return Embeddings(self.original, self.flipped, flip)

@@ -1,4 +1,4 @@
-"""A folder of images to a table of embeddings, however many images there are."""
+"""Embeds a folder of any number of images into a table of embeddings."""
 
 import shutil
 from pathlib import Path
@@ -23,27 +23,27 @@ def embed_folder(embedder: Embedder, folder: str | Path, output: str | Path) -> 
     Embed every image of a folder into a Parquet file with the columns `file_name` (relative to the folder),
     `embedding` (unit length, float32) and `norm`.
 
-    The images are embedded through an [`EmbeddingCache`] beside the output, so that an interrupted run resumes where it
-    stopped. Under `torch.distributed` all ranks must see the same folder.
+    An [`EmbeddingCache`] next to the output lets an interrupted run resume where it stopped. Under `torch.distributed`,
+    all ranks must share the folder.
 
     Args:
-        embedder: the model; with `embedder.flip` an embedding is the sum over the image and its flipped image.
-        folder: images, in subfolders or not.
+        embedder: the embedder; with `embedder.flip`, an embedding is the sum over the image and its flipped image.
+        folder: folder of images, searched recursively.
         output: the Parquet file to write.
 
     Returns:
         The number of images.
 
     Raises:
-        FileNotFoundError: if there is no such folder.
-        ValueError: if the folder holds no images, or an image cannot be decoded.
+        FileNotFoundError: if the folder does not exist.
+        ValueError: if the folder contains no images, or an image cannot be decoded.
     """
     folder, output = Path(folder), Path(output)
     if not folder.is_dir():
-        raise FileNotFoundError(f"There is no folder {folder}.")
+        raise FileNotFoundError(f"The folder {folder} does not exist.")
     names = list_images(folder)
     if not names:
-        raise ValueError(f"{folder} holds no images.")
+        raise ValueError(f"{folder} contains no images.")
     images = Dataset.from_dict({"image": [str(folder / name) for name in names]}).cast_column("image", Image())
     cache = EmbeddingCache(output.with_name(f"{output.name}.shards"), IMAGES_PER_SHARD)
     unfinished = output.with_name(f"{output.name}.unfinished")

@@ -1,15 +1,15 @@
-"""Which of several processes does what."""
+"""Coordinates the ranks of a distributed run."""
 
 import torch.distributed as dist
 
 
 def is_main_process() -> bool:
-    """Whether this process is the one that draws, writes and logs."""
+    """Whether this process is the one that plots, writes and logs."""
     return not dist.is_initialized() or dist.get_rank() == 0
 
 
 def agreed(value: bool) -> bool:
-    """The main process's value on every rank: ranks that disagree would wait for each other forever."""
+    """The main process's value on every rank, since ranks that disagree would deadlock."""
     if not dist.is_initialized():
         return value
     answer = [value]

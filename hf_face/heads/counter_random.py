@@ -1,4 +1,4 @@
-"""Random numbers that depend on a counter alone, so that any number of ranks draws the same ones."""
+"""Counter-based random numbers, which are the same for any number of ranks."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ _MASK = 0xFFFFFFFF
 
 
 def _mix(x: Tensor) -> Tensor:
-    """Scatters 32 bits, held in int64 (lowbias32 of C. Wellons, "Prospecting for hash functions")."""
+    """Hash 32 bits, held in int64 (lowbias32 of C. Wellons, "Prospecting for hash functions")."""
     x = x ^ (x >> 16)
     x = (x * 0x7FEB352D) & _MASK
     x = x ^ (x >> 15)
@@ -18,8 +18,8 @@ def _mix(x: Tensor) -> Tensor:
 def counter_uniform(index: Tensor, step: Tensor, seed: int = 0) -> Tensor:
     """Uniform draws in (0, 1), one for every `index`, that change with `step` and `seed`.
 
-    A generator's stream depends on how many numbers were taken from it, hence on how the work is split over ranks.
-    These draws depend on (index, step, seed) only, are the same on every device, and never wait for the device.
+    The output of a generator depends on how many numbers were drawn before, and so on how the work is split over ranks.
+    These draws depend only on (index, step, seed), are the same on every device, and never synchronize with the device.
 
     Args:
         index: int64 tensor of any shape, values below 2^32.
@@ -32,5 +32,5 @@ def counter_uniform(index: Tensor, step: Tensor, seed: int = 0) -> Tensor:
 
 
 def counter_normal(index: Tensor, step: Tensor, seed: int = 0) -> Tensor:
-    """Standard normal draws, otherwise as [`counter_uniform`]."""
+    """Standard normal draws; otherwise like [`counter_uniform`]."""
     return torch.special.ndtri(counter_uniform(index, step, seed))

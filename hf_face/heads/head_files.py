@@ -1,13 +1,13 @@
-"""One logical head on disk, whatever the number of ranks that trained it or will go on.
+"""Saves and loads heads, independent of the number of ranks that train them before and after.
 
-Every rank writes the rows of its identities to a file of its own, and an index lists the files in order:
+Every rank writes the rows of its identities to its own file, and an index lists the files in order:
 
     head.index.json
     head-00001-of-00002.safetensors     weight, optimizer.momentum_buffer, ... of identities [0, 500)
     head-00002-of-00002.safetensors     ... of identities [500, 1000)
 
-They are plain safetensors: the whole `weight` is that of the listed files, one below the other. Whatever writes a head
-on its own writes this format; a head inside a saved training model (`model.safetensors`) is read as well.
+The files are plain safetensors: concatenating the `weight` tensors of the listed files gives the whole `weight`. All
+heads saved separately use this format; a head inside a saved training model (`model.safetensors`) can be read too.
 """
 
 import json
@@ -27,18 +27,18 @@ from .sharding import shard_range
 
 INDEX_NAME = "head.index.json"
 OPTIMIZER_PREFIX = "optimizer."
-PREFIX_IN_MODEL = "head."  # of a head's tensors among those of a training model
+PREFIX_IN_MODEL = "head."  # prefix of the head's tensors in a training model
 
 
 def save_head(head: MarginHead, folder: str | Path, optimizer: torch.optim.Optimizer | None = None) -> None:
-    """Writes a head, and an optimizer's state of its class centers, to a folder that all its ranks can write to.
+    """Write a head, and optionally an optimizer's state for its class centers, to a folder.
 
-    A head that is split over ranks must be saved by all of them; another one by a single process.
+    A head that is split over ranks must be saved by all of its ranks, any other head by a single process.
 
     Args:
         head: the head.
-        folder: made if it is not there.
-        optimizer: whose momentum or moments of the class centers go along.
+        folder: folder to write to, accessible to all ranks; created if necessary.
+        optimizer: optimizer from which to save the state (momentum or moments) of the class centers.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -59,21 +59,21 @@ def save_head(head: MarginHead, folder: str | Path, optimizer: torch.optim.Optim
 
 
 def write_head(head: MarginHead, tensors: dict[str, Tensor], folder: Path) -> None:
-    """Writes a whole head from its `tensors` (`weight` and buffers), which an engine may have gathered."""
+    """Write a whole head from its `tensors` (`weight` and buffers), for example as gathered by FSDP or DeepSpeed."""
     save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, folder / shard_name(0, 1))
     write_index(folder, [(0, head.num_identities)], head.embedding_size, head.sub_centers)
 
 
 def load_head(head: MarginHead, folder: str | Path) -> None:
-    """Reads a saved head, on any number of ranks: each reads the rows of its own identities only.
+    """Load a saved head on any number of ranks; each rank reads only the rows of its own identities.
 
     Args:
-        head: the head, split over ranks already if it is to be.
-        folder: with the files of one head, as [`save_head`] writes them, or a saved training model.
+        head: the head to load into, already split over ranks if necessary.
+        folder: folder with the files of one head, as written by [`save_head`], or with a saved training model.
 
     Raises:
-        FileNotFoundError: when there is no index, or a file that it lists is not there.
-        ValueError: when the saved head has other sizes.
+        FileNotFoundError: if the index, or a file that it lists, does not exist.
+        ValueError: if the saved head has different sizes.
     """
     saved = _read(head, Path(folder), optimizer_state=False)
     with torch.no_grad():
@@ -84,18 +84,18 @@ def load_head(head: MarginHead, folder: str | Path) -> None:
 
 
 def load_head_optimizer(head: MarginHead, folder: str | Path, optimizer: torch.optim.Optimizer) -> None:
-    """Replaces an optimizer's state of the class centers by the one that [`save_head`] wrote; see [`load_head`]."""
+    """Replace an optimizer's state for the class centers with the one saved by [`save_head`]; see [`load_head`]."""
     saved = _read(head, Path(folder), optimizer_state=True)
     position = next(
         i for i, p in enumerate(p for group in optimizer.param_groups for p in group["params"]) if p is head.weight
     )
-    state = optimizer.state_dict()  # its counterpart knows on which device each kind of state belongs
+    state = optimizer.state_dict()  # load_state_dict moves each kind of state to the right device
     state["state"][position] = {key.removeprefix(OPTIMIZER_PREFIX): value for key, value in saved.items()}
     optimizer.load_state_dict(state)
 
 
 def keep_own_rows(head: MarginHead, optimizer: torch.optim.Optimizer) -> None:
-    """Cuts an optimizer's state of all class centers, from training on one rank, down to those that are this rank's."""
+    """Reduce an optimizer's state for all class centers, from training on one rank, to this rank's rows."""
     state = optimizer.state.get(head.weight, {})
     for key, value in state.items():
         if isinstance(value, Tensor) and value.shape == (head.num_identities * head.sub_centers, head.embedding_size):
@@ -109,12 +109,12 @@ def read_weight(folder: Path) -> Tensor:
 
 
 def _read(head: MarginHead, folder: Path, optimizer_state: bool) -> dict[str, Tensor]:
-    """The head's own rows of what was saved, and tensors that are no rows: the optimizer's state, or all else."""
+    """Read the head's own rows and all tensors without rows, of either the optimizer's state or everything else."""
     index = read_index(folder)
     for key in ("num_identities", "embedding_size", "sub_centers"):
         if index[key] != getattr(head, key):
             raise ValueError(
-                f"{folder / INDEX_NAME} holds a head of {key}={index[key]}, this one's is {getattr(head, key)}"
+                f"{folder / INDEX_NAME}: expected a head with {key}={getattr(head, key)}, found {key}={index[key]}"
             )
     prefix = index.get("prefix", "")
     with safe_open(folder / index["shards"][0]["file"], "pt") as first:
@@ -127,7 +127,7 @@ def _read(head: MarginHead, folder: Path, optimizer_state: bool) -> dict[str, Te
 
 
 def _read_rows(folder: Path, index: dict, keys: list[str], first_label: int, last_label: int) -> dict[str, Tensor]:
-    """Rows of the identities [first_label, last_label) of each of the tensors `keys`."""
+    """Read the rows of the identities [first_label, last_label) of the tensors `keys`."""
     parts = {key: [torch.empty(0, index["embedding_size"])] for key in keys}
     for shard in index["shards"]:
         start, stop = max(first_label, shard["first_label"]), min(last_label, shard["last_label"])
@@ -146,7 +146,7 @@ def shard_name(number: int, count: int) -> str:
 
 
 def write_index(folder: Path, ranges: list[tuple[int, int]], embedding_size: int, sub_centers: int) -> None:
-    """Lists the shards' files and their identities [first_label, last_label); a rank without any has no file."""
+    """Write the index of shard files and their identities [first_label, last_label). Empty ranks have no file."""
     shards = [
         {"file": shard_name(number, len(ranges)), "first_label": first, "last_label": last}
         for number, (first, last) in enumerate(ranges)
@@ -157,10 +157,10 @@ def write_index(folder: Path, ranges: list[tuple[int, int]], embedding_size: int
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    """The index of a saved head.
+    """Read the index of a saved head.
 
     Raises:
-        FileNotFoundError: when it, or a file that it lists, is not there.
+        FileNotFoundError: if the index, or a file that it lists, does not exist.
     """
     path = folder / INDEX_NAME
     if not path.is_file():
@@ -168,24 +168,24 @@ def read_index(folder: Path) -> dict[str, Any]:
     index = json.loads(path.read_text(encoding="utf-8"))
     for shard in index["shards"]:
         if not (folder / shard["file"]).is_file():
-            raise FileNotFoundError(f"{path} lists {shard['file']}, which is not there; all files of a head are needed")
+            raise FileNotFoundError(f"{path} lists {shard['file']}, which does not exist; all files are required")
     return index
 
 
 def find_head(name_or_path: str | Path) -> Path:
-    """The folder of a saved head, downloaded if it is the name of a Hub repository."""
+    """The folder of a saved head, downloaded if `name_or_path` is a Hub repository."""
     if Path(name_or_path).is_dir():
         return Path(name_or_path)
     return Path(snapshot_download(str(name_or_path), allow_patterns=[INDEX_NAME, "head-*.safetensors"]))
 
 
 def _index_of_training_model(folder: Path) -> dict[str, Any]:
-    """As if the weights of a whole training model were the one shard of its head."""
+    """An index that lists the weights of a training model as the only shard of its head."""
     listing, file = folder / SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
     key = f"{PREFIX_IN_MODEL}weight"
     if listing.is_file():
         file = json.loads(listing.read_text(encoding="utf-8"))["weight_map"].get(key, file)
-    missing = f"{folder} holds no head: neither {INDEX_NAME}, as save_head writes it, nor a training model"
+    missing = f"{folder} contains no head: expected {INDEX_NAME}, as written by save_head, or a training model"
     if not (folder / file).is_file():
         raise FileNotFoundError(missing)
     with safe_open(folder / file, "pt") as weights:

@@ -1,4 +1,4 @@
-"""The classifier of identities that training needs and inference does not."""
+"""The classifier over identities, which is needed for training but not for inference."""
 
 from dataclasses import dataclass
 
@@ -12,17 +12,17 @@ from .margins import Margin, build_margin
 from .partial_fc import sample_classes, sampled_classes
 from .sharding import check_same_batch_size, gather_rows, gather_with_gradient, shard_range
 
-_INIT_BLOCK = 4096  # rows drawn from one generator, so that a shard starts as the same rows of the whole would
+_INIT_BLOCK = 4096  # rows drawn from one generator, so that a shard gets the same values as its rows in a whole head
 
 
 @dataclass
 class MarginHeadOutput(ModelOutput):
-    """What a head says of a batch.
+    """Output of a [`MarginHead`].
 
     Attributes:
-        loss: scalar, the regularizer included.
-        target_cosine: (B,) cosine to the own class center, detached; 0 for ignored samples.
-        regularizer: scalar, detached; None where the margin has none.
+        loss: scalar, including the regularizer.
+        target_cosine: (B,) cosine to the sample's class center, detached; 0 for ignored samples.
+        regularizer: scalar, detached; None if the margin has none.
     """
 
     loss: Tensor | None = None
@@ -31,29 +31,31 @@ class MarginHeadOutput(ModelOutput):
 
 
 class MarginHead(nn.Module):
-    """Class centers and the margin softmax over them: whole, sampled, split over ranks.
+    """Class centers and the margin softmax over them: over all classes, a sample of them, or split over ranks.
 
     Args:
-        embedding_size: D.
+        embedding_size: embedding size D.
         num_identities: number of identities, over all ranks.
-        margin: a short name (see [`build_margin`]) or a [`Margin`].
-        margin_kwargs: the margin's arguments, when it is given by name.
-        scale: s.
-        sub_centers: centers an identity.
-        chunk_size: classes to hold logits of at a time; None holds all (see [`margin_softmax_loss`]).
-        sample_rate: below 1, trains on the batch's identities and this share of the others (Partial FC); the optimizer
-            then needs [`step_sampled_rows_only`].
+        margin: name of a margin (see [`build_margin`]) or a [`Margin`].
+        margin_kwargs: the margin's arguments, if it is given by name.
+        scale: scale s of the cosines.
+        sub_centers: number of class centers per identity.
+        chunk_size: number of classes to hold logits of at a time; None for all (see [`margin_softmax_loss`]).
+        sample_rate: if below 1, trains on the batch's identities and this fraction of the others (Partial FC); the
+            optimizer then requires [`step_sampled_rows_only`].
         filter_threshold: see [`margin_softmax_loss`].
-        seed: of the samples.
-        group: ranks to split the class centers over, from the start; [`shard`] does so later.
+        seed: seed for sampling.
+        group: ranks to split the class centers over on creation; [`shard`] does so later.
 
     Attributes:
-        weight: (num_identities * sub_centers, embedding_size), or this rank's rows of it.
-        first_label, last_label: the identities [first_label, last_label) that are this rank's.
+        weight: (num_identities * sub_centers, embedding_size), or this rank's rows.
+        first_label, last_label: the identities [first_label, last_label) of this rank.
 
     Raises:
-        ValueError: for a sample_rate outside (0, 1], a chunk_size below 1 or a margin that is not known.
+        ValueError: for a sample_rate outside (0, 1], a chunk_size below 1 or an unknown margin.
     """
+
+    num_samples: Tensor
 
     def __init__(
         self,
@@ -81,12 +83,12 @@ class MarginHead(nn.Module):
         self._split_over(group)
         rows = (self.last_label - self.first_label) * sub_centers
         self.weight = nn.Parameter(torch.empty(rows, embedding_size))
-        if not self.weight.is_meta:  # from_pretrained builds there and brings the values itself
+        if not self.weight.is_meta:  # on the meta device, from_pretrained fills in the values
             self.reset_parameters()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draws class centers from N(0, 0.01^2), the same ones on any number of ranks with the same seed of torch."""
+        """Draw class centers from N(0, 0.01^2); the same torch seed gives the same centers on any number of ranks."""
         generator, seed = torch.Generator(), int(torch.randint(2**62, (), device="cpu"))
         first, last = self.own_rows.start, self.own_rows.stop
         for block in range(first // _INIT_BLOCK, -(-last // _INIT_BLOCK)):
@@ -96,14 +98,14 @@ class MarginHead(nn.Module):
             self.weight[start - first : stop - first] = rows[start - block * _INIT_BLOCK : stop - block * _INIT_BLOCK]
 
     def shard(self, group: dist.ProcessGroup) -> None:
-        """Keeps this rank's rows of the class centers. To be called on every rank, before the optimizer is made."""
+        """Keep only this rank's rows of the class centers. Call on every rank, before creating the optimizer."""
         self._split_over(group)
         own = self.weight.detach()[self.own_rows].clone()
         self.weight = nn.Parameter(own, requires_grad=self.weight.requires_grad)
 
     @property
     def own_rows(self) -> slice:
-        """This rank's rows among those of all class centers."""
+        """This rank's rows in the weight of all class centers."""
         return slice(self.first_label * self.sub_centers, self.last_label * self.sub_centers)
 
     def _split_over(self, group: dist.ProcessGroup | None) -> None:
@@ -115,17 +117,17 @@ class MarginHead(nn.Module):
         self, direction: Tensor, norm: Tensor, labels: Tensor, sample_weight: Tensor | None = None
     ) -> MarginHeadOutput:
         """
-        The loss of a batch of embeddings, as a face model gives them.
+        Compute the loss of a batch of embeddings from a face model.
 
-        On several ranks B must be the same on all of them, and gradients are to be averaged over them, as DDP does. The
-        loss of a head that is split over them is the mean over the samples of all ranks; the losses that copies of a
-        head give average to that.
+        With several ranks, all must have the same B, and gradients must be averaged over ranks, as DDP does. The loss
+        of a split head is the mean over the samples of all ranks; the losses of replicated heads average to the same
+        value.
 
         Args:
-            direction: (B, D), embeddings at unit length (`pooler_output`).
-            norm: (B, 1), their length before normalization.
-            labels: (B,) int64; -1 for a sample to ignore.
-            sample_weight: (B,) factors on the samples' losses.
+            direction: (B, D), unit-length embeddings (`pooler_output`).
+            norm: (B, 1), length of the embeddings before normalization.
+            labels: (B,) int64; samples with label -1 are ignored.
+            sample_weight: (B,) weights of the samples' losses.
 
         Raises:
             ValueError: for labels out of range, or ranks with different numbers of samples.
@@ -167,7 +169,7 @@ class MarginHead(nn.Module):
         return MarginHeadOutput(loss, softmax.target_cosine[own], regularizer)
 
     def sample(self, labels: Tensor) -> Tensor:
-        """The identities of a training step, as ascending positions among this rank's."""
+        """The identities for a training step, as ascending positions among this rank's identities."""
         num_classes = self.last_label - self.first_label
         return sample_classes(labels, num_classes, self.sample_rate, self.first_label, self.num_samples, self.seed)
 
@@ -180,12 +182,12 @@ class MarginHead(nn.Module):
         return sampled_classes(self.weight, labels, sample, self.sample_rate, self.sub_centers)
 
     def _ranks_with_copies(self) -> dist.ProcessGroup | None:
-        """The ranks that train copies of this head, each on samples of its own; in `eval()` a rank may be alone."""
+        """The ranks that train replicas of this head on their own samples; in `eval()`, a rank may run alone."""
         if self.training and self.group is None and dist.is_initialized() and dist.get_world_size() > 1:
             return dist.group.WORLD
         return None
 
-    # A rank's shard is not the model's weight: state dicts leave it out, and save_head takes care of it.
+    # A rank's shard is not the model's weight: state dicts leave it out, and save_head saves it instead.
 
     def _save_to_state_dict(self, destination, prefix, keep_vars):
         super()._save_to_state_dict(destination, prefix, keep_vars)

@@ -1,12 +1,12 @@
-"""The margin softmax, exact, without a batch-by-identities matrix.
+"""The exact margin softmax, without a batch-by-identities matrix.
 
 With t = s * margin(cos(theta_y)), the loss of a sample is
 
     logaddexp(t, lse) - t,    lse = logsumexp of s * cos(theta_j) over j != y
 
-so one process with all centers, a chunk of them, a sample of them and a rank's shard of them all do the same: give the
-target cosine if the center is theirs, and the lse over the negatives that are theirs. Target cosines then add up, and
-lses go through one more logsumexp.
+so a process with all centers, a chunk, a sample, and a rank's shard all compute the same: the target cosine if they
+have the center, and the lse over the negatives they have. Target cosines are then summed, and the lse values combined
+by another logsumexp.
 """
 
 import functools
@@ -26,11 +26,11 @@ from torch.autograd.function import once_differentiable
 from .margins import ArcFaceMargin, Margin
 from .sharding import gather_rows, logsumexp_over_ranks, share_gradient, sum_over_ranks, with_other_ranks
 
-NEVER = -1e30  # a logit that no softmax notices; minus infinity would give NaN where nothing else is left
+NEVER = -1e30  # a logit with no effect on a softmax; minus infinity would give NaN if all logits have it
 
 
 class MarginSoftmax(NamedTuple):
-    """For every sample: the cross-entropy, the cosine to its class center, and the margin's regularizer or None."""
+    """For each sample: the cross-entropy, the cosine to its class center, and the margin's regularizer or None."""
 
     cross_entropy: Tensor
     target_cosine: Tensor
@@ -39,13 +39,13 @@ class MarginSoftmax(NamedTuple):
 
 @dataclass(frozen=True)
 class Classes:
-    """The class centers at hand (all, a sample, a shard) and where the batch's labels are among them.
+    """The available class centers (all, a sample, or a shard) and the positions of the batch's labels among them.
 
     Attributes:
         centers: (C * sub_centers, D).
-        labels: (B,) row of each sample's class; out of [0, C) where the class is not at hand.
-        log_weight: (C,) added to the logits of negatives, for classes that stand for others; None for zeros.
-        sub_centers: centers a class.
+        labels: (B,) position of each sample's class; outside [0, C) if the class is not available.
+        log_weight: (C,) added to the logits of negatives, for classes that represent others too; None for zeros.
+        sub_centers: number of centers per class.
     """
 
     centers: Tensor
@@ -67,7 +67,7 @@ class Classes:
 
 
 def unit_and_norm(vectors: Tensor, eps: float = 1e-6) -> tuple[Tensor, Tensor]:
-    """Directions (..., D) and norms (..., 1). A vector shorter than `eps` has no direction: zeros, without gradient."""
+    """Directions (..., D) and norms (..., 1). Vectors shorter than `eps` give a zero direction, without gradient."""
     norm = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
     return vectors * torch.where(norm > eps, norm.clamp(min=eps).reciprocal(), 0), norm
 
@@ -81,7 +81,7 @@ def cosine_matrix(directions: Tensor, classes: Classes, normalize: bool = True) 
 
 @torch.no_grad()
 def _target_cosine(directions: Tensor, classes: Classes, normalize: bool) -> Tensor:
-    """Cosine (B,) to the own class center, 0 where it is not at hand."""
+    """Cosine (B,) to the sample's class center, 0 if it is not available."""
     if len(classes) == 0:
         return directions.new_zeros(len(directions))
     rows = classes.labels.clamp(0, len(classes) - 1)
@@ -97,7 +97,7 @@ def _at_hand(classes: Classes) -> Tensor:
 def _target_and_logits(
     directions: Tensor, classes: Classes, scale: float, normalize: bool, rule: Callable[[Tensor], Tensor] | None
 ) -> tuple[Tensor, Tensor]:
-    """Target cosine (B,), 0 where the class is not at hand, and logits (B, C), the target's at NEVER."""
+    """Target cosine (B,), 0 if the class is not available, and logits (B, C) with NEVER for the target."""
     with torch.autocast(directions.device.type, enabled=False):
         cosine = cosine_matrix(directions, classes, normalize)
         column, at_hand = classes.labels.clamp(0, len(classes) - 1)[:, None], _at_hand(classes)
@@ -109,31 +109,31 @@ def _target_and_logits(
 
 
 def _softmax_terms(directions: Tensor, classes: Classes, *settings) -> tuple[Tensor, Tensor]:
-    """Target cosine (B,), 0 where the class is not at hand, and lse over the negatives at hand (B,)."""
+    """Target cosine (B,), 0 if the class is not available, and lse over the available negatives (B,)."""
     target, logits = _target_and_logits(directions, classes, *settings)
     return target, torch.logsumexp(logits, dim=1)
 
 
 @functools.cache
 def _fused(function: Callable, device_type: str) -> Callable:
-    """Compiled by torch on CUDA, where the launches of a chunk's small steps would outweigh its arithmetic."""
+    """Compile for CUDA, where launching a chunk's many small kernels would take longer than its arithmetic."""
     return torch.compile(function, dynamic=True) if device_type == "cuda" and _can_compile() else function
 
 
 def _can_compile() -> bool:
-    """Triton, which torch compiles to, builds its launchers with a C compiler; slim containers have none."""
+    """Triton, which torch.compile uses, requires a C compiler for its launchers; slim containers have none."""
     has_compiler = "CC" in os.environ or shutil.which("gcc") or shutil.which("clang")
     return bool(has_compiler) and importlib.util.find_spec("triton") is not None
 
 
 class _ChunkedSoftmaxTerms(torch.autograd.Function):
-    """[`_softmax_terms`] chunk by chunk; the backward pass computes each chunk again instead of keeping it."""
+    """[`_softmax_terms`] chunk by chunk; the backward pass recomputes each chunk instead of storing it."""
 
     @staticmethod
     def forward(ctx, directions, centers, classes, chunk_size, settings):
         terms_of_chunk = _fused(_softmax_terms, directions.device.type)
         target = directions.new_zeros(len(directions))
-        lse = torch.full_like(target, NEVER, dtype=torch.float64)  # thousands of chunks would add up their rounding
+        lse = torch.full_like(target, NEVER, dtype=torch.float64)  # rounding errors of many chunks would accumulate
         for start in range(0, len(classes), chunk_size):
             terms = terms_of_chunk(directions, classes.chunk(start, start + chunk_size), *settings)
             target, lse = target + terms[0], torch.logaddexp(lse, terms[1].double())
@@ -161,12 +161,12 @@ class _ChunkedSoftmaxTerms(torch.autograd.Function):
             grad_directions += grads[0]
             first = start * ctx.sub_centers
             grad_centers[first : first + len(grads[1])] = grads[1]
-            del target, logits, grad_logits, grads  # before the next chunk takes as much again
+            del target, logits, grad_logits, grads  # before the next chunk allocates as much again
         return grad_directions, grad_centers, None, None, None
 
 
 def _negative_rule(margin: Margin, target: Tensor, filter_threshold: float | None):
-    """The margin's rule for negatives and the filter of suspect ones, as one function of the cosines, or None."""
+    """The margin's rule for negatives and the filter for suspect ones, as one function of the cosines, or None."""
     rule = margin.negative_rule(target)
     if filter_threshold is None:
         return rule
@@ -185,16 +185,16 @@ def margin_softmax(
     group: dist.ProcessGroup | None = None,
     statistics_group: dist.ProcessGroup | None = None,
 ) -> MarginSoftmax:
-    """The margin softmax of every sample, over the classes at hand here and, with `group`, on the other ranks.
+    """The margin softmax of each sample, over the classes available here and, with `group`, on the other ranks.
 
     Args:
-        direction: (B, D), embeddings at unit length. With `group`, those of all ranks.
-        norm: (B, 1), their length before normalization.
-        classes: the class centers at hand.
-        labeled: (B,) bool; the others get no margin and take no part in its statistics.
+        direction: (B, D), unit-length embeddings; with `group`, those of all ranks.
+        norm: (B, 1), length of the embeddings before normalization.
+        classes: the available class centers.
+        labeled: (B,) bool; other samples get no margin and are excluded from its statistics.
         margin, scale, chunk_size, filter_threshold: as in [`margin_softmax_loss`].
-        group: ranks that hold the other classes and see the same embeddings.
-        statistics_group: ranks that see other embeddings, for margins that depend on the whole batch.
+        group: ranks that hold the other classes and process the same embeddings.
+        statistics_group: ranks that process other embeddings, for margins that depend on the whole batch.
     """
     dtype = compute_dtype(direction, classes.centers)
     with torch.autocast(direction.device.type, enabled=False):
@@ -232,37 +232,37 @@ def margin_softmax(
 
 
 def check_labels(labels: Tensor, num_identities: int) -> None:
-    """Labels must lie in [0, num_identities), or be -1 for a sample to ignore.
+    """Check that labels are in [0, num_identities), or -1 for samples to ignore.
 
     Raises:
-        ValueError: on the CPU; on an accelerator, where looking would stall it, the device's own assertion fires.
+        ValueError: on the CPU. On an accelerator, a device-side assertion fails instead, to avoid synchronizing.
     """
     valid = (labels >= -1) & (labels < num_identities)
     if labels.device.type == "cpu":
         if not valid.all():
             raise ValueError(
-                f"labels must be in [0, {num_identities}) or -1 (ignored), found {labels[~valid][:5].tolist()}; "
-                "num_identities of the head must be the number of identities of the training data"
+                f"labels must be in [0, {num_identities}) or -1 (ignored), found {labels[~valid][:5].tolist()}. "
+                "Set the head's num_identities to the number of identities in the training data"
             )
     else:
         torch._assert_async(valid.all(), f"labels must be in [0, {num_identities}) or -1 (ignored)")
 
 
 def check_chunk_size(chunk_size: int | None) -> None:
-    """Raises a ValueError for a chunk size below 1."""
+    """Raise `ValueError` for a chunk size below 1."""
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, or None for all classes at once, found {chunk_size}")
 
 
 def compute_dtype(embeddings: Tensor, centers: Tensor) -> torch.dtype:
-    """float32, or float64 where an input is."""
+    """float32, or float64 if either input is float64."""
     return torch.promote_types(torch.promote_types(embeddings.dtype, centers.dtype), torch.float32)
 
 
 def weighted_mean(values: Tensor, labeled: Tensor, sample_weight: Tensor | None, group=None) -> Tensor:
     """Mean over the labeled samples of weight times value; weights are not normalized.
 
-    With `group`, ranks that see other samples: the average of what they return is the mean over all their samples.
+    With `group`, ranks that process other samples, the results average to the mean over the samples of all ranks.
     """
     if sample_weight is not None:
         values = values * sample_weight.to(values)
@@ -283,24 +283,24 @@ def margin_softmax_loss(
     sub_centers: int = 1,
     filter_threshold: float | None = None,
 ) -> Tensor:
-    """Mean cross-entropy of the margin softmax, plus the margin's regularizer where it has one.
+    """Mean cross-entropy of the margin softmax, plus the margin's regularizer if it has one.
 
-    Computed in float32 (float64 for float64 inputs), under autocast too. Over the samples of this process alone: on
-    several ranks [`MarginHead`] makes margins that depend on the whole batch, such as AdaFace's, see that of all ranks.
+    Computed in float32 (float64 for float64 inputs), even under autocast, and only over the samples of this process.
+    With several ranks, use [`MarginHead`] for margins that depend on the whole batch, such as AdaFace's.
 
     Args:
-        embeddings: (B, D), raw: normalization is done here.
-        centers: (C * sub_centers, D), raw; the sub-centers of a class are consecutive.
-        labels: (B,) int64 in [0, C); a sample with label -1 is ignored.
-        margin: [`ArcFaceMargin`] by default.
-        scale: s.
-        chunk_size: classes to hold logits of at a time; the peak above the centers and their gradient is then a few
-            B x chunk_size matrices. None holds the B x C matrix.
-        sample_weight: (B,) factors on the samples' losses, for example those of hard-sample mining (TransFace's EHSM).
-            Not normalized, no gradient.
-        sub_centers: centers a class, the nearest of which counts (Deng et al., "Sub-center ArcFace", 2020).
-        filter_threshold: cosines to other classes above it are taken for mislabeled faces and set to 0, without
-            gradient, as InsightFace's inter-class filtering does.
+        embeddings: (B, D), not normalized.
+        centers: (C * sub_centers, D), not normalized; the sub-centers of a class are consecutive.
+        labels: (B,) int64 in [0, C); samples with label -1 are ignored.
+        margin: the margin; defaults to [`ArcFaceMargin`].
+        scale: scale s of the cosines.
+        chunk_size: number of classes to hold logits of at a time; the peak memory, in addition to the centers and their
+            gradient, is then a few B x chunk_size matrices. None holds the B x C matrix.
+        sample_weight: (B,) weights of the samples' losses, for example for hard-sample mining (TransFace's EHSM). Not
+            normalized, without gradient.
+        sub_centers: number of centers per class; the nearest one counts (Deng et al., "Sub-center ArcFace", 2020).
+        filter_threshold: cosines to other classes above it are attributed to mislabeled faces and set to 0, without
+            gradient, as in InsightFace's inter-class filtering.
 
     Returns:
         A scalar.
@@ -336,9 +336,9 @@ def margin_logits(
     sub_centers: int = 1,
     filter_threshold: float | None = None,
 ) -> Tensor:
-    """The logits (B, C) whose cross-entropy [`margin_softmax_loss`] is, to look at; arguments as there.
+    """The logits (B, C) for which [`margin_softmax_loss`] is the cross-entropy, for inspection. Same arguments.
 
-    Rows of label -1 hold plain scaled cosines.
+    Rows with label -1 hold plain scaled cosines.
     """
     margin, classes = margin or ArcFaceMargin(), Classes(centers, labels, sub_centers=sub_centers)
     check_labels(labels, len(classes))

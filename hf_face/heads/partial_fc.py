@@ -15,17 +15,17 @@ from .margin_softmax import Classes
 
 
 def sample_classes(labels: Tensor, num_classes: int, rate: float, first: int, step: Tensor, seed: int) -> Tensor:
-    """Classes of the batch, and each other class with probability `rate`.
+    """Select the classes of the batch, and each other class with probability `rate`.
 
-    Whether a class is drawn depends on the class, `step` and `seed` only, hence not on the number of ranks.
+    Whether a class is drawn depends only on the class, `step` and `seed`, and so not on the number of ranks.
 
     Args:
-        labels: (B,) positions of the batch's labels in [0, num_classes); others are not at hand.
-        num_classes: how many classes are at hand.
-        rate: in (0, 1].
-        first: the label of class 0, which tells the ranks' classes apart.
+        labels: (B,) positions of the batch's labels in [0, num_classes); others are not available.
+        num_classes: number of available classes.
+        rate: sampling rate in (0, 1].
+        first: the label of class 0, which distinguishes the ranks' classes.
         step: int64 scalar tensor, different in every step.
-        seed: of the draws.
+        seed: seed for the draws.
 
     Returns:
         Ascending positions (S,).
@@ -37,10 +37,10 @@ def sample_classes(labels: Tensor, num_classes: int, rate: float, first: int, st
 
 
 def sampled_classes(weight: nn.Parameter, labels: Tensor, sample: Tensor, rate: float, sub_centers: int) -> Classes:
-    """The classes of a `sample` (S,), with a gradient of `weight` that is sparse: rows of the sample only.
+    """The classes of a `sample` (S,), with a sparse gradient of `weight` that has only the sample's rows.
 
-    A negative that was drawn stands for 1 / rate of its kind, so log(1 / rate) is added to its logit and the sum of
-    exponentials keeps the full softmax's expectation. Classes of the batch are always there and stand for themselves.
+    A sampled negative represents 1 / rate classes, so log(1 / rate) is added to its logit; the expectation of the sum
+    of exponentials is then that of the full softmax. Classes of the batch are always included and represent themselves.
     """
     rows = (sample[:, None] * sub_centers + torch.arange(sub_centers, device=sample.device)).flatten()
     centers = F.embedding(rows, weight, sparse=True)
@@ -54,11 +54,11 @@ def sampled_classes(weight: nn.Parameter, labels: Tensor, sample: Tensor, rate: 
 
 
 def step_sampled_rows_only(optimizer: torch.optim.Optimizer) -> None:
-    """Makes `optimizer.step()` see, of every parameter with a sparse gradient, only the rows that have one.
+    """Restrict `optimizer.step()` to the rows that have a gradient, for every parameter with a sparse gradient.
 
-    For the length of the step such a parameter, its gradient and its state (momentum, Adam's moments) are the sampled
-    rows; then these go back to their places. So the other rows and their state stay as they are: no decay of momentum
-    or moments, no weight decay. Works with every optimizer whose update of a row depends on that row alone.
+    During the step, such a parameter, its gradient and its state (momentum, Adam's moments) are replaced by the sampled
+    rows, which are written back afterwards. The other rows and their state stay unchanged: no decay of momentum or
+    moments, no weight decay. Works with every optimizer that updates each row independently of the others.
     """
     swapped: list[tuple[nn.Parameter, Tensor, Tensor, dict[str, Tensor]]] = []
 

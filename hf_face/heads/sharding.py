@@ -1,4 +1,4 @@
-"""What ranks say to each other when the class centers are split over them."""
+"""Communication between ranks when the class centers are split over them."""
 
 from collections.abc import Iterable
 
@@ -8,29 +8,29 @@ from torch import Tensor, nn
 
 
 def shard_range(num_identities: int, rank: int, world_size: int) -> tuple[int, int]:
-    """The identities [start, stop) of a rank: consecutive, and as even as any number of them allows."""
+    """The identities [start, stop) of a rank: consecutive, and distributed as evenly as possible."""
     return num_identities * rank // world_size, num_identities * (rank + 1) // world_size
 
 
 def check_same_batch_size(batch_size: int, group: dist.ProcessGroup, device: torch.device) -> None:
-    """All ranks must hand in as many samples: collectives on different sizes wait for ever, or mix up samples.
+    """Check that all ranks have the same number of samples: otherwise, collectives hang or mix up samples.
 
     Raises:
-        ValueError: on the CPU, on every rank; on an accelerator the device's own assertion fires.
+        ValueError: on the CPU, on every rank. On an accelerator, a device-side assertion fails instead.
     """
     sizes = gather_rows(torch.full((1,), batch_size, device=device), group)
     same = (sizes == batch_size).all()
     if device.type != "cpu":
-        torch._assert_async(same, "every rank must hand the head the same number of samples")
+        torch._assert_async(same, "every rank must pass the same number of samples to the head")
     elif not same:
         raise ValueError(
-            f"every rank must hand the head the same number of samples, found {sizes.tolist()}; leave out the smaller "
-            "last batch (drop_last=True), or fill it up with samples of label -1"
+            f"every rank must pass the same number of samples to the head, found {sizes.tolist()}. Drop the smaller "
+            "last batch (drop_last=True), or pad it with samples of label -1"
         )
 
 
 def gather_rows(rows: Tensor, group: dist.ProcessGroup) -> Tensor:
-    """The rows (B, ...) of every rank, in rank order (ranks * B, ...). Without gradient; B is the same on all ranks."""
+    """Gather the rows (B, ...) of every rank, with equal B, to (ranks * B, ...) in rank order, without gradient."""
     gathered = rows.new_empty(dist.get_world_size(group) * len(rows), *rows.shape[1:])
     dist.all_gather_into_tensor(gathered, rows.contiguous(), group=group)
     return gathered
@@ -47,30 +47,31 @@ class _GatherWithGradient(torch.autograd.Function):
         world_size = dist.get_world_size(ctx.group)
         own = gradient.new_empty(len(gradient) // world_size, *gradient.shape[1:])
         dist.reduce_scatter_tensor(own, gradient.contiguous(), group=ctx.group)
-        # Data parallelism averages the ranks' gradients; the gradient of a loss over all ranks' samples is their sum.
+        # Data parallelism averages gradients over ranks; the gradient of a loss over all ranks' samples is their sum.
         return own * world_size, None
 
 
 def gather_with_gradient(rows: Tensor, group: dist.ProcessGroup) -> Tensor:
-    """As [`gather_rows`], and every rank's gradient finds its way back to the rank that the row came from.
+    """Gather as [`gather_rows`] does, and return each row's gradient to the rank that the row came from.
 
-    Made for a loss that every rank computes alike from the gathered rows, followed by an average of the backbone's
-    gradients over the ranks (DDP, FSDP): the result is the gradient of that one loss.
+    For a loss that every rank computes identically from the gathered rows, when the backbone's gradients are then
+    averaged over ranks (DDP, FSDP): the result is the gradient of that loss.
     """
     return _GatherWithGradient.apply(rows, group)
 
 
 def with_other_ranks(rows: Tensor, group: dist.ProcessGroup) -> list[Tensor]:
-    """The rows (B, ...) of every rank, in rank order; only this rank's own carry a gradient."""
+    """The rows (B, ...) of every rank, in rank order; only this rank's rows carry a gradient."""
     gathered = list(gather_rows(rows.detach(), group).chunk(dist.get_world_size(group)))
     gathered[dist.get_rank(group)] = rows
     return gathered
 
 
 def share_gradient(value: Tensor, group: dist.ProcessGroup) -> Tensor:
-    """The value as it is, with each rank's share of its gradient.
+    """The unchanged value, with its gradient divided by the number of ranks.
 
-    For what every rank computes alike from gathered rows: the ranks' gradients are added up on their way back.
+    For values that every rank computes identically from gathered rows, since the ranks' gradients are summed in the
+    backward pass.
     """
     return value.detach() + (value - value.detach()) / dist.get_world_size(group)
 
@@ -83,7 +84,7 @@ def sum_over_ranks(value: Tensor, group: dist.ProcessGroup) -> Tensor:
 
 
 def logsumexp_over_ranks(value: Tensor, group: dist.ProcessGroup) -> Tensor:
-    """logsumexp (B,) over the ranks' values (B,), with the gradient of this rank's own."""
+    """logsumexp (B,) over the ranks' values (B,), with a gradient only for this rank's value."""
     return torch.logsumexp(torch.stack(with_other_ranks(value, group)), dim=0)
 
 
@@ -94,19 +95,20 @@ def clip_grad_norm_(
     shard: nn.Parameter | None = None,
     group: dist.ProcessGroup | None = None,
 ) -> Tensor:
-    """As torch's `clip_grad_norm_`, for a model of which every rank holds a part of one parameter.
+    """Clip gradients like torch's `clip_grad_norm_`, for a model with one parameter split over ranks.
 
     Args:
         parameters: all parameters of the model; gradients may be sparse.
-        max_norm: bound of the gradients' L2 norm.
-        shard: the parameter among them that is split over `group`. Its norm is taken over all ranks; the others, alike
-            on every rank, count once.
-        group: the ranks; every one of them must call.
+        max_norm: maximum L2 norm of the gradients.
+        shard: the parameter that is split over `group`. Its norm is taken over all ranks; the other parameters, which
+            are the same on every rank, count once.
+        group: the ranks; all of them must call this function.
 
     Returns:
         The norm before clipping, the same on all ranks.
     """
-    replicated, own = [], []
+    replicated: list[Tensor] = []
+    own: list[Tensor] = []
     for parameter in parameters:
         if parameter.grad is None:
             continue

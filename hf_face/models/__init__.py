@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from ..lazy import lazy_names, names_of_files
 
-if TYPE_CHECKING:  # one line a file; at run time its names are imported at first use
+if TYPE_CHECKING:  # one line per file; at run time its names are imported on first use
     from .configuration_face import *
     from .configuration_foundation_face import *
     from .configuration_iresnet import *

@@ -1,7 +1,7 @@
 """Base configuration shared by all face model families."""
 
 from dataclasses import fields
-from typing import Any
+from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -48,7 +48,7 @@ class FaceConfig(PreTrainedConfig):
             was calibrated for (`{"1e-3": 0.31}`).
     """
 
-    citations = ()  # BibTeX entries of the papers behind a family, for model cards; not a setting
+    citations: ClassVar[tuple[str, ...]] = ()  # BibTeX entries of the papers behind a family, for model cards
 
     embedding_size: int = 512
     image_size: int = 112

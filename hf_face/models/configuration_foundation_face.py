@@ -1,7 +1,7 @@
 """Configuration of face models with a transformers vision model as backbone."""
 
 import math
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import transformers
 from huggingface_hub.dataclasses import strict
@@ -70,6 +70,11 @@ BACKBONE_CITATIONS = {
     "siglip_vision_model": (SIGLIP,),
 }
 
+if TYPE_CHECKING:
+    BackboneConfig = Any  # a `PreTrainedConfig`, whatever it was made from
+else:
+    BackboneConfig = PreTrainedConfig | dict[str, Any] | str | None
+
 
 @strict
 class FoundationFaceConfig(FaceConfig):
@@ -110,7 +115,7 @@ class FoundationFaceConfig(FaceConfig):
     model_type = "foundation_face"
     sub_configs = {"backbone_config": AutoConfig}  # noqa: RUF012
 
-    backbone_config: PreTrainedConfig | dict[str, Any] | str | None = None
+    backbone_config: BackboneConfig = None
     pooling: Literal["image_embeds", "pooler", "cls", "mean"] | None = None
     embedding_size: int | None = None
     image_size: int | None = None

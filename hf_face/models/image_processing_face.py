@@ -1,4 +1,4 @@
-"""From photographs of aligned faces to what a backbone expects."""
+"""Image processor for aligned face crops."""
 
 from typing import Literal
 
@@ -10,8 +10,7 @@ from transformers.processing_utils import ImagesKwargs, Unpack
 class FaceImageProcessorKwargs(ImagesKwargs, total=False):
     """
     channel_order (`str`, *optional*, defaults to `"rgb"`):
-        Order in which the backbone expects the channels, `"rgb"` or `"bgr"`. `image_mean` and `image_std` are in this
-        order too.
+        Channel order the backbone expects, `"rgb"` or `"bgr"`. `image_mean` and `image_std` use this order too.
     """
 
     channel_order: Literal["rgb", "bgr"]
@@ -19,10 +18,10 @@ class FaceImageProcessorKwargs(ImagesKwargs, total=False):
 
 class FaceImageProcessor(TorchvisionBackend):
     r"""
-    Turns aligned face crops into the backbone's `pixel_values` `(batch, 3, height, width)`: resized if they have
-    another size, scaled to [0, 1], normalized, channels in the backbone's order. Takes what transformers' image
-    processors take: PIL images, numpy arrays and tensors (uint8, channels first or last, one or a batch), paths and
-    URLs; gray images become three equal channels.
+    Converts aligned face crops to the backbone's `pixel_values` `(batch, 3, height, width)`: resized if necessary,
+    scaled to [0, 1], normalized, with channels in the backbone's order. Accepts the same inputs as other transformers
+    image processors: PIL images, numpy arrays and tensors (uint8, channels first or last, single or batched), paths
+    and URLs. Grayscale images are converted to RGB.
 
     The defaults are InsightFace's: 112 x 112, RGB, `(x - 127.5) / 127.5`.
 
@@ -51,7 +50,7 @@ class FaceImageProcessor(TorchvisionBackend):
     channel_order = "rgb"
 
     def __init__(self, **kwargs: Unpack[FaceImageProcessorKwargs]):
-        super().__init__(**kwargs)
+        super().__init__(**kwargs)  # type: ignore[misc]  # does not know of channel_order
 
     def _preprocess(self, images, channel_order: str = "rgb", **kwargs):
         if channel_order == "bgr":

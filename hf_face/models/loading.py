@@ -1,4 +1,4 @@
-"""What is loaded with a face model besides its weights."""
+"""Loads what a face model needs in addition to its weights."""
 
 from pathlib import Path
 
@@ -10,19 +10,19 @@ from .image_processing_face import FaceImageProcessor
 
 def load_image_processor(name_or_path: str | Path) -> FaceImageProcessor:
     """
-    The image processor of a face model, folder or Hub name.
+    Load the image processor of a face model from a folder or the Hub.
 
     Raises:
-        FileNotFoundError: there is none: the crops' size and normalization are not known.
-        OSError: there is no such folder or repository, it is closed to this user, or the Hub does not answer.
+        FileNotFoundError: if the model has no image processor.
+        OSError: if the folder or repository does not exist or is not accessible, or the Hub cannot be reached.
     """
     try:
         cached_file(name_or_path, IMAGE_PROCESSOR_NAME)
     except OSError as error:
-        if "does not appear to have" not in str(error):  # transformers has one class for everything
+        if "does not appear to have" not in str(error):  # transformers raises OSError for every failure
             raise
         raise FileNotFoundError(
             f"{name_or_path} has no image processor ({IMAGE_PROCESSOR_NAME}), so the crops' size and normalization are "
-            "not known: save one beside the model, `FaceImageProcessor(...).save_pretrained(folder)`."
+            "unknown. Save one with the model: `FaceImageProcessor(...).save_pretrained(folder)`."
         ) from error
     return AutoImageProcessor.from_pretrained(name_or_path)

@@ -1,4 +1,4 @@
-"""What every face model answers, whatever its family."""
+"""Base model and output shared by all face model families."""
 
 from dataclasses import dataclass
 
@@ -17,10 +17,10 @@ class FaceEmbeddingOutput(ModelOutput):
 
     Args:
         pooler_output (`torch.Tensor` of shape `(batch, embedding_size)`):
-            The embedding at unit length, float32: the dot product of two of them is the cosine similarity.
+            Unit-length embeddings, float32: the dot product of two embeddings is their cosine similarity.
         norm (`torch.Tensor` of shape `(batch, 1)`):
             Length of the embedding before normalization, float32. `pooler_output * norm` is the raw embedding; margin
-            losses such as AdaFace and MagFace read the quality of the photograph off it.
+            losses such as AdaFace and MagFace use the norm as a measure of image quality.
         last_hidden_state (`torch.Tensor`, *optional*):
             Tokens `(batch, tokens, channels)` or feature map `(batch, channels, height, width)` before pooling.
         hidden_states (`tuple[torch.Tensor]`, *optional*, returned with `output_hidden_states=True`):
@@ -34,17 +34,17 @@ class FaceEmbeddingOutput(ModelOutput):
 
 
 class FacePreTrainedModel(PreTrainedModel):
-    """Facts that transformers asks of a model and that hold for every face backbone."""
+    """Base class of all face backbones."""
 
     config_class = FaceConfig
     config: FaceConfig
     base_model_prefix = "model"
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = ("image",)  # type: ignore[assignment]  # as in transformers
     accepts_loss_kwargs = False
 
     def get_input_embeddings(self):
-        """None: images are not looked up in a table (FSDP asks)."""
+        """None: images have no embedding table. FSDP calls this method."""
         return None
 
 
@@ -52,10 +52,10 @@ def face_embedding_output(
     raw: Tensor, last_hidden_state: Tensor | None = None, hidden_states: tuple[Tensor, ...] | None = None
 ) -> FaceEmbeddingOutput:
     """
-    The answer of a face model from its raw embedding `(batch, embedding_size)`.
+    Normalize a raw embedding `(batch, embedding_size)` and return it as a face model's output.
 
-    Computed in float32 in every precision: in bfloat16 a unit vector is off its length by up to 0.4 percent, which is
-    more than what separates two thresholds. A zero embedding has no direction: it stays zero, without gradient.
+    Always computed in float32: in bfloat16, the length of a unit vector is off by up to 0.4 percent, more than the
+    difference between two thresholds. A zero embedding has no direction: it stays zero, without gradient.
     """
     raw = raw.float()
     norm = torch.linalg.vector_norm(raw, dim=-1, keepdim=True)
@@ -67,6 +67,6 @@ def face_embedding_output(
     )
 
 
-FacePreTrainedModel.register_for_auto_class("AutoModel")  # save_pretrained copies the code of every model made from it
+FacePreTrainedModel.register_for_auto_class("AutoModel")  # save_pretrained copies the code of every subclass
 
 __all__ = ["FaceEmbeddingOutput", "FacePreTrainedModel", "face_embedding_output"]

@@ -1,4 +1,4 @@
-"""Face models whose backbone is a vision model of transformers."""
+"""Face models with a transformers vision model as backbone."""
 
 import inspect
 from typing import Any
@@ -7,7 +7,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.utils import ModelOutput, can_return_tuple
+from transformers.utils import can_return_tuple
 
 from .configuration_foundation_face import FoundationFaceConfig
 from .modeling_face import FaceEmbeddingOutput, FacePreTrainedModel, face_embedding_output
@@ -26,10 +26,10 @@ class FoundationFacePreTrainedModel(FacePreTrainedModel):
 
 class FoundationFaceModel(FoundationFacePreTrainedModel):
     """
-    A foundation model whose pooled output, projected or not, is a face embedding.
+    A foundation model that uses its pooled output, optionally projected, as the face embedding.
 
-    FRoundation (Chettaoui, Damer and Boutros, Image and Vision Computing 156, 2025) adapts one to faces by LoRA on the
-    query and value projections:
+    FRoundation (Chettaoui, Damer and Boutros, Image and Vision Computing 156, 2025) adapts foundation models to faces
+    with LoRA on the query and value projections:
 
     ```python
     >>> from peft import LoraConfig, get_peft_model
@@ -44,7 +44,7 @@ class FoundationFaceModel(FoundationFacePreTrainedModel):
         super().__init__(config)
         backbone_class = getattr(transformers, config.backbone_class_name)
         self.backbone = backbone_class._from_config(config.backbone_config, **_backbone_kwargs(backbone_class, config))
-        self.projection = nn.Identity()
+        self.projection: nn.Module = nn.Identity()
         if config.embedding_size != config.pooled_size:
             self.projection = nn.Linear(config.pooled_size, config.embedding_size, bias=False)
         accepted = inspect.signature(self.backbone.forward).parameters
@@ -55,13 +55,13 @@ class FoundationFaceModel(FoundationFacePreTrainedModel):
     @classmethod
     def from_backbone(cls, name_or_path: str, **config_kwargs) -> "FoundationFaceModel":
         """
-        A face model that starts from a foundation model's published weights.
+        Create a face model with a foundation model's pretrained weights.
 
         Args:
             name_or_path (`str`):
-                Hub name or folder of a model that transformers knows, such as `"facebook/dinov2-base"`.
+                Hub name or folder of a model supported by transformers, such as `"facebook/dinov2-base"`.
             config_kwargs:
-                Further settings of [`FoundationFaceConfig`], such as `image_size` or `embedding_size`.
+                Additional settings of [`FoundationFaceConfig`], such as `image_size` or `embedding_size`.
         """
         model = cls(FoundationFaceConfig(backbone_config=name_or_path, **config_kwargs))
         backbone_class = type(model.backbone)
@@ -79,7 +79,7 @@ class FoundationFaceModel(FoundationFacePreTrainedModel):
             pixel_values (`torch.Tensor` of shape `(batch, num_channels, height, width)`):
                 Normalized crops. Position embeddings are interpolated to their size.
             output_hidden_states (`bool`, *optional*):
-                Also return the backbone's hidden states.
+                Whether to also return the backbone's hidden states.
         """
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
@@ -99,14 +99,14 @@ class FoundationFaceModel(FoundationFacePreTrainedModel):
 
 
 def _backbone_kwargs(backbone_class: type[PreTrainedModel], config: FoundationFaceConfig) -> dict[str, bool]:
-    """Leaves out a pooling layer (ViT) that nothing would read and no gradient would reach."""
+    """Leave out a pooling layer (ViT) that would be unused and receive no gradient."""
     if "add_pooling_layer" in inspect.signature(backbone_class.__init__).parameters:
         return {"add_pooling_layer": config.pooling == "pooler"}
     return {}
 
 
 def _patchify(pixel_values: Tensor, patch_size: int) -> dict[str, Any]:
-    """A batch of images as SigLIP 2 takes it: (batch, patches, patch_size * patch_size * channels), row by row."""
+    """Split images into SigLIP 2's patches (batch, patches, patch_size * patch_size * channels), row by row."""
     batch, channels, height, width = pixel_values.shape
     rows, columns = height // patch_size, width // patch_size
     patches = pixel_values.unfold(2, patch_size, patch_size).unfold(3, patch_size, patch_size)
@@ -114,14 +114,14 @@ def _patchify(pixel_values: Tensor, patch_size: int) -> dict[str, Any]:
     return {
         "pixel_values": patches.reshape(batch, rows * columns, patch_size**2 * channels),
         "pixel_attention_mask": None,
-        # One row for the whole batch: position embeddings are resized once, and broadcast. Its numbers are read by
-        # Python code, so it stays on the CPU whatever the device.
+        # One row for the whole batch: position embeddings are resized once and broadcast. On the CPU, because Python
+        # code reads the values.
         "spatial_shapes": torch.tensor([[rows, columns]]),
     }
 
 
-def _pool(outputs: ModelOutput, config: FoundationFaceConfig, height: int, width: int) -> Tensor:
-    """The (batch, pooled_size) feature that `config.pooling` names, of images of this size."""
+def _pool(outputs: Any, config: FoundationFaceConfig, height: int, width: int) -> Tensor:
+    """Pool the outputs for images of this size to (batch, pooled_size), as `config.pooling` selects."""
     if config.pooling == "image_embeds":
         return outputs.image_embeds
     if config.pooling == "pooler":
@@ -129,12 +129,12 @@ def _pool(outputs: ModelOutput, config: FoundationFaceConfig, height: int, width
     tokens = outputs.last_hidden_state
     if tokens.ndim != 3:
         raise ValueError(
-            f"pooling={config.pooling!r} reads tokens (batch, tokens, channels); this backbone gives a feature map "
-            f"{tuple(tokens.shape)}. Choose 'pooler'."
+            f"pooling={config.pooling!r} expects tokens (batch, tokens, channels), but this backbone returns a feature "
+            f"map {tuple(tokens.shape)}. Use 'pooler'."
         )
     if config.pooling == "cls":
         return tokens[:, 0]
-    # Class and register tokens come first. A pyramid has fewer tokens than patches, and no others.
+    # Class and register tokens come first. A pyramid has fewer tokens than patches, all of them patch tokens.
     patch_size = config.backbone_config.patch_size
     patches = (height // patch_size) * (width // patch_size)
     return tokens[:, -patches:].mean(1)

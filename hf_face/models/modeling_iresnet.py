@@ -1,4 +1,4 @@
-"""The residual networks of face recognition: InsightFace's, AdaFace's, MagFace's and their pooled variants."""
+"""Residual networks for face recognition: InsightFace, AdaFace, MagFace and pooled variants."""
 
 from collections import OrderedDict
 
@@ -25,7 +25,7 @@ class IResNetStem(nn.Sequential):
 
 
 class IResNetUnit(GradientCheckpointingLayer):
-    """BN - conv - BN - PReLU - conv - BN plus a shortcut; the stride is the last convolution's."""
+    """BN - conv - BN - PReLU - conv - BN plus a shortcut; the last convolution has the stride."""
 
     def __init__(self, config: IResNetConfig, in_channels: int, out_channels: int, stride: int):
         super().__init__()
@@ -59,7 +59,7 @@ class IResNetUnit(GradientCheckpointingLayer):
 
 
 class BiasBatchNorm1d(nn.BatchNorm1d):
-    """A batch norm that learns its bias alone. Its weight is a buffer: a frozen parameter would thaw on loading."""
+    """A batch norm that learns only its bias. Its weight is a buffer: a frozen parameter would thaw on loading."""
 
     def __init__(self, num_features: int, **kwargs):
         super().__init__(num_features, **kwargs)
@@ -69,7 +69,7 @@ class BiasBatchNorm1d(nn.BatchNorm1d):
 
 
 class IResNetNeck(nn.Module):
-    """From the last feature map `(batch, channels, height, width)` to the raw embedding `(batch, embedding_size)`."""
+    """Maps the last feature map `(batch, channels, height, width)` to the raw embedding `(batch, embedding_size)`."""
 
     def __init__(self, config: IResNetConfig):
         super().__init__()
@@ -90,20 +90,22 @@ class IResNetNeck(nn.Module):
     def forward(self, feature_map: Tensor) -> Tensor:
         feature_map = self.norm(feature_map)
         if self.pooling == "gwp":
-            feature_map = feature_map * gaussian_window(*feature_map.shape[2:], self.sigma, feature_map)
+            feature_map = feature_map * gaussian_window(self.sigma, feature_map)
         pooled = feature_map.flatten(1) if self.pooling == "flatten" else feature_map.mean((2, 3))
         return self.projection(self.dropout(pooled))
 
 
-def gaussian_window(height: int, width: int, sigma: float, like: Tensor) -> Tensor:
+def gaussian_window(sigma: float, feature_map: Tensor) -> Tensor:
     """
-    A Gaussian `(height, width)` around the central position that sums to one. The published networks multiply by it and
-    then take the *mean* over positions, so the pooled vector is the weighted average divided by their number.
+    A Gaussian `(height, width)` around the center of a feature map, which sums to one. The published networks multiply
+    by it and then take the *mean* over positions, so the pooled vector is the weighted average divided by the number of
+    positions.
     """
-    # Computed at each call: 49 values cost nothing, and there is no buffer to load, move or re-initialize.
-    sides = [torch.arange(side, device=like.device, dtype=torch.float32) - side // 2 for side in (height, width)]
+    # Recomputed on each call: 49 values cost nothing, and there is no buffer to load, move or reinitialize.
+    device = feature_map.device
+    sides = [torch.arange(side, device=device, dtype=torch.float32) - side // 2 for side in feature_map.shape[2:]]
     vertical, horizontal = ((-(side**2) / (2 * sigma**2)).softmax(0) for side in sides)
-    return torch.outer(vertical, horizontal).to(like.dtype)
+    return torch.outer(vertical, horizontal).to(feature_map.dtype)
 
 
 class IResNetPreTrainedModel(FacePreTrainedModel):
@@ -125,7 +127,7 @@ class IResNetPreTrainedModel(FacePreTrainedModel):
 
 
 class IResNetModel(FusableMixin, IResNetPreTrainedModel):
-    """A residual network whose neck gives a face embedding.
+    """A residual network with a neck that computes the face embedding.
 
     Example:
     ```python
@@ -160,16 +162,16 @@ class IResNetModel(FusableMixin, IResNetPreTrainedModel):
         r"""
         Args:
             pixel_values (`torch.Tensor` of shape `(batch, num_channels, image_size, image_size)`):
-                Normalized crops, as `FaceImageProcessor` gives them. Pooled necks take any size.
+                Normalized crops from `FaceImageProcessor`. Pooled necks accept any size.
             output_hidden_states (`bool`, *optional*):
-                Also return the feature maps after the stem and after each stage.
+                Whether to also return the feature maps after the stem and after each stage.
         """
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         if self.config.neck == "flatten":
             check_crop_size(pixel_values, self.config.image_size)
         feature_map = self.stem(pixel_values)
-        hidden_states = (feature_map,) if output_hidden_states else None
+        hidden_states: tuple[Tensor, ...] | None = (feature_map,) if output_hidden_states else None
         for stage in self.stages:
             feature_map = stage(feature_map)
             if output_hidden_states:

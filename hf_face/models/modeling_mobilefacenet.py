@@ -1,4 +1,4 @@
-"""MobileFaceNet: the original and InsightFace's wider variants."""
+"""MobileFaceNet and InsightFace's wider variants."""
 
 from collections import OrderedDict
 
@@ -12,11 +12,11 @@ from .configuration_mobilefacenet import MobileFaceNetConfig
 from .layers import FusableMixin, check_crop_size
 from .modeling_face import FaceEmbeddingOutput, FacePreTrainedModel, face_embedding_output
 
-FEATURES = 512  # channels of the last feature map, whatever the width
+FEATURES = 512  # channels of the last feature map at any width
 
 
 class ConvLayer(nn.Sequential):
-    """Convolution - BN - activation; "linear" has none, as the paper says of a unit's last convolution."""
+    """Convolution - BN - activation; "linear" has no activation (the paper's term for a unit's last convolution)."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class InvertedResidual(GradientCheckpointingLayer):
 
 
 class MobileFaceNetStem(nn.Sequential):
-    """3 x 3 convolution of stride 2, then what the config's `stem` and `depths[0]` say."""
+    """3 x 3 convolution with stride 2, followed by the layers that `stem` and `depths[0]` select."""
 
     def __init__(self, config: MobileFaceNetConfig):
         channels = 64 * config.width
@@ -67,7 +67,7 @@ class MobileFaceNetStem(nn.Sequential):
             self.depthwise = ConvLayer(config, channels, channels, 3, groups=channels, activation="relu")
             self.pointwise = ConvLayer(config, channels, channels, activation="relu")
         elif config.depths[0] == 1:
-            # In 64 groups at any width: a depthwise convolution at width 1 only.
+            # 64 groups at any width: depthwise at width 1 only.
             self.grouped = ConvLayer(config, channels, channels, 3, groups=64)
         else:
             units = (InvertedResidual(config, channels, channels, 128) for _ in range(config.depths[0]))
@@ -75,7 +75,7 @@ class MobileFaceNetStem(nn.Sequential):
 
 
 class MobileFaceNetNeck(nn.Module):
-    """From the last feature map to the raw embedding `(batch, embedding_size)`: a weight for each position and channel
+    """Maps the last feature map to the raw embedding `(batch, embedding_size)`: a weight for each position and channel
     (global depthwise convolution), then a linear layer."""
 
     def __init__(self, config: MobileFaceNetConfig, channels: int):
@@ -111,7 +111,7 @@ class MobileFaceNetPreTrainedModel(FacePreTrainedModel):
 
 
 class MobileFaceNetModel(FusableMixin, MobileFaceNetPreTrainedModel):
-    """MobileFaceNet: about a million parameters at the paper's width.
+    """MobileFaceNet, with about a million parameters at the paper's width.
 
     Example:
     ```python
@@ -129,7 +129,7 @@ class MobileFaceNetModel(FusableMixin, MobileFaceNetPreTrainedModel):
         self.stem = MobileFaceNetStem(config)
         channels = 64 * config.width
         self.stages = nn.ModuleList()
-        # Channels between units, channels inside the unit that halves, channels inside those that follow it.
+        # Channels between units, inside the first (downsampling) unit, and inside the units after it.
         for depth, (out, halving, following) in zip(
             config.depths[1:], [(64, 128, 128), (128, 256, 256), (128, 512, 256)], strict=True
         ):
@@ -151,15 +151,15 @@ class MobileFaceNetModel(FusableMixin, MobileFaceNetPreTrainedModel):
         r"""
         Args:
             pixel_values (`torch.Tensor` of shape `(batch, num_channels, image_size, image_size)`):
-                Normalized crops, as `FaceImageProcessor` gives them.
+                Normalized crops from `FaceImageProcessor`.
             output_hidden_states (`bool`, *optional*):
-                Also return the feature maps after the stem and after each stage.
+                Whether to also return the feature maps after the stem and after each stage.
         """
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         check_crop_size(pixel_values, self.config.image_size)
         feature_map = self.stem(pixel_values)
-        hidden_states = (feature_map,) if output_hidden_states else None
+        hidden_states: tuple[Tensor, ...] | None = (feature_map,) if output_hidden_states else None
         for stage in self.stages:
             feature_map = stage(feature_map)
             if output_hidden_states:

@@ -1,6 +1,7 @@
-"""Face models whose backbone is a timm model."""
+"""Face models with a timm model as backbone."""
 
 import difflib
+from typing import Any
 
 import timm
 import torch
@@ -15,7 +16,7 @@ class TimmFacePreTrainedModel(FacePreTrainedModel):
     config_class = TimmFaceConfig
     config: TimmFaceConfig
     supports_gradient_checkpointing = True
-    _supports_sdpa = True  # timm dispatches to F.scaled_dot_product_attention by itself
+    _supports_sdpa = True  # timm calls F.scaled_dot_product_attention itself
 
     def _set_gradient_checkpointing(self, enable: bool = True, *args, **kwargs):
         self.model.set_grad_checkpointing(enable)
@@ -28,7 +29,7 @@ class TimmFacePreTrainedModel(FacePreTrainedModel):
 
 
 class TimmFaceModel(TimmFacePreTrainedModel):
-    """A timm model whose classifier gives a face embedding."""
+    """A timm model that uses its classifier to compute the face embedding."""
 
     def __init__(self, config: TimmFaceConfig):
         super().__init__(config)
@@ -36,7 +37,7 @@ class TimmFaceModel(TimmFacePreTrainedModel):
         if config.reduce_first_conv_stride:
             _halve_first_conv_stride(self.model, config.architecture)
         if not any(parameter.is_meta for parameter in self.model.parameters()):
-            # timm has initialized its model as its authors meant it; transformers' general rule must not undo that.
+            # timm has already applied the architecture's own initialization; transformers must not overwrite it.
             for module in self.model.modules():
                 module._is_hf_initialized = True
         self.post_init()
@@ -48,9 +49,9 @@ class TimmFaceModel(TimmFacePreTrainedModel):
         r"""
         Args:
             pixel_values (`torch.Tensor` of shape `(batch, num_channels, image_size, image_size)`):
-                Normalized crops, as `FaceImageProcessor` gives them.
+                Normalized crops from `FaceImageProcessor`.
             output_hidden_states (`bool`, *optional*):
-                Also return the output of each block (timm's `forward_intermediates`).
+                Whether to also return the output of each block (timm's `forward_intermediates`).
         """
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
@@ -64,8 +65,8 @@ class TimmFaceModel(TimmFacePreTrainedModel):
 
 
 def known_architecture(architecture: str) -> str:
-    """The name without its pretraining tag, if it is one of timm's. Raises `ValueError` otherwise."""
-    # A Hub prefix such as "hf-hub:org/name" would make timm download; only timm's own architectures are meant here.
+    """Return the name without its pretraining tag. Raises `ValueError` if timm has no such architecture."""
+    # A Hub prefix such as "hf-hub:org/name" would make timm download; only timm's own architectures are allowed.
     name = architecture.split(".")[0]
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
@@ -82,16 +83,16 @@ def _create_timm_model(config: TimmFaceConfig) -> torch.nn.Module:
             name, pretrained=False, num_classes=config.embedding_size, in_chans=config.num_channels, **model_args
         )
     except TypeError as error:
-        raise ValueError(f"timm's {name} does not take model_args={model_args}: {error}") from error
+        raise ValueError(f"timm's {name} does not accept model_args={model_args}: {error}") from error
 
 
-def _halve_first_conv_stride(model: torch.nn.Module, architecture: str) -> None:
+def _halve_first_conv_stride(model: Any, architecture: str) -> None:
     name = model.pretrained_cfg.get("first_conv")
     conv = model.get_submodule(name) if isinstance(name, str) else None
     stride = getattr(conv, "stride", None)
     if stride is None or any(side % 2 for side in stride):
         raise ValueError(
-            f"reduce_first_conv_stride asks for a first convolution with an even stride; {architecture} has "
+            f"reduce_first_conv_stride requires a first convolution with an even stride; {architecture} has "
             f"{name or 'no convolution that timm names'}{f' with stride {stride}' if stride else ''}."
         )
     conv.stride = tuple(side // 2 for side in stride)

@@ -1,4 +1,4 @@
-"""The face vision transformers of InsightFace and TransFace."""
+"""InsightFace's and TransFace's vision transformers."""
 
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ from .modeling_face import FaceEmbeddingOutput, FacePreTrainedModel, face_embedd
 @dataclass
 class ViTFaceOutput(FaceEmbeddingOutput):
     """
-    Embeddings of a batch of faces, and TransFace's view of their patches.
+    Embeddings of a batch of faces, with TransFace's patch statistics.
 
     Args:
         patch_weights (`torch.Tensor` of shape `(batch, patches)`, *optional*):
-            Softmax over patches of the squeeze-and-excitation gates (DPAP's importance of a patch).
+            Softmax over patches of the squeeze-and-excitation gates (patch importance in DPAP).
         patch_entropy (`torch.Tensor` of shape `(batch, patches)`, *optional*):
-            Standard deviation of each weighted token over its channels, which TransFace takes for its entropy (EHSM).
+            Standard deviation of each weighted token over its channels, which TransFace uses as its entropy (EHSM).
     """
 
     patch_weights: Tensor | None = None
@@ -32,7 +32,7 @@ class ViTFaceOutput(FaceEmbeddingOutput):
 
 
 class ViTFaceEmbeddings(nn.Module):
-    """Crops `(batch, channels, height, width)` to tokens `(batch, patches, hidden_size)`."""
+    """Maps crops `(batch, channels, height, width)` to tokens `(batch, patches, hidden_size)`."""
 
     def __init__(self, config: ViTFaceConfig):
         super().__init__()
@@ -53,12 +53,15 @@ class ViTFaceLayer(GradientCheckpointingLayer, Block):
             mlp_ratio=(config.intermediate_size + 0.5) / config.hidden_size,  # timm truncates the product
             drop_path=config.drop_path_rate * index / max(config.num_hidden_layers - 1, 1),
             act_layer=nn.ReLU6,
-            norm_layer=partial(nn.LayerNorm, eps=config.layer_norm_eps),
+            norm_layer=partial(nn.LayerNorm, eps=config.layer_norm_eps),  # type: ignore[arg-type]
         )
 
 
 class ViTFacePatchWeighting(nn.Sequential):
-    """A gate in (0, 1) for each patch `(batch, patches)` from all flattened tokens."""
+    """Computes a gate in (0, 1) for each patch `(batch, patches)` from all flattened tokens."""
+
+    squeeze: nn.Linear
+    excite: nn.Linear
 
     def __init__(self, config: ViTFaceConfig):
         patches = config.num_patches
@@ -73,7 +76,7 @@ class ViTFacePatchWeighting(nn.Sequential):
 
 
 class ViTFaceNeck(nn.Sequential):
-    """Flattened tokens to the raw embedding `(batch, embedding_size)`."""
+    """Maps flattened tokens to the raw embedding `(batch, embedding_size)`."""
 
     def __init__(self, config: ViTFaceConfig):
         width, eps = config.hidden_size, config.batch_norm_eps
@@ -103,7 +106,7 @@ class ViTFacePreTrainedModel(FacePreTrainedModel):
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, ViTFacePatchWeighting):
-            # TransFace leaves these two at PyTorch's default: with the narrow init above the gates would saturate.
+            # TransFace uses PyTorch's default for these two; the narrow initialization above would saturate the gates.
             for linear in (module.squeeze, module.excite):
                 nn.init.kaiming_uniform_(linear.weight, a=5**0.5)
         elif isinstance(module, ViTFaceEmbeddings):
@@ -116,7 +119,7 @@ class ViTFacePreTrainedModel(FacePreTrainedModel):
 
 
 class ViTFaceModel(FusableMixin, ViTFacePreTrainedModel):
-    """A vision transformer whose flattened patch tokens give a face embedding.
+    """A vision transformer that computes the face embedding from its flattened patch tokens.
 
     Example:
     ```python
@@ -151,23 +154,24 @@ class ViTFaceModel(FusableMixin, ViTFacePreTrainedModel):
         r"""
         Args:
             pixel_values (`torch.Tensor` of shape `(batch, num_channels, image_size, image_size)`):
-                Normalized crops, as `FaceImageProcessor` gives them.
+                Normalized crops from `FaceImageProcessor`.
             output_hidden_states (`bool`, *optional*):
-                Also return the tokens before the first layer and after each layer; in training, those not masked.
+                Whether to also return the tokens before the first layer and after each layer (in training, unmasked
+                tokens only).
             output_patch_weights (`bool`, *optional*, defaults to `False`):
-                Also return `patch_weights` and `patch_entropy`; needs `patch_weighting` in the config.
+                Whether to also return `patch_weights` and `patch_entropy`; requires `patch_weighting` in the config.
         """
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         if output_patch_weights and self.patch_weighting is None:
-            raise ValueError("output_patch_weights asks for a model with patch_weighting=True in its config.")
+            raise ValueError("output_patch_weights requires a model with patch_weighting=True in its config.")
         check_crop_size(pixel_values, self.config.image_size)
 
         tokens = self.embeddings(pixel_values)  # (B, N, C)
         kept = self.choose_tokens(tokens) if self.training and self.config.mask_ratio > 0 else None
         if kept is not None:
             tokens = tokens.gather(1, kept)
-        hidden_states = (tokens,) if output_hidden_states else None
+        hidden_states: tuple[Tensor, ...] | None = (tokens,) if output_hidden_states else None
         for layer in self.layers:
             tokens = layer(tokens)
             if output_hidden_states:
@@ -187,7 +191,7 @@ class ViTFaceModel(FusableMixin, ViTFacePreTrainedModel):
         return ViTFaceOutput(**output, **patches)
 
     def choose_tokens(self, tokens: Tensor) -> Tensor:
-        """Indices `(batch, kept, channels)` of the tokens that random masking keeps, drawn anew for each face."""
+        """Indices `(batch, kept, channels)` of the tokens kept by random masking, drawn separately for each face."""
         batch, length, channels = tokens.shape
         num_kept = int(length * (1 - self.config.mask_ratio))
         order = torch.rand(batch, length, device=tokens.device).argsort(1)

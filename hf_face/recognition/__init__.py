@@ -1,4 +1,4 @@
-"""A backbone with its margin head: the model that is trained."""
+"""The training model: a backbone with its margin head."""
 
 from typing import TYPE_CHECKING
 

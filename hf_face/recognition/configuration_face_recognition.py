@@ -1,42 +1,47 @@
-"""Configuration of a backbone with its margin head, as it is trained."""
+"""Configuration of the training model, a backbone with its margin head."""
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
 from ..models import FaceConfig
 
+if TYPE_CHECKING:
+    BackboneConfig = Any  # a `FaceConfig`, whatever it was made from
+else:
+    BackboneConfig = FaceConfig | dict[str, Any] | None
+
 
 @strict
 class FaceRecognitionConfig(PreTrainedConfig):
     r"""
-    A face backbone and the margin head that trains it.
+    Configuration of a face backbone and the margin head it is trained with.
 
     Args:
         backbone_config (`FaceConfig` or `dict`):
             Configuration of the backbone, of any family.
         num_identities (`int`, *optional*, defaults to 2):
-            People in the training data, one class center each (not `num_labels`, for which transformers would keep a
-            dictionary of names).
+            Number of people in the training data (not `num_labels`, for which transformers would store a dictionary of
+            names).
         margin (`str`, *optional*, defaults to `"arcface"`):
             Name of the margin, see [`hf_face.heads.build_margin`].
         margin_kwargs (`dict[str, Any]`, *optional*):
-            Arguments of the margin; its published defaults hold for what is left out.
+            Arguments of the margin; default to the published values.
         scale (`float`, *optional*, defaults to 64.0):
-            Factor s on the cosines.
+            Scale s of the cosines.
         sub_centers (`int`, *optional*, defaults to 1):
-            Class centers an identity.
+            Number of class centers per identity.
         chunk_size (`int`, *optional*):
-            Identities whose logits are held at a time; all when left out.
+            Number of identities to hold logits of at a time; defaults to all.
         filter_threshold (`float`, *optional*):
-            Cosine above which a negative is taken for a mislabeled positive and left out.
+            Cosine above which a negative is considered a mislabeled positive and ignored.
     """
 
     model_type = "face_recognition"
     sub_configs: ClassVar[dict] = {"backbone_config": AutoConfig}
 
-    backbone_config: FaceConfig | dict[str, Any] | None = None
+    backbone_config: BackboneConfig = None
     num_identities: int = 2
     margin: str = "arcface"
     margin_kwargs: dict[str, Any] | None = None
@@ -52,7 +57,7 @@ class FaceRecognitionConfig(PreTrainedConfig):
 
     @property
     def margin_record(self) -> dict[str, Any]:
-        """How the backbone was trained, for its own configuration and its model card."""
+        """The margin head's settings, for the backbone's configuration and model card."""
         record = {"name": self.margin, "scale": self.scale, "sub_centers": self.sub_centers}
         if self.filter_threshold is not None:
             record["filter_threshold"] = self.filter_threshold

@@ -1,4 +1,4 @@
-"""A face backbone with its margin head: what the Trainer trains and checkpoints."""
+"""The training model, a face backbone with its margin head, which the Trainer trains and checkpoints."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -28,15 +28,15 @@ class FaceRecognitionOutput(ModelOutput):
 
     Args:
         loss (`torch.Tensor` of shape `(1,)`, *optional*, returned with `labels`):
-            Mean margin softmax loss, with the margin's regularizer where it has one.
+            Mean margin softmax loss, including the margin's regularizer if it has one.
         pooler_output (`torch.Tensor` of shape `(batch, embedding_size)`):
-            Embeddings at unit length.
+            Unit-length embeddings.
         norm (`torch.Tensor` of shape `(batch, 1)`):
-            Their length before normalization.
+            Length of the embeddings before normalization.
         target_cosine (`torch.Tensor` of shape `(batch,)`, *optional*, returned with `labels`):
-            Cosine of each embedding with its own class center, before the margin.
+            Cosine between each embedding and its own class center, before the margin.
         backbone_output ([`FaceEmbeddingOutput`]):
-            All that the backbone returns, such as hidden states or patch weights.
+            Complete output of the backbone, including hidden states or patch weights if requested.
     """
 
     loss: Tensor | None = None
@@ -54,16 +54,16 @@ class FaceRecognitionModel(PreTrainedModel):
         config ([`FaceRecognitionConfig`]):
             Configuration of both.
         backbone (`PreTrainedModel`, *optional*):
-            A backbone to use in place of a fresh one.
+            A backbone to use instead of a new one.
         head_group (`torch.distributed.ProcessGroup`, *optional*):
-            Ranks to split the class centers over; no rank then ever holds all of them.
+            Ranks to split the class centers over, so that no rank ever holds all of them.
 
     Example:
     ```python
     >>> config = FaceRecognitionConfig(backbone_config={"model_type": "timm_face"}, num_identities=1000)
     >>> model = FaceRecognitionModel(config)
     >>> model(pixel_values, labels=labels).loss.backward()
-    >>> model.backbone.save_pretrained("face_model")  # what is needed to embed faces
+    >>> model.backbone.save_pretrained("face_model")  # all that is needed to embed faces
     ```
     """
 
@@ -71,7 +71,7 @@ class FaceRecognitionModel(PreTrainedModel):
     config: FaceRecognitionConfig
     base_model_prefix = "backbone"
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = ("image",)  # type: ignore[assignment]  # as in transformers
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False
     _keys_to_ignore_on_load_unexpected = [r"^method\."]  # noqa: RUF012  modules of the training method
@@ -86,7 +86,7 @@ class FaceRecognitionModel(PreTrainedModel):
         super().__init__(config)
         self.backbone = AutoModel.from_config(config.backbone_config) if backbone is None else backbone
         self.backbone.config.margin = config.margin_record
-        self.backbone.config.similarity_thresholds = None  # were calibrated for the weights before training
+        self.backbone.config.similarity_thresholds = None  # calibrated for the weights before training
         self.head = MarginHead(
             config.backbone_config.embedding_size,
             config.num_identities,
@@ -98,8 +98,8 @@ class FaceRecognitionModel(PreTrainedModel):
             filter_threshold=config.filter_threshold,
             group=head_group,
         )
-        # Class centers are drawn when a head is made, but on the meta device, where from_pretrained makes it.
-        self.head._is_hf_initialized = not self.head.weight.is_meta
+        # A head draws its class centers when it is created, except on the meta device, which from_pretrained uses.
+        self.head._is_hf_initialized = not self.head.weight.is_meta  # type: ignore[assignment]
         self.post_init()
 
     @classmethod
@@ -107,10 +107,10 @@ class FaceRecognitionModel(PreTrainedModel):
         cls, backbone: PreTrainedModel, head_group: dist.ProcessGroup | None = None, **config
     ) -> "FaceRecognitionModel":
         """
-        Put a fresh margin head on a trained backbone, to fine-tune it.
+        Add a new margin head to a trained backbone, for fine-tuning.
 
         Args:
-            backbone: any face backbone; it is used, not copied.
+            backbone: any face backbone; used directly, not copied.
             head_group: as in [`FaceRecognitionModel`].
             config: settings of [`FaceRecognitionConfig`] other than `backbone_config`.
         """
@@ -118,7 +118,7 @@ class FaceRecognitionModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
-        """As for every model; a head in files of its own (`head.index.json`) is read too."""
+        """As in `PreTrainedModel`, but also loads a head saved in separate files (`head.index.json`)."""
         folder = Path(pretrained_model_name_or_path or "")
         if pretrained_model_name_or_path is None or not (folder / HEAD_INDEX_NAME).is_file():
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
@@ -133,7 +133,7 @@ class FaceRecognitionModel(PreTrainedModel):
         )
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Gives a head what a checkpoint lacks of it; backbones initialize themselves."""
+        """Initialize the head's tensors that are missing from a checkpoint; backbones initialize themselves."""
         if isinstance(module, MarginHead):
             init.zeros_(module.num_samples)
             if not getattr(module.weight, "_is_hf_initialized", False):
@@ -148,13 +148,13 @@ class FaceRecognitionModel(PreTrainedModel):
 
     def embed(self, pixel_values: Tensor, **kwargs) -> FaceEmbeddingOutput:
         """
-        The backbone's whole output.
+        Return the backbone's complete output.
 
         Args:
             pixel_values (`torch.Tensor` of shape `(batch, channels, height, width)`):
                 Normalized crops.
             kwargs:
-                Further arguments of the backbone's `forward`, such as `output_hidden_states=True`.
+                Additional arguments of the backbone's `forward`, such as `output_hidden_states=True`.
         """
         return self.backbone(pixel_values=pixel_values, **kwargs)
 
@@ -171,11 +171,11 @@ class FaceRecognitionModel(PreTrainedModel):
             pixel_values (`torch.Tensor` of shape `(batch, channels, height, width)`):
                 Normalized crops.
             labels (`torch.LongTensor` of shape `(batch,)`, *optional*):
-                Identities, from 0 to `num_identities - 1`; -1 for a crop to leave out of the loss.
+                Identities, from 0 to `num_identities - 1`; crops with label -1 are excluded from the loss.
             sample_weight (`torch.Tensor` of shape `(batch,)` or `Callable`, *optional*):
-                Factors on the samples' losses, or a function that gives them from the backbone's output.
+                Weights of the samples' losses, or a function that computes them from the backbone's output.
             kwargs:
-                Further arguments of the backbone's `forward`.
+                Additional arguments of the backbone's `forward`.
         """
         embedding = self.embed(pixel_values, **kwargs)
         output = FaceRecognitionOutput(
@@ -190,9 +190,9 @@ class FaceRecognitionModel(PreTrainedModel):
 
 
 class AutoModelForFaceRecognition(_BaseAutoModelClass):
-    """Loads a training model, backbone and margin head, from a folder or the Hub."""
+    """Loads a training model (backbone and margin head) from a folder or the Hub."""
 
-    _model_mapping = _LazyAutoMapping(CONFIG_MAPPING_NAMES, OrderedDict())
+    _model_mapping = _LazyAutoMapping(CONFIG_MAPPING_NAMES, OrderedDict())  # type: ignore[assignment]
 
 
 AutoConfig.register(FaceRecognitionConfig.model_type, FaceRecognitionConfig)

@@ -166,7 +166,7 @@ def test_low_resolution_is_shrinking_and_enlarging(opencv, faces):
 
 @pytest.mark.parametrize("min_side", [0, 0.14, 1.5])
 def test_low_resolution_shrinks_sevenfold_at_most(min_side):
-    with pytest.raises(ValueError, match=f"min_side must be from 1/7 to 1, not {min_side}"):
+    with pytest.raises(ValueError, match=f"min_side must be from 1/7 to 1, found {min_side}"):
         build_augmentation([{"low_resolution": {"min_side": min_side}}], image_size=112)
 
 
@@ -258,7 +258,7 @@ def test_the_adaface_recipe_leaves_about_half_of_the_images_unaugmented(faces):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("flap", "No augmentation or published set is called 'flap'. There are: adaface, color_jitter, flip"),
+        ("flap", "No augmentation or published set is called 'flap'. Available: adaface, color_jitter, flip"),
         (["flip", "flap"], "No augmentation is called 'flap'. Did you mean 'flip'?"),
         ([{"random_choice": ["flip", "flap"]}], "No augmentation is called 'flap'"),
         (
@@ -268,7 +268,7 @@ def test_the_adaface_recipe_leaves_about_half_of_the_images_unaugmented(faces):
         ([{"flip": {}, "rand_augment": {}}], "Expected the augmentation as a name or as .*, found .*rand_augment"),
         ([{"random_choice": ["flip"], "flip": {}}], "Expected the augmentation as a name"),
         ([{"rand_augment": {"operations": ["Shear"]}}], "unknown RandAugment operations.*Shear"),
-        ([{"rand_augment": {"magnitude": 31}}], "magnitude must be 1 to 30"),
+        ([{"rand_augment": {"magnitude": 31}}], "magnitude must be 1 to 30 with 31 bins, found 31"),
     ],
 )
 def test_a_wrong_recipe_is_named(spec, message):

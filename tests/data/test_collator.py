@@ -59,12 +59,12 @@ def test_a_bad_image_stops_with_its_name(with_bad_images, num_workers):
     loader = DataLoader(FaceDataset(with_bad_images), 5, num_workers=num_workers, collate_fn=FaceCollator(112))
     batches = iter(loader)
     next(batches)
-    with pytest.raises(UndecodableImageError, match=r"row 7, path '7.png', file_name 'shard-3/7.png': 12 bytes"):
+    with pytest.raises(UndecodableImageError, match=r"row 7, path '7.png', file_name 'shard-3/7.png': .* 12 bytes"):
         next(batches)
 
 
 def test_a_missing_image_stops_with_its_name(with_bad_images):
-    with pytest.raises(UndecodableImageError, match=r"row 12, file_name 'shard-3/12.png': it is missing.*skip"):
+    with pytest.raises(UndecodableImageError, match=r"row 12, file_name 'shard-3/12.png': image is missing.*skip"):
         FaceCollator(112)(FaceDataset(with_bad_images).__getitems__([3, 12]))
 
 
@@ -120,5 +120,5 @@ def test_labels_are_free_when_their_number_is_not_known(orl):
 
 
 def test_an_unknown_way_with_bad_images_is_refused():
-    with pytest.raises(ValueError, match="'raise' or 'skip', not 'ignore'"):
+    with pytest.raises(ValueError, match="'raise' or 'skip', found 'ignore'"):
         FaceCollator(112, on_bad_image="ignore")

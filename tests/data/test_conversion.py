@@ -68,7 +68,7 @@ def test_card(recordio, tmp_path):
     folder = convert_to_parquet(recordio, tmp_path / "parquet", name="Six people")
     card = DatasetCard.load(folder / "README.md")
     assert card.data.pretty_name == "Six people"
-    assert "30 images of 6 people" in card.text and "5 to 5 images a person" in card.text
+    assert "30 images of 6 people" in card.text and "5 to 5 images per person" in card.text
     assert card.data.configs[0]["data_files"] == [{"split": "train", "path": "data/train-*.parquet"}]
 
 
@@ -135,7 +135,7 @@ def test_an_undecodable_image_is_named_by_its_place_in_the_source(small, tmp_pat
     recordio = RecordIO(tmp_path / "rec")
     dataset = load_identities(convert_to_parquet(recordio, tmp_path / "parquet", images_per_shard=7))
     loader = DataLoader(FaceDataset(dataset), batch_size=4, collate_fn=FaceCollator(32))
-    with pytest.raises(UndecodableImageError, match=f"row 3, path 'train.rec@{recordio._images[3]}': 12 bytes"):
+    with pytest.raises(UndecodableImageError, match=f"row 3, path 'train.rec@{recordio._images[3]}': .* 12 bytes"):
         next(iter(loader))
 
 
@@ -183,7 +183,7 @@ def test_a_folder_of_large_images_is_read_in_smaller_batches(small, tmp_path, mo
 
 
 def test_nothing_to_convert(small, tmp_path):
-    with pytest.raises(ValueError, match="data set has no image"):
+    with pytest.raises(ValueError, match="dataset has no images"):
         convert_to_parquet(small.select([]), tmp_path / "parquet")
     assert not (tmp_path / "parquet").exists()
 
@@ -199,8 +199,8 @@ def test_label_out_of_range(recordio, tmp_path):
 def test_identities_without_images_are_reported(recordio, tmp_path, caplog):
     recordio.path.with_name("property").write_text("8,112,92")
     folder = convert_to_parquet(RecordIO(recordio.path), tmp_path / "parquet")
-    assert "2 of 8 identities have no image" in caplog.text
-    with pytest.raises(ValueError, match=r"identity '6' \(label 6\) has no image"):
+    assert "2 of 8 identities have no images" in caplog.text
+    with pytest.raises(ValueError, match=r"identity '6' \(label 6\) has no images"):
         load_identities(folder)
     assert load_identities(folder, compact=True).features["label"].num_classes == 6
 

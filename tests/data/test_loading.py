@@ -147,5 +147,5 @@ def test_normalization_is_that_of_the_image_processor(channel_order):
 
 
 def test_an_unknown_channel_order_is_refused():
-    with pytest.raises(ValueError, match="'rgb' or 'bgr', not 'hsv'"):
+    with pytest.raises(ValueError, match="'rgb' or 'bgr', found 'hsv'"):
         BatchNormalize([0.5] * 3, [0.5] * 3, "hsv")

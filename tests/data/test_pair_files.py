@@ -77,7 +77,7 @@ def test_landmarks_of_the_images_of_a_list(tmp_path, images):
     assert pairs.images[int(pairs.pairs[3, 1])]["landmarks"] == [row + i / 10 for i in range(10)]
 
     (tmp_path / "lmk.txt").write_text("\n".join(lines[1:]))
-    with pytest.raises(ValueError, match=r"lmk.txt: no landmarks of 1 of 8 images, for instance 's1_0001'"):
+    with pytest.raises(ValueError, match=r"lmk.txt: no landmarks for 1 of 8 images, for example 's1_0001'"):
         load_verification_pairs(tmp_path / "pairs.txt", landmarks=tmp_path / "lmk.txt")
     (tmp_path / "lmk.txt").write_text("\n".join([*lines, "x.jpg 0 1 2 3"]))
     with pytest.raises(ValueError, match=r"lmk.txt, line 31: expected a file, a label and ten coordinates"):
@@ -91,7 +91,7 @@ def test_landmarks_of_the_images_of_a_list(tmp_path, images):
         ("", "the first line must be '<folds> <pairs>' or a pair"),
         ("s1\t1\t2\ns1\t1\n", r"pairs.txt, line 2: expected 'name i j'"),
         (LFW_LIST + "s1\tone\ttwo\n", r"pairs.txt, line 6: expected 'name i j'"),
-        ("3 1\n" + LFW_LIST[4:], r"promises 6 pairs, found 4"),
+        ("3 1\n" + LFW_LIST[4:], r"expected 6 pairs from the first line, '3 1', found 4"),
     ],
 )
 def test_bad_pairs_txt(tmp_path, images, text, message):
@@ -184,5 +184,5 @@ def test_parquet_folder(tmp_path, orl):
 
 
 def test_missing_file(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"there is no file .*lfw.bin"):
+    with pytest.raises(FileNotFoundError, match=r"lfw.bin does not exist"):
         load_verification_pairs(tmp_path / "lfw.bin")

@@ -45,7 +45,7 @@ def test_seed_decides(held_out):
 def test_impostors_that_do_not_exist(orl):
     with pytest.raises(ValueError, match="no identity has two images"):
         make_verification_pairs(select_identities(orl, 5, 1))
-    with pytest.raises(ValueError, match="45 impostor pairs are needed, but only 0 exist among 10 images"):
+    with pytest.raises(ValueError, match="45 impostor pairs are required, but 10 images have only 0"):
         make_verification_pairs(select_identities(orl, 1))
 
 

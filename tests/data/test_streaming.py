@@ -160,9 +160,9 @@ def test_a_source_is_opened_once_for_all_its_shards(numbered, tmp_path, monkeypa
 
 def test_a_state_of_other_parts_is_refused(stream):
     state = FaceStream(stream, 8, 60, num_parts=2).state_dict(0)
-    with pytest.raises(ValueError, match=r"num_parts=2 \(ranks times workers\), now it is 4.*ignore_data_skip"):
+    with pytest.raises(ValueError, match=r"num_parts=2 \(ranks times workers\) .* with 4.*ignore_data_skip"):
         FaceStream(stream, 8, 60, num_parts=4).load_state_dict(state)
-    with pytest.raises(ValueError, match=r"batch_size=8 .*, now it is 16"):
+    with pytest.raises(ValueError, match=r"batch_size=8 .* with 16"):
         FaceStream(stream, 16, 60, num_parts=2).load_state_dict(state)
 
 
@@ -191,7 +191,9 @@ def test_an_image_that_cannot_be_decoded_is_named(numbered):
     rows = [{**row, "__key__": f"key{i}"} for i, row in enumerate(rows)]
     features = Features({"image": Image(decode=False), "label": Value("int64"), "__key__": Value("string")})
     data = IterableDataset.from_generator(lambda: iter(rows), features=features)
-    with pytest.raises(UndecodableImageError, match=r"image 5 of the batch, path 'five.jpg', __key__ 'key5': 8 bytes"):
+    with pytest.raises(
+        UndecodableImageError, match=r"image 5 of the batch, path 'five.jpg', __key__ 'key5': .* 8 bytes"
+    ):
         FaceCollator(32)(FaceStream(data, 8, 1)[0])
     rows[5].update(image=rows[4]["image"], label=None)
     with pytest.raises(ValueError, match=r"image 5 of the batch, .*label None is out of range"):

@@ -91,9 +91,9 @@ def test_autocast_lowers_the_precision_of_the_forward_pass_only(model, faces, im
 
 
 def test_flip_without_mirror_images_is_refused(model, faces, image_processor):
-    with pytest.raises(ValueError, match="flip='sum' needs the flipped images"):
+    with pytest.raises(ValueError, match="flip='sum' requires the embeddings of flipped images"):
         Embedder(model, image_processor, flip=False)(faces, flip="sum")
-    with pytest.raises(ValueError, match="flip is 'mean', expected 'sum', 'concat' or None"):
+    with pytest.raises(ValueError, match="flip must be 'sum', 'concat' or None, found 'mean'"):
         Embeddings(np.ones((1, 2)), np.ones((1, 2)), flip="mean")
 
 
@@ -102,7 +102,7 @@ def test_undecodable_image_is_named(model, faces, image_processor):
     encoded[2] = {"bytes": b"no image", "path": None}
     features = Features({"image": Image(), "name": Value("string")})
     broken = Dataset.from_dict({"image": encoded, "name": list("abc")}, features=features)
-    with pytest.raises(UndecodableImageError, match="image in row 2: 8 bytes"):
+    with pytest.raises(UndecodableImageError, match=r"image in row 2: .* 8 bytes"):
         embed_images(model, broken, image_processor)
 
 

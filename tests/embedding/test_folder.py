@@ -90,5 +90,5 @@ def test_a_folder_that_is_not_there_or_empty_is_named(embedder, tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         folder.embed_folder(embedder, tmp_path / "nowhere", tmp_path / "out.parquet")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="holds no images"):
+    with pytest.raises(ValueError, match="contains no images"):
         folder.embed_folder(embedder, tmp_path / "empty", tmp_path / "out.parquet")

@@ -10,8 +10,8 @@ import torch.multiprocessing
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from hf_face.heads.margin_softmax import unit_and_norm
 from hf_face.heads import MarginHead, clip_grad_norm_, load_head, load_head_optimizer, save_head, step_sampled_rows_only
+from hf_face.heads.margin_softmax import unit_and_norm
 
 NUM_IDENTITIES, EMBEDDING_SIZE, BATCH_SIZE = 37, 8, 12
 OPTIMIZERS = {

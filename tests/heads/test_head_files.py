@@ -45,12 +45,14 @@ def test_files_are_readable_without_this_library(tmp_path):
 
 def test_another_size_is_named(tmp_path):
     save_head(trained()[0], tmp_path)
-    with pytest.raises(ValueError, match=r"head.index.json holds a head of num_identities=10, this one's is 11"):
+    with pytest.raises(
+        ValueError, match=r"head.index.json: expected a head with num_identities=11, found num_identities=10"
+    ):
         load_head(trained(11)[0], tmp_path)
 
 
 def test_missing_files_are_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"holds no head: neither head.index.json"):
+    with pytest.raises(FileNotFoundError, match=r"contains no head: expected head.index.json"):
         load_head(trained()[0], tmp_path)
     save_head(trained()[0], tmp_path)
     (tmp_path / "head-00001-of-00001.safetensors").unlink()

@@ -29,7 +29,7 @@ def test_one_class_has_several_names():
     "name, options, message",
     [
         ("arcfacs", {}, "No margin is called 'arcfacs'. Did you mean 'arcface'?"),
-        ("triplet", {}, "No margin is called 'triplet'. .*arcface.*sphereface"),
+        ("triplet", {}, "No margin is called 'triplet'. Available: .*arcface.*sphereface"),
         ("arcface", {"h": 0.3}, "'arcface': got an unexpected keyword argument 'h'; its options are: m, beyond_pi"),
     ],
 )

@@ -85,7 +85,7 @@ def test_ranks_that_do_not_fit_together_are_told_so_and_do_not_wait(tmp_path):
     shards, copies = ({"head_kwargs": {}, "shard": shard} for shard in (True, False))
     calls = [{**shards, **unequal}, {**copies, **unequal}, {**shards, **wrong}]
     for of_rank in on_ranks(2, tmp_path / "ranks", refusals, calls):
-        assert "the same number of samples, found [3, 4]" in of_rank[0]
+        assert "the same number of samples to the head, found [3, 4]" in of_rank[0]
         assert of_rank[1] == of_rank[0]
         assert f"found {[NUM_IDENTITIES] * 3}" in of_rank[2]
 

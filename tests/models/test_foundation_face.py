@@ -190,7 +190,7 @@ def test_backbone_comes_from_a_config_its_dict_or_a_folder(tmp_path):
 
 
 def test_poolings_that_a_backbone_does_not_have_are_refused():
-    with pytest.raises(ValueError, match="offers 'pooler', 'cls' and 'mean'"):
+    with pytest.raises(ValueError, match="supports 'pooler', 'cls' and 'mean'"):
         FoundationFaceConfig(backbone_config=DINOV2, pooling="image_embeds")
     with pytest.raises(ValueError, match="has none"):
         FoundationFaceConfig(backbone_config={"model_type": "resnet"}, pooling="mean")

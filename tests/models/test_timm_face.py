@@ -60,7 +60,7 @@ def test_halved_stride_doubles_the_resolution():
 def test_errors_name_what_timm_does_not_have():
     with pytest.raises(ValueError, match="Did you mean vit_tiny_patch16_224"):
         TimmFaceModel(TimmFaceConfig(architecture="vit_tiny_patch16_24"))
-    with pytest.raises(ValueError, match="does not take model_args"):
+    with pytest.raises(ValueError, match="does not accept model_args"):
         TimmFaceModel(TimmFaceConfig(model_args={"patch_sise": 8}))
     with pytest.raises(ValueError, match="has no model"):
         TimmFaceModel(TimmFaceConfig(architecture="hf-hub:somebody/something"))

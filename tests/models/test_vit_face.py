@@ -104,7 +104,7 @@ def test_crops_of_another_size_are_refused():
     [
         ({"num_attention_heads": 3}, "hidden_size 16 is not a multiple of num_attention_heads 3"),
         ({"patch_size": 35}, "patch_size 35 is larger than image_size 34"),
-        ({"use_mask_token": False}, "mask_ratio 0.1 needs use_mask_token=True"),
+        ({"use_mask_token": False}, "mask_ratio 0.1 requires use_mask_token=True"),
     ],
 )
 def test_sizes_are_checked(wrong, reason):

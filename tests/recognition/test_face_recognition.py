@@ -130,5 +130,5 @@ def test_a_label_out_of_range_is_refused():
 
 
 def test_an_unknown_margin_is_refused():
-    with pytest.raises(ValueError, match="margin 'arcfase' is not known"):
+    with pytest.raises(ValueError, match="No margin is called 'arcfase'"):
         build(margin="arcfase")

@@ -103,7 +103,7 @@ def test_class_centers_start_from_an_earlier_head(tmp_path, saved_as):
     args.head_from = str(tmp_path)
     later, _ = build_model(args, num_identities=3)
     assert torch.equal(later.head.weight, earlier.head.weight)
-    with pytest.raises(ValueError, match="holds a head of num_identities=3, this one's is 4"):
+    with pytest.raises(ValueError, match="expected a head with num_identities=4, found num_identities=3"):
         build_model(args, num_identities=4)
 
 
@@ -111,7 +111,7 @@ def test_a_folder_without_a_head_is_named(tmp_path):
     args = ModelArguments(backbone={"model_type": "timm_face", "architecture": "resnet10t", "embedding_size": 16})
     build_model(args, num_identities=3)[0].backbone.save_pretrained(tmp_path)
     args.head_from = str(tmp_path)
-    with pytest.raises(FileNotFoundError, match=f"{tmp_path} holds no head"):
+    with pytest.raises(FileNotFoundError, match=f"{tmp_path} contains no head"):
         build_model(args, num_identities=3)
 
 

@@ -212,7 +212,7 @@ def test_more_people_than_the_head_knows_are_refused(make_trainer):
 
 
 def test_a_data_set_with_one_identity_is_refused(make_trainer):
-    with pytest.raises(ValueError, match="1 identities, at least 2"):
+    with pytest.raises(ValueError, match="at least 2 identities are required, found 1"):
         make_trainer(train_dataset=people(1))
 
 

@@ -11,7 +11,7 @@ from .rand_augment import RandAugment
 
 AUGMENTATIONS = registry.augmentations
 
-registry.import_modules(__name__)  # a new file's augmentations are known by name without a line here
+registry.import_modules(__name__)  # registers the augmentations of new files without listing them here
 
 __all__ = [
     "AUGMENTATIONS",

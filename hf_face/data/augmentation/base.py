@@ -1,4 +1,4 @@
-"""What augmentations have in common, and how to write one."""
+"""Base class for augmentations, and how to write one."""
 
 from torch import Generator, Tensor, nn
 
@@ -7,11 +7,11 @@ from .draws import apply_where, uniform
 
 class PerImage(nn.Module):
     '''
-    Base of augmentations that each image gets with probability `p`.
+    Base class for augmentations that are applied to each image with probability `p`.
 
-    An augmentation is registered where it is defined, in this folder or in a module of your own that a recipe lists
-    under `plugins:`. Any module that takes uint8 images and a generator will do. Its options are the arguments of
-    `__init__`, with defaults; one called `image_size` is filled in with the size of the crops.
+    An augmentation is registered where it is defined, in this folder or in your own module listed under a recipe's
+    `plugins:`. Any module that takes uint8 images and a generator can be registered. Its options are the arguments of
+    `__init__`, with defaults; an argument named `image_size` receives the size of the crops.
 
     Example:
     ```python
@@ -33,7 +33,7 @@ class PerImage(nn.Module):
             return F.gaussian_blur(images, kernel_size=5, sigma=self.sigma)
     ```
 
-    A recipe then says `augmentation: [flip, blur]`, or `{blur: {p: 0.2}}` with options.
+    A recipe then sets `augmentation: [flip, blur]`, or `{blur: {p: 0.2}}` with options.
     '''
 
     def __init__(self, p: float):
@@ -41,7 +41,7 @@ class PerImage(nn.Module):
         self.p = p
 
     def forward(self, images: Tensor, generator: Generator | None = None) -> Tensor:
-        """uint8 (B, 3, H, W), changed in place."""
+        """Augment uint8 (B, 3, H, W) in place."""
         chosen = uniform(len(images), generator=generator) < self.p
         apply_where(chosen, images, lambda some: self.augment(some, generator))
         return images

@@ -1,12 +1,12 @@
-"""Augmentation of a uint8 batch on its own device, with draws of its own for every image.
+"""Augmentation of a uint8 batch on its own device, with independent draws for each image.
 
-A recipe names augmentations in the order in which they are applied, each a name or a name with options:
+A recipe lists augmentations in the order in which they are applied, each a name or a name with options:
 
     augmentation:
       - flip
       - color_jitter: {p: 0.2, brightness: 0.5, contrast: 0.5, saturation: 0.5}
 
-or gives the name of a published set, see `RECIPES`. [`PerImage`] says how to write one.
+or the name of a published set, see `RECIPES`. See [`PerImage`] for how to write an augmentation.
 """
 
 import inspect
@@ -18,10 +18,10 @@ from torch import Generator, Tensor, nn
 from ...registry import Spec, augmentations, parse_spec
 from .draws import apply_where, integers
 
-# name -> what it stands for
+# name of a published set -> its augmentations
 RECIPES: dict[str, list] = {
     "flip": ["flip"],
-    # gau-nernst/timm-face, README.md: the set of its convnext_nano
+    # gau-nernst/timm-face, README.md: the set used for its convnext_nano
     "timm_face": [
         "flip",
         {
@@ -44,11 +44,11 @@ RECIPES: dict[str, list] = {
 
 
 class Augmentation(nn.Module):
-    """Several augmentations, one after the other.
+    """Applies several augmentations in sequence.
 
     All draws come from `generator`, or else from torch's global CPU generator, which `transformers.Trainer` saves and
-    restores with its checkpoints: either way a resumed run can repeat them. A generator on the CPU gives the same
-    augmentation on every device, and spares the device the waiting.
+    restores with its checkpoints; either way, a resumed run can repeat them. A CPU generator produces the same
+    augmentation on every device and avoids synchronizing with the device.
     """
 
     def __init__(self, steps: Sequence[nn.Module]):
@@ -57,7 +57,7 @@ class Augmentation(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor, generator: Generator | None = None) -> Tensor:
-        """uint8 (B, 3, H, W) in, the same out, on the same device; the input is left as it is."""
+        """Augment uint8 (B, 3, H, W) on its own device; the input is not modified."""
         images = images.clone()
         for step in self.steps:
             images = step(images, generator)
@@ -66,10 +66,10 @@ class Augmentation(nn.Module):
 
 @augmentations.register("random_choice")
 class RandomChoice(nn.Module):
-    """Give each image one of several augmentations: `{random_choice: [flip, low_resolution]}`.
+    """Applies one of several augmentations to each image: `{random_choice: [flip, low_resolution]}`.
 
     Args:
-        choices: Augmentations as a recipe lists them.
+        choices: Augmentations, specified as in a recipe.
         image_size: Height and width of the images, in pixels.
     """
 
@@ -78,7 +78,7 @@ class RandomChoice(nn.Module):
         self.choices = nn.ModuleList(_build(choice, image_size) for choice in choices)
 
     def forward(self, images: Tensor, generator: Generator | None = None) -> Tensor:
-        """uint8 (B, 3, H, W), changed in place."""
+        """Augment uint8 (B, 3, H, W) in place."""
         drawn = integers(len(images), high=len(self.choices), generator=generator)
         for index, choice in enumerate(self.choices):
             apply_where(drawn == index, images, lambda some, choice=choice: choice(some, generator))
@@ -86,7 +86,7 @@ class RandomChoice(nn.Module):
 
 
 def build_augmentation(spec: str | Sequence[Spec], image_size: int) -> Augmentation:
-    """Build an augmentation from a recipe's words.
+    """Build an augmentation from its specification in a recipe.
 
     Args:
         spec: The name of a published set (`RECIPES`) or of one augmentation, or a list of augmentations in the order of
@@ -94,7 +94,7 @@ def build_augmentation(spec: str | Sequence[Spec], image_size: int) -> Augmentat
         image_size: Height and width of the batches, in pixels.
 
     Raises:
-        ValueError: an unknown name or option, or a value out of range.
+        ValueError: if a name or option is unknown, or a value is out of range.
 
     Example:
         >>> augment = build_augmentation(["flip", {"random_erasing": {"p": 0.1}}], image_size=112)
@@ -104,13 +104,13 @@ def build_augmentation(spec: str | Sequence[Spec], image_size: int) -> Augmentat
     if isinstance(spec, str):
         if spec not in RECIPES and spec not in augmentations:
             known = ", ".join(sorted({*RECIPES, *augmentations}))
-            raise ValueError(f"No augmentation or published set is called {spec!r}. There are: {known}.")
+            raise ValueError(f"No augmentation or published set is called {spec!r}. Available: {known}.")
         spec = RECIPES.get(spec, [spec])
     return Augmentation([_build(step, image_size) for step in spec])
 
 
 def _build(spec: Spec, image_size: int) -> nn.Module:
-    if isinstance(spec, Mapping) and isinstance(spec.get("random_choice"), list):  # its one option goes without a name
+    if isinstance(spec, Mapping) and isinstance(spec.get("random_choice"), list):  # its only option needs no name
         spec = {**spec, "random_choice": {"choices": spec["random_choice"]}}
     name, options = parse_spec(spec, augmentations.kind)
     entry = augmentations[name]

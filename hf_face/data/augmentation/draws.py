@@ -1,7 +1,7 @@
-"""Random draws for augmentation, and operations on the images that were drawn.
+"""Random draws for augmentation, and operations on the selected images.
 
-Everything is drawn on the CPU, a few numbers an image: which images an operation touches is then known without waiting
-for the device, and a seed gives the same augmentation on every device.
+Everything is drawn on the CPU, a few numbers per image, so that the images to operate on are known without waiting for
+the device, and a seed produces the same augmentation on every device.
 """
 
 from collections.abc import Callable
@@ -25,12 +25,12 @@ def integers(*shape: int, low: int = 0, high: int, generator: Generator | None =
 
 
 def apply_where(chosen: Tensor, images: Tensor, operation: Callable[..., Tensor], *parameters: Tensor):
-    """Apply an operation, in place, to some images of a batch.
+    """Apply an operation in place to some images of a batch.
 
     Args:
         chosen: bool (B,), on the CPU.
-        images: (B, 3, H, W), on any device; changed in place.
-        operation: Gets the chosen images and their parameters.
+        images: (B, 3, H, W), on any device; modified in place.
+        operation: Takes the chosen images and their parameters.
         parameters: Each (B, ...), on the CPU.
     """
     rows = chosen.nonzero().squeeze(1)

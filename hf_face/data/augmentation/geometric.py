@@ -1,7 +1,7 @@
-"""Geometric operations on a batch, every image with a strength of its own; flips and affine maps drawn at random.
+"""Geometric operations on a batch with one strength per image, and random flips and affine maps.
 
-Operations take uint8 (B, 3, H, W) and strengths (B,) on the CPU, and give uint8. Lengths are in pixels; x runs right, y
-down. The nearest pixel is taken, and black where there is none, as torchvision does by default.
+Operations take uint8 (B, 3, H, W) and strengths (B,) on the CPU, and return uint8. Lengths are in pixels; x points
+right, y down. As in torchvision by default, interpolation is nearest, and pixels outside the image are black.
 """
 
 import torch
@@ -14,7 +14,7 @@ from .draws import uniform
 
 
 def move(images: Tensor, degrees: Tensor | float = 0.0, x: Tensor | float = 0.0, y: Tensor | float = 0.0) -> Tensor:
-    """Turn counter-clockwise about the center, then move by `x` and `y`."""
+    """Rotate counterclockwise about the center, then translate by `x` and `y`."""
     degrees, x, y = torch.broadcast_tensors(*(torch.as_tensor(value) for value in (degrees, x, y)))
     cos, sin = degrees.deg2rad().cos(), degrees.deg2rad().sin()
     return _warp(images, cos, -sin, sin * y - cos * x, sin, cos, -sin * x - cos * y)
@@ -31,7 +31,7 @@ def shear_y(images: Tensor, slope: Tensor) -> Tensor:
 
 
 def resized_crop(images: Tensor, boxes: Tensor) -> Tensor:
-    """Enlarge what lies in `boxes` (B, 4), given as top, left, height and width, to the whole image."""
+    """Enlarge `boxes` (B, 4), given as top, left, height and width, to the whole image."""
     height, width = images.shape[-2:]
     top, left, box_height, box_width = boxes.float().unbind(1)
     x, y = left + (box_width - width) / 2, top + (box_height - height) / 2
@@ -54,17 +54,17 @@ def random_boxes(
     generator: Generator | None = None,
     attempts: int = 10,
 ) -> Tensor:
-    """Draw boxes of random area and aspect ratio at random places, as torchvision's `RandomResizedCrop` does.
+    """Draw boxes of random area and aspect ratio at random positions, as torchvision's `RandomResizedCrop` does.
 
     Args:
         images: (B, 3, H, W).
         min_area, max_area: Range of the area, as a fraction of the image's.
         ratio: Range of width / height, drawn on a logarithmic scale.
         generator: Source of the draws.
-        attempts: How many boxes are drawn for each image; the first one that fits into it is taken.
+        attempts: Number of boxes drawn for each image; the first one that fits is used.
 
     Returns:
-        int64 (B, 4): top, left, height and width, all zero where no box fitted.
+        int64 (B, 4): top, left, height and width, all zero if no box fits.
     """
     (batch_size, _, height, width), shape = images.shape, (attempts, len(images))
     area = height * width * uniform(*shape, low=min_area, high=max_area, generator=generator)
@@ -74,14 +74,14 @@ def random_boxes(
     top = (uniform(*shape, generator=generator) * (height - box_height + 1)).floor()
     left = (uniform(*shape, generator=generator) * (width - box_width + 1)).floor()
     boxes = torch.stack([top, left, box_height, box_width], dim=-1) * fits[..., None]  # (attempts, B, 4)
-    first = fits.int().argmax(0)  # the first that fits, or the zeros of one that does not
+    first = fits.int().argmax(0)  # the first that fits, else a box of zeros
     return boxes[first, torch.arange(batch_size)].long()
 
 
 def random_crops(
     images: Tensor, min_area: Tensor | float, max_area: float, generator: Generator | None = None
 ) -> Tensor:
-    """[`random_boxes`] of aspect ratio 3/4 to 4/3; the whole image where none fitted."""
+    """Draw [`random_boxes`] with aspect ratio 3/4 to 4/3, or the whole image if no box fits."""
     boxes = random_boxes(images, min_area, max_area, (3 / 4, 4 / 3), generator)
     whole = torch.tensor([0, 0, *images.shape[-2:]])
     return torch.where(boxes.any(1, keepdim=True), boxes, whole)
@@ -92,18 +92,18 @@ def _log(value: float) -> Tensor:
 
 
 def _warp(images: Tensor, *inverse: Tensor | float) -> Tensor:
-    """Take each output pixel from where `inverse`, the rows of a 2 x 3 matrix in pixels from the center, points."""
+    """Sample each output pixel where `inverse` maps it: the rows of a 2 x 3 matrix, in pixels from the center."""
     batch_size, _, height, width = images.shape
     a, b, x, c, d, y = (torch.as_tensor(number).expand(batch_size) for number in inverse)
     # affine_grid's coordinates run from -1 to 1 across the image
     theta = torch.stack([a, b * height / width, x * 2 / width, c * width / height, d, y * 2 / height], dim=1)
-    grid = affine_grid(theta.view(-1, 2, 3).to(images.device), images.shape, align_corners=False)
+    grid = affine_grid(theta.view(-1, 2, 3).to(images.device), list(images.shape), align_corners=False)
     return grid_sample(images.float(), grid, mode="nearest", align_corners=False).to(torch.uint8)
 
 
 @augmentations.register("flip")
 class RandomHorizontalFlip(PerImage):
-    """Flip images; in every training recipe of the field."""
+    """Flips images horizontally, as virtually all face recognition recipes do."""
 
     def __init__(self, p: float = 0.5):
         super().__init__(p)
@@ -114,11 +114,12 @@ class RandomHorizontalFlip(PerImage):
 
 @augmentations.register("random_affine")
 class RandomAffine(PerImage):
-    """Turn and move images, as torchvision's `RandomAffine`.
+    """Rotates and translates images, as torchvision's `RandomAffine` does.
 
     Args:
-        degrees: The angle is drawn from -x ... x.
-        translate: The shifts are drawn from -x ... x of height and width, and rounded to whole pixels.
+        degrees: Maximum angle x; angles are drawn from -x ... x.
+        translate: Maximum shift x, as a fraction of height and width; shifts are drawn from -x ... x and rounded to
+            whole pixels.
         p: Probability.
     """
 

@@ -1,7 +1,8 @@
-"""Low resolution, as AdaFace simulates it: images made small and large again, each with its own sizes and filters.
+"""AdaFace's low-resolution augmentation: images are shrunk and enlarged again, with sizes and filters per image.
 
-Resizing is linear and separable, so an image of any smaller size is `W X W^T` with a matrix `W` of filter weights. The
-matrices of a whole batch, with their different sizes and filters, are made at once and zero-padded to one shape.
+Resizing is linear and separable, so an image resized to any smaller size is `W X W^T` with a matrix `W` of filter
+weights. The matrices of a whole batch, with different sizes and filters, are computed at once and zero-padded to the
+same shape.
 """
 
 import math
@@ -24,7 +25,7 @@ ADAFACE = """
 """
 
 MAX_SHRINK = 7
-TAPS = torch.arange(-3, MAX_SHRINK + 1)  # pixels around the sampled place: 3 before it, and as many as are averaged
+TAPS = torch.arange(-3, MAX_SHRINK + 1)  # pixels around a sampled position: 3 before it, and all that are averaged
 
 
 def resample(images: Tensor, sides: Tensor, shrink_filter: Tensor, enlarge_filter: Tensor) -> Tensor:
@@ -32,7 +33,7 @@ def resample(images: Tensor, sides: Tensor, shrink_filter: Tensor, enlarge_filte
 
     Args:
         images: uint8 (B, 3, N, N).
-        sides: (B,) small side of each image, in pixels, at least N / 7.
+        sides: (B,) reduced side of each image, in pixels, at least N / 7.
         shrink_filter, enlarge_filter: (B,) indices into `FILTERS`.
 
     Returns:
@@ -47,15 +48,15 @@ def resample(images: Tensor, sides: Tensor, shrink_filter: Tensor, enlarge_filte
 
 
 def resize_weights(source: Tensor, target: Tensor, filters: Tensor, size: int) -> Tensor:
-    """Matrices that resize vectors, as OpenCV's `resize` does (no antialiasing, except for the area filter).
+    """Compute matrices that resize vectors, as OpenCV's `resize` does (no antialiasing, except for the area filter).
 
     Args:
-        source, target: (B,) lengths before and after, at most `size`.
+        source, target: (B,) lengths before and after resizing, at most `size`.
         filters: (B,) indices into `FILTERS`.
         size: Height and width of the matrices.
 
     Returns:
-        float32 (B, size, size), zero in the rows from `target` on and in the columns from `source` on.
+        float32 (B, size, size), zero in the rows starting at `target` and the columns starting at `source`.
     """
     scale = (source.double() / target).view(-1, 1, 1)  # the nearest pixel depends on the last digit
     output = torch.arange(size).view(1, -1, 1)
@@ -85,7 +86,7 @@ def _lanczos4(output: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _area(output: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """Shrinking, the mean over the pixels that an output pixel covers; enlarging, a blend where it covers two."""
+    """The mean of the pixels an output pixel covers when shrinking, a blend where it covers two when enlarging."""
     start = output * scale
     positions = torch.floor(start) + TAPS
     covered = torch.minimum(positions + 1, start + scale) - torch.maximum(positions, start)
@@ -117,17 +118,17 @@ FILTERS = {"nearest": _nearest, "linear": _linear, "area": _area, "cubic": _cubi
 
 @augmentations.register("low_resolution", citation=ADAFACE)
 class LowResolution(PerImage):
-    """Make images small and large again, each way with a filter drawn at random (AdaFace's low resolution).
+    """Shrinks images and enlarges them again, each with a random filter (AdaFace's low-resolution augmentation).
 
     Args:
-        min_side: Smallest side, as a fraction of the image's, at least 1/7.
+        min_side: Smallest side, as a fraction of the image's side, at least 1/7.
         p: Probability.
     """
 
     def __init__(self, min_side: float = 0.2, p: float = 0.2):
         super().__init__(p)
         if not 1 / MAX_SHRINK <= min_side <= 1:
-            raise ValueError(f"min_side must be from 1/{MAX_SHRINK} to 1, not {min_side}")
+            raise ValueError(f"min_side must be from 1/{MAX_SHRINK} to 1, found {min_side}")
         self.min_side = min_side
 
     def augment(self, images: Tensor, generator: Generator | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Augmentations that black out a part of the image."""
+"""Augmentations that black out part of the image."""
 
 from torch import Generator, Tensor
 
@@ -19,10 +19,10 @@ RANDOM_ERASING = """
 
 @augmentations.register("zero_padded_crop", citation=ADAFACE)
 class ZeroPaddedCrop(PerImage):
-    """Black out what lies outside a random box, which stays where it is (AdaFace's crop augmentation).
+    """Blacks out everything outside a random box, without moving the box (AdaFace's crop augmentation).
 
     Args:
-        min_area: Smallest area of the box, as a fraction of the image's.
+        min_area: Smallest area of the box, as a fraction of the image's area.
         p: Probability.
     """
 
@@ -36,10 +36,10 @@ class ZeroPaddedCrop(PerImage):
 
 @augmentations.register("random_erasing", citation=RANDOM_ERASING)
 class RandomErasing(PerImage):
-    """Black out a random box (Zhong et al. 2020, "Random Erasing Data Augmentation"; torchvision's defaults).
+    """Blacks out a random box (Zhong et al. 2020, "Random Erasing Data Augmentation"; torchvision's defaults).
 
     Args:
-        min_area, max_area: Range of the box's area, as a fraction of the image's.
+        min_area, max_area: Range of the box's area, as a fraction of the image's area.
         ratio: Range of its aspect ratio.
         p: Probability.
     """

@@ -1,8 +1,10 @@
-"""Color operations on a batch, every image with a strength of its own, and color jitter.
+"""Color operations on a batch with one strength per image, and color jitter.
 
-Operations take uint8 (B, 3, H, W) and a strength (B,) on the CPU, and give uint8, rounded as torchvision does, whose
-functions of the same names take one strength for the whole batch.
+Operations take uint8 (B, 3, H, W) and strengths (B,) on the CPU, and return uint8, rounded as in torchvision. The
+torchvision functions of the same names take a single strength for the whole batch.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Generator, Tensor
@@ -12,11 +14,11 @@ from ...registry import augmentations
 from .base import PerImage
 from .draws import apply_where, uniform
 
-GREY_WEIGHTS = (0.2989, 0.587, 0.114)  # of R, G and B, ITU-R BT.601
+GRAY_WEIGHTS = (0.2989, 0.587, 0.114)  # of R, G and B, ITU-R BT.601
 
 
 def adjust_brightness(images: Tensor, factor: Tensor) -> Tensor:
-    """Blend with black; factor 1 leaves an image as it is, here and below."""
+    """Blend with black. Here and below, factor 1 leaves an image unchanged."""
     return _blend(images.float(), 0.0, factor)
 
 
@@ -31,11 +33,11 @@ def adjust_saturation(images: Tensor, factor: Tensor) -> Tensor:
 
 
 def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
-    """Turn the hue by a fraction `shift` of the color circle, -0.5 to 0.5, keeping HSV saturation and value."""
+    """Shift the hue by a fraction of the color wheel, -0.5 to 0.5, keeping HSV saturation and value."""
     pixels = images.float()
     red, green, blue = pixels.unbind(1)  # (B, H, W)
     value, chroma = pixels.amax(1), pixels.amax(1) - pixels.amin(1)
-    divisor = chroma.clamp(min=1)  # gray has no hue, any will do
+    divisor = chroma.clamp(min=1)  # gray has no hue, so any value is fine
     hue = torch.where(value == green, (blue - red) / divisor + 2, (red - green) / divisor + 4)
     hue = torch.where(value == red, (green - blue) / divisor, hue)  # 0 to 6, or a little below 0
     corners = torch.tensor([5.0, 3.0, 1.0], device=images.device).view(1, 3, 1, 1)  # where R, G and B are lowest
@@ -45,7 +47,7 @@ def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
 
 
 def adjust_sharpness(images: Tensor, factor: Tensor) -> Tensor:
-    """Blend with the smoothed image, of which the border pixels are as they were."""
+    """Blend with a smoothed image that keeps the original border pixels."""
     pixels = images.float()
     kernel = torch.full((3, 1, 3, 3), 1 / 13, device=images.device)
     kernel[:, :, 1, 1] = 5 / 13
@@ -65,12 +67,12 @@ def solarize(images: Tensor, threshold: Tensor) -> Tensor:
 
 
 def _blend(pixels: Tensor, other: Tensor | float, factor: Tensor) -> Tensor:
-    # as a step away from the image, so that values that both have stay as they are
+    # as a step away from the image, so that pixels that are equal in both stay unchanged
     return (pixels + (other - pixels) * (1 - _per_image(factor, pixels))).clamp(0, 255).to(torch.uint8)
 
 
 def _gray(images: Tensor) -> Tensor:
-    weights = torch.tensor(GREY_WEIGHTS, device=images.device).view(1, 3, 1, 1)
+    weights = torch.tensor(GRAY_WEIGHTS, device=images.device).view(1, 3, 1, 1)
     return (images * weights).sum(1, keepdim=True).floor()
 
 
@@ -80,11 +82,11 @@ def _per_image(values: Tensor, images: Tensor) -> Tensor:
 
 @augmentations.register("color_jitter")
 class ColorJitter(PerImage):
-    """Change brightness, contrast, saturation and hue in random order, as torchvision's `ColorJitter`.
+    """Changes brightness, contrast, saturation and hue in random order, as torchvision's `ColorJitter` does.
 
     Args:
-        brightness, contrast, saturation: The factor is drawn from max(0, 1 - x) ... 1 + x.
-        hue: The shift is drawn from -x ... x of the color circle, at most 0.5.
+        brightness, contrast, saturation: Strength x; factors are drawn from max(0, 1 - x) ... 1 + x.
+        hue: Maximum shift x, as a fraction of the color wheel, at most 0.5; shifts are drawn from -x ... x.
         p: Probability.
     """
 
@@ -97,7 +99,7 @@ class ColorJitter(PerImage):
         p: float = 1.0,
     ):
         super().__init__(p)
-        around_one = {
+        around_one: dict[Callable[[Tensor, Tensor], Tensor], float] = {
             adjust_brightness: brightness,
             adjust_contrast: contrast,
             adjust_saturation: saturation,

@@ -1,4 +1,4 @@
-"""RandAugment as FRoundation trains with it."""
+"""RandAugment as used by FRoundation."""
 
 from collections.abc import Callable, Sequence
 
@@ -19,7 +19,7 @@ RAND_AUGMENT = """
 }
 """
 
-# What each operation does with a strength (B,)
+# Each operation, as a function of images and strengths (B,)
 OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "Identity": lambda images, _: images,
     "ShearX": geometric.shear_x,
@@ -36,26 +36,26 @@ OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "AutoContrast": lambda images, _: F.autocontrast(images),
     "Equalize": lambda images, _: F.equalize(images),
     "Grayscale": lambda images, _: F.rgb_to_grayscale(images, 3),
-    "ResizedCrop": None,  # draws boxes of its own, see RandAugment
+    "ResizedCrop": None,  # draws its own boxes, see RandAugment
 }
 SIGNED = {"ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Color", "Contrast", "Sharpness"}
 
 
 @augmentations.register("rand_augment", citation=RAND_AUGMENT)
 class RandAugment(nn.Module):
-    """Apply `num_ops` operations to each image, each drawn at random with a random strength.
+    """Applies `num_ops` random operations to each image, each with a random strength.
 
-    RandAugment (Cubuk et al. 2020) with torchvision's operations, to which FRoundation (Chettaoui et al. 2025,
-    `src/data/rand_augment.py`) adds grayscale and resized crop; and, other than in the paper, each operation's strength
-    is drawn from the bins 1 ... `magnitude`.
+    RandAugment (Cubuk et al. 2020) with torchvision's operations and the additions of FRoundation (Chettaoui et al.
+    2025, `src/data/rand_augment.py`): grayscale and resized crop. Unlike in the paper, each operation's strength is
+    drawn from the bins 1 ... `magnitude`.
 
     Args:
-        image_size: Height and width of the images, in pixels; translations are in proportion to it.
-        num_ops: How many operations are applied one after the other.
-        magnitude: Highest bin of strength.
-        num_magnitude_bins: Number of bins between the weakest strength, bin 0, and the strongest.
-        operations: Which operations to draw from; all by default. FRoundation's published code has "ShearY",
-            "TranslateY" and "ResizedCrop" commented out.
+        image_size: Height and width of the images, in pixels; translations are proportional to it.
+        num_ops: Number of operations applied in sequence.
+        magnitude: Highest strength bin to draw.
+        num_magnitude_bins: Number of strength bins, from the weakest, bin 0, to the strongest.
+        operations: Operations to draw from; defaults to all. In FRoundation's published code, "ShearY", "TranslateY"
+            and "ResizedCrop" are commented out.
     """
 
     def __init__(
@@ -69,16 +69,18 @@ class RandAugment(nn.Module):
         super().__init__()
         operations = OPERATIONS if operations is None else operations
         if unknown := set(operations) - set(OPERATIONS):
-            raise ValueError(f"unknown RandAugment operations {sorted(unknown)}, expected some of {list(OPERATIONS)}")
+            raise ValueError(f"unknown RandAugment operations {sorted(unknown)}, expected any of {list(OPERATIONS)}")
         if not 0 < magnitude < num_magnitude_bins:
-            raise ValueError(f"magnitude must be 1 to {num_magnitude_bins - 1} with {num_magnitude_bins} bins")
+            raise ValueError(
+                f"magnitude must be 1 to {num_magnitude_bins - 1} with {num_magnitude_bins} bins, found {magnitude}"
+            )
         self.num_ops = num_ops
         self.magnitude = magnitude
         self.operations = tuple(operations)
         self.strengths = _strengths(image_size, num_magnitude_bins)
 
     def forward(self, images: Tensor, generator: Generator | None = None) -> Tensor:
-        """uint8 (B, 3, H, W), changed in place."""
+        """Augment uint8 (B, 3, H, W) in place."""
         for _ in range(self.num_ops):
             drawn = integers(len(images), high=len(self.operations), generator=generator)
             bins = integers(len(images), low=1, high=self.magnitude + 1, generator=generator)
@@ -97,7 +99,7 @@ class RandAugment(nn.Module):
 
 
 def _strengths(image_size: int, num_bins: int) -> dict[str, Tensor]:
-    """Each operation's strength by bin, `(num_bins,)`."""
+    """The strengths `(num_bins,)` of each operation, by bin."""
     strengths = dict.fromkeys(OPERATIONS, torch.zeros(num_bins))
     strengths |= dict.fromkeys(("ShearX", "ShearY"), torch.linspace(0, 0.3, num_bins))
     strengths |= dict.fromkeys(("TranslateX", "TranslateY"), torch.linspace(0, 150 / 331 * image_size, num_bins))

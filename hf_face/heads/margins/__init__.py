@@ -1,6 +1,7 @@
-"""Margins: what is done to the cosine between an embedding and its own class center.
+"""Margins: functions of the cosine between an embedding and its own class center.
 
-[`Margin`] says how to write one. docs/margins.md lists them, and where the published implementations differ.
+See [`Margin`] for how to write one, and docs/margins.md for a list and the differences between published
+implementations.
 """
 
 from ... import registry
@@ -15,12 +16,12 @@ MARGINS = registry.margins
 
 def build_margin(name: str, **options) -> Margin:
     """
-    The margin with this name in recipes: `build_margin("arcface", m=0.4)`.
+    Build a margin by its name in recipes: `build_margin("arcface", m=0.4)`.
 
     Raises:
-        ValueError: for a name that is not known, or an option that the margin does not have.
+        ValueError: for an unknown name or option.
     """
     return MARGINS[name].build(**options)
 
 
-registry.import_modules(__name__)  # a new file's margins are known by name without a line here
+registry.import_modules(__name__)  # registers the margins of new files without listing them here

@@ -1,4 +1,4 @@
-"""Margins that go by the embedding's norm, a signal of the photograph's quality."""
+"""Margins that depend on the embedding's norm, a measure of image quality."""
 
 from typing import Literal
 
@@ -29,7 +29,7 @@ MAGFACE = """
 
 @margins.register("adaface", citation=ADAFACE)
 class AdaFaceMargin(Margin):
-    r"""cos(theta - m q) - m (1 + q), with q the quality of the image as its norm tells it.
+    r"""cos(theta - m q) - m (1 + q), where q is the image quality estimated from the norm.
 
     q = clip((norm - mean) / std * h, -1, 1), with running mean and std of the norms (Kim et al., "AdaFace: Quality
     Adaptive Margin for Face Recognition", 2022, equations 13 to 16). Norms carry no gradient here.
@@ -37,11 +37,13 @@ class AdaFaceMargin(Margin):
     Args:
         m: the margin.
         h: the concentration of q.
-        t_alpha: weight of the batch in the running statistics; 1.0 uses those of the batch alone.
+        t_alpha: weight of the batch in the running statistics; 1.0 uses only the batch.
         eps: as in [`CombinedMargin`].
     """
 
     batch_statistics = True
+    norm_mean: Tensor
+    norm_std: Tensor
 
     def __init__(self, m: float = 0.4, h: float = 0.333, t_alpha: float = 0.01, eps: float = 1e-3):
         super().__init__()
@@ -53,7 +55,7 @@ class AdaFaceMargin(Margin):
         norm, count = norm.clamp(1e-3, 100), labeled.sum()
         mean = (norm * labeled).sum() / count.clamp(min=1)
         variance = ((norm - mean).square() * labeled).sum() / (count - 1).clamp(min=1)
-        # One image has no spread, and none has no mean: the running values then stay as they are.
+        # The std requires two images and the mean one; otherwise the running values stay unchanged.
         self.norm_mean.lerp_(torch.where(count > 0, mean.to(self.norm_mean), self.norm_mean), self.t_alpha)
         self.norm_std.lerp_(torch.where(count > 1, variance.sqrt().to(self.norm_std), self.norm_std), self.t_alpha)
 
@@ -67,10 +69,10 @@ class AdaFaceMargin(Margin):
 class MagFaceMargin(Margin):
     r"""cos(theta + m(a)), where the margin m grows with the norm a, and a regularizer that makes norms grow.
 
-    m(a) = l_m + (u_m - l_m) (a - l_a) / (u_a - l_a) and g(a) = a / u_a^2 + 1 / a for a held in [l_a, u_a]; the loss
+    m(a) = l_m + (u_m - l_m) (a - l_a) / (u_a - l_a) and g(a) = a / u_a^2 + 1 / a for a clamped to [l_a, u_a]; the loss
     is the softmax's plus lambda_g times the mean of g (Meng et al., "MagFace: A Universal Representation for Face
     Recognition and Quality Assessment", 2021, equations 4, 6 and 7). Adding lambda_g g to every logit instead, as one
-    circulating implementation does, changes neither the loss nor a gradient: the softmax cancels it.
+    public implementation does, changes neither the loss nor its gradients: the softmax cancels it.
 
     Args:
         l_a, u_a: bounds of the norm.

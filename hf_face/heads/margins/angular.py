@@ -49,11 +49,11 @@ ARCFACE = """
 @margins.register("normface", citation=NORMFACE)
 @margins.register("linear", normalize=False)
 class NoMargin(Margin):
-    r"""cos(theta), no margin; or W e where nothing is normalized.
+    r"""cos(theta), without margin; or W e without normalization.
 
     Args:
         normalize: True for NormFace (Wang et al., "NormFace: L2 Hypersphere Embedding for Face Verification", 2017);
-            False for a plain linear classifier, whose logits are s W e. Give that one `scale=1.0`.
+            False for a plain linear classifier with logits s W e, which should use `scale=1.0`.
     """
 
     def __init__(self, normalize: bool = True):
@@ -71,15 +71,15 @@ class CombinedMargin(Margin):
     Deng et al., "ArcFace: Additive Angular Margin Loss for Deep Face Recognition", 2019, equation 4.
 
     Args:
-        m1: factor on the angle (SphereFace).
-        m2: addition to the angle, in radians (ArcFace).
-        m3: subtraction from the cosine (CosFace).
-        beyond_pi: where m1 theta + m2 exceeds pi, "clip" holds it there (no gradient), "wrap" lets the cosine rise
-            again. Defaults to "clip", or to "wrap" when `straight_through` is set.
-        straight_through: gives the margined value the gradient of the plain cosine, as InsightFace does (its arccos
+        m1: factor multiplying the angle (SphereFace).
+        m2: angle to add, in radians (ArcFace).
+        m3: value to subtract from the cosine (CosFace).
+        beyond_pi: if m1 theta + m2 exceeds pi, "clip" clamps it to pi (no gradient), "wrap" lets the cosine rise again.
+            Defaults to "clip", or to "wrap" if `straight_through` is set.
+        straight_through: passes the gradient of the plain cosine through the margin, as InsightFace does (its arccos
             and cos run without gradient; no clip).
-        eps: target cosines within `eps` of -1 and 1 are held there and get no gradient. 1e-3 is timm-face's choice,
-            1e-4 and 1e-6 are found too. Of no effect with `straight_through`.
+        eps: target cosines within `eps` of -1 and 1 are clamped and get no gradient. timm-face uses 1e-3, others 1e-4
+            or 1e-6. Has no effect with `straight_through`.
     """
 
     def __init__(
@@ -94,7 +94,9 @@ class CombinedMargin(Margin):
         super().__init__()
         beyond_pi = beyond_pi or ("wrap" if straight_through else "clip")
         if straight_through and beyond_pi != "wrap":
-            raise ValueError(f"straight_through is InsightFace's margin, which does not {beyond_pi} at pi; drop one")
+            raise ValueError(
+                f"straight_through is InsightFace's margin, which has no beyond_pi={beyond_pi!r}. Remove one of them"
+            )
         self.m1, self.m2, self.m3 = m1, m2, m3
         self.beyond_pi, self.straight_through, self.eps = beyond_pi, straight_through, eps
 
@@ -119,8 +121,8 @@ class ArcFaceMargin(CombinedMargin):
 
     Args:
         m: the angular margin, in radians.
-        beyond_pi: as in [`CombinedMargin`], and "fallback": cos(theta) - m sin(m), the original implementation.
-        easy_margin: the margin acts only where cos(theta) > 0.
+        beyond_pi: as in [`CombinedMargin`], or "fallback": cos(theta) - m sin(m), as in the original implementation.
+        easy_margin: applies the margin only if cos(theta) > 0.
         straight_through, eps: as in [`CombinedMargin`].
     """
 
@@ -134,7 +136,7 @@ class ArcFaceMargin(CombinedMargin):
     ):
         super().__init__(1.0, m, 0.0, beyond_pi, straight_through, eps)
         if easy_margin and straight_through:
-            raise ValueError("straight_through is InsightFace's margin, which has no easy_margin; drop one")
+            raise ValueError("straight_through is InsightFace's margin, which has no easy_margin. Remove one of them")
         self.easy_margin = easy_margin
 
     def forward(self, cosine: Tensor, norm: Tensor) -> Tensor:
@@ -153,9 +155,9 @@ class SphereFaceMargin(Margin):
 
     Args:
         m: the factor on the angle.
-        monotone: the paper's psi(theta) = (-1)^k cos(m theta) - 2k with k = floor(m theta / pi), which falls all the
-            way to theta = pi. The plain cos(m theta), which rises again beyond pi / m, is what the circulating
-            implementations compute and the default; to train from scratch, set `monotone=True`.
+        monotone: whether to use the paper's psi(theta) = (-1)^k cos(m theta) - 2k with k = floor(m theta / pi), which
+            decreases up to theta = pi. The default, as in public implementations, is the plain cos(m theta), which
+            rises again beyond pi / m; to train from scratch, set `monotone=True`.
         eps: as in [`CombinedMargin`].
     """
 
@@ -178,7 +180,7 @@ class CosFaceMargin(Margin):
     Wang et al., "CosFace: Large Margin Cosine Loss for Deep Face Recognition", 2018, equation 4.
 
     Args:
-        m: the margin. The paper trains with 0.35, InsightFace's recipes with 0.4.
+        m: the margin. The paper uses 0.35, InsightFace's recipes 0.4.
     """
 
     def __init__(self, m: float = 0.35):

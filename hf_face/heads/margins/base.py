@@ -1,4 +1,4 @@
-"""What margins have in common, and how to write one."""
+"""Base class for margins, and how to write one."""
 
 import math
 from collections.abc import Callable
@@ -12,17 +12,18 @@ BeyondPi = Literal["clip", "wrap", "fallback"]
 
 class Margin(nn.Module):
     r'''
-    A margin turns the cosine between an embedding and its own class center into the margined cosine.
+    A margin maps the cosine between an embedding and its own class center to the margined cosine.
 
-    `forward` is the margin; the other three methods are hooks that most margins leave alone. A margin is registered
-    where it is defined, in this folder or in a module of your own that a recipe lists under `plugins:`. Its options are
-    the arguments of `__init__`, with defaults.
+    `forward` computes the margin; the other three methods are hooks that most margins do not override. A margin is
+    registered where it is defined, in this folder or in your own module listed under a recipe's `plugins:`. Its options
+    are the arguments of `__init__`, with defaults.
 
     Attributes:
         normalize (`bool`):
-            Whether logits are cosines; only [`NoMargin`] can say no.
+            Whether logits are cosines; only [`NoMargin`] can set it to False.
         batch_statistics (`bool`):
-            Whether the margin depends on the whole batch: `prepare` and `forward` then see that of all ranks.
+            Whether the margin depends on the whole batch; `prepare` and `forward` then receive the samples of all
+            ranks.
 
     Example:
     ```python
@@ -47,7 +48,7 @@ class Margin(nn.Module):
             return lambda cosine: 1 - 2 * angle_of(cosine) / math.pi
     ```
 
-    A recipe then says `margin: li_arcface`, with `margin_kwargs: {m: 0.4}` where the default does not suit.
+    A recipe then sets `margin: li_arcface`, and `margin_kwargs: {m: 0.4}` to change the default.
     '''
 
     normalize = True
@@ -55,10 +56,10 @@ class Margin(nn.Module):
 
     def forward(self, cosine: Tensor, norm: Tensor) -> Tensor:
         """
-        The margined cosine.
+        Compute the margined cosine.
 
         Args:
-            cosine: (B,), the cosine to the own class center.
+            cosine: (B,), the cosine to the sample's class center.
             norm: (B,), the embedding's length before normalization.
 
         Returns:
@@ -67,10 +68,11 @@ class Margin(nn.Module):
         raise NotImplementedError
 
     def prepare(self, cosine: Tensor, norm: Tensor, labeled: Tensor) -> None:
-        """Updates statistics of the whole batch, over all ranks, before `forward`; detached, `labeled` (B,) is bool."""
+        """Update statistics of the whole batch, over all ranks, before `forward`. Inputs (B,) are detached, `labeled`
+        is bool."""
 
     def negative_rule(self, target: Tensor) -> Callable[[Tensor], Tensor] | None:
-        """A function of the cosines to other centers (B, K), given the target cosines (B,); None leaves them alone."""
+        """A function of the cosines to other centers (B, K), given the target cosines (B,); None changes nothing."""
         return None
 
     def regularizer(self, norm: Tensor) -> Tensor | None:
@@ -79,12 +81,12 @@ class Margin(nn.Module):
 
 
 def angle_of(cosine: Tensor, eps: float = 1e-3) -> Tensor:
-    """arccos, without gradient within `eps` of -1 and 1 (of them, for eps=0), where its derivative is infinite."""
+    """arccos, without gradient within `eps` of -1 and 1 (inclusive), where its derivative is infinite."""
     return torch.acos(torch.where(cosine.abs() < 1 - eps, cosine, cosine.detach().clamp(-1 + eps, 1 - eps)))
 
 
 def add_angle(cosine: Tensor, m: float | Tensor, beyond_pi: BeyondPi = "clip", eps: float = 1e-3) -> Tensor:
-    """cos(theta + m), and beyond theta + m = pi what `beyond_pi` says."""
+    """cos(theta + m), with `beyond_pi` selecting the values beyond theta + m = pi."""
     angle = angle_of(cosine, eps) + m
     if beyond_pi == "clip":
         return torch.cos(angle.clamp(0, math.pi))

@@ -1,4 +1,4 @@
-"""Margins that also weigh negatives, by how hard they are."""
+"""Margins that also weight negatives by difficulty."""
 
 from collections.abc import Callable
 
@@ -22,18 +22,19 @@ CURRICULARFACE = """
 
 @margins.register("curricularface", citation=CURRICULARFACE)
 class CurricularFaceMargin(ArcFaceMargin):
-    r"""ArcFace whose hard negatives weigh more as training goes on.
+    r"""ArcFace with hard negatives that gain weight during training.
 
     A negative with cos(theta_j) > cos(theta_y + m) becomes cos(theta_j) (t + cos(theta_j)), with t the running mean
     of the target cosines (Huang et al., "CurricularFace: Adaptive Curriculum Learning Loss for Deep Face Recognition",
     2020, equations 6 to 8).
 
     Args:
-        m, beyond_pi, eps: as in [`ArcFaceMargin`]; the published code has the original fallback, and so has this.
-        momentum: weight of the old t when a batch comes in.
+        m, beyond_pi, eps: as in [`ArcFaceMargin`]; the default is the original fallback, as in the published code.
+        momentum: weight of the previous t in its update by a batch.
     """
 
     batch_statistics = True
+    t: Tensor
 
     def __init__(self, m: float = 0.5, momentum: float = 0.99, beyond_pi: BeyondPi = "fallback", eps: float = 1e-3):
         super().__init__(m, beyond_pi, eps=eps)
@@ -46,5 +47,5 @@ class CurricularFaceMargin(ArcFaceMargin):
 
     def negative_rule(self, target: Tensor) -> Callable[[Tensor], Tensor]:
         threshold = add_angle(target, self.m2, "wrap", eps=0.0)[:, None]
-        t = self.t.clone()  # the rule runs again in the backward pass, when t may have moved on
+        t = self.t.clone()  # the rule runs again in the backward pass, when t may have changed
         return lambda cosine: torch.where(cosine > threshold, cosine * (t + cosine), cosine)

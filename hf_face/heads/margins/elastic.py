@@ -1,4 +1,4 @@
-"""Margins drawn anew for every sample."""
+"""Margins drawn at random for each sample."""
 
 from typing import Literal
 
@@ -20,9 +20,10 @@ ELASTICFACE = """
 
 
 class _ElasticMargin(Margin):
-    """A margin drawn anew for every sample from N(m, std), and m itself in `eval()`."""
+    """A margin drawn from N(m, std) for each sample; always m in `eval()`."""
 
-    batch_statistics = True  # a sample's draw goes by its place in the batch
+    batch_statistics = True  # a sample's draw depends on its position in the batch
+    num_draws: Tensor
 
     def __init__(self, m: float, std: float, plus: bool, seed: int):
         super().__init__()
@@ -30,9 +31,9 @@ class _ElasticMargin(Margin):
         self.register_buffer("num_draws", torch.tensor(0))
 
     def draw_margins(self, cosine: Tensor) -> Tensor:
-        """Margins (B,) for target cosines (B,); with `plus`, the smaller the cosine the larger the margin.
+        """Draw margins (B,) for target cosines (B,); with `plus`, the smaller the cosine the larger the margin.
 
-        They depend on the seed and the number of draws before: all ranks draw the same, and so does a resumed run.
+        They depend only on the seed and the number of previous draws, so all ranks and resumed runs draw the same.
         """
         if not self.training:
             return torch.full_like(cosine, self.m)
@@ -48,17 +49,17 @@ class _ElasticMargin(Margin):
 @margins.register("elastic_arcface_plus", citation=ELASTICFACE, plus=True)
 @margins.register("elastic_arcface", citation=ELASTICFACE)
 class ElasticArcFaceMargin(_ElasticMargin):
-    r"""cos(theta + E), E drawn from N(m, std) for every sample.
+    r"""cos(theta + E), with E drawn from N(m, std) for each sample.
 
     Boutros et al., "ElasticFace: Elastic Margin Loss for Deep Face Recognition", 2022, equation 7.
 
     Args:
         m: mean margin, in radians.
-        std: its standard deviation; the paper's 0.05, or 0.0175 with `plus`, by default.
-        plus: gives the largest margins to the hardest samples (ElasticFace+). The published code indexes with the
-            sorting order where its rank is meant, and so hands them out otherwise.
+        std: standard deviation of the margin; defaults to the paper's 0.05, or 0.0175 with `plus`.
+        plus: assigns the largest margins to the hardest samples (ElasticFace+). The published code indexes with the
+            sorting order instead of the rank, and so assigns them differently.
         beyond_pi, eps: as in [`CombinedMargin`].
-        seed: of the draws.
+        seed: seed for the draws.
     """
 
     def __init__(
@@ -80,13 +81,13 @@ class ElasticArcFaceMargin(_ElasticMargin):
 @margins.register("elastic_cosface_plus", citation=ELASTICFACE, plus=True)
 @margins.register("elastic_cosface", citation=ELASTICFACE)
 class ElasticCosFaceMargin(_ElasticMargin):
-    r"""cos(theta) - E, E drawn from N(m, std) for every sample.
+    r"""cos(theta) - E, with E drawn from N(m, std) for each sample.
 
     Boutros et al., "ElasticFace: Elastic Margin Loss for Deep Face Recognition", 2022, equation 8.
 
     Args:
         m: mean margin.
-        std: its standard deviation; the paper's 0.05, or 0.025 with `plus`, by default.
+        std: standard deviation of the margin; defaults to the paper's 0.05, or 0.025 with `plus`.
         plus, seed: as in [`ElasticArcFaceMargin`].
     """
 
