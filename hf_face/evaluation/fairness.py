@@ -11,7 +11,7 @@ from ..registry import protocols
 from .evaluator import Evaluator, Findings
 from .metrics import DEFAULT_FARS, ROC, choose_far, format_far
 from .plots import plot_roc
-from .protocol_data import check_data, has_pairs
+from .protocol_data import has_pairs, load_pairs
 from .verification import VerificationEvaluator
 
 # Figures of the data, thresholds, and variants of a rate that is there already: their spread says nothing new.
@@ -178,7 +178,6 @@ def load_groups(data: str | Path, images: str | Path | None = None) -> dict[str,
         FileNotFoundError: if there is no such file or folder, or it holds none of these.
         ValueError: if the pairs have no groups.
     """
-    check_data(data)
     folder = Path(data)
     if lists := sorted(folder.glob("txts/*/*_pairs.txt")):
         return {path.parent.name: _load_rfw_group(path, folder, images) for path in lists}
@@ -189,7 +188,7 @@ def load_groups(data: str | Path, images: str | Path | None = None) -> dict[str,
             f"{folder} holds no groups of pairs: expected txts/<group>/<group>_pairs.txt as in RFW, one .bin a group, "
             "or the folders images and pairs that VerificationPairs.to_parquet writes"
         )
-    return split_by_group(load_verification_pairs(data, images=images))
+    return split_by_group(load_pairs(data, images))
 
 
 def _load_rfw_group(path: Path, folder: Path, images: str | Path | None) -> VerificationPairs:

@@ -8,6 +8,7 @@ from datasets import Dataset
 from ..data import VerificationPairs, load_identities, load_verification_pairs
 from ..registry import protocols
 
+PAIR_SUFFIXES = (".bin", ".txt", ".csv")
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")  # org/name
 FILE_SUFFIXES = (".bin", ".txt", ".csv", ".parquet", ".rec", ".tar", ".tgz", ".gz")
 
@@ -51,16 +52,27 @@ def find_pairs(
 
     Raises:
         FileNotFoundError: if there is no such file or folder, or it holds no pairs.
+        ValueError: if it is a file of another kind.
     """
-    check_data(data)
     folder = Path(data)
     if not folder.is_dir() or has_pairs(folder):
-        return [load_verification_pairs(data, images=images, name=set_name)]
+        return [load_pairs(data, images, set_name)]
     wanted = published_sets() if set_name is None else [set_name]
     located = {name: found for name in wanted if (found := _locate(name, folder)) is not None}
     if not located:
         raise FileNotFoundError(_nothing_found(folder, wanted))
     return [load_verification_pairs(path, images or beside, name) for name, (path, beside) in located.items()]
+
+
+def load_pairs(data: str | Path, images: str | Path | None = None, name: str | None = None) -> VerificationPairs:
+    """[`load_verification_pairs`], with errors that tell a path from a Hub data set."""
+    check_data(data)
+    if Path(data).is_file() and Path(data).suffix not in PAIR_SUFFIXES:
+        raise ValueError(
+            f"{data} holds no verification pairs: expected a file {', '.join(PAIR_SUFFIXES)}, or the folder that "
+            "VerificationPairs.to_parquet writes"
+        )
+    return load_verification_pairs(data, images=images, name=name)
 
 
 def has_pairs(folder: Path) -> bool:

@@ -9,9 +9,9 @@ Protocols by name: what recipes (`eval_data:`) and command lines ask for becomes
 import inspect
 import textwrap
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import yaml
 
@@ -36,13 +36,14 @@ def load_protocol(spec: Spec) -> list[Evaluator]:
     name, options = parse_protocol(spec)
     entry = protocols[name]
     options = _as_in_python({**entry.presets, **options})
-    signature = _signature(entry.target)
+    protocol: Any = entry.target
+    signature = _signature(protocol)
     own_name = None if "name" in signature.parameters else options.pop("name", None)
     try:
         signature.bind(**options)
     except TypeError as error:
         raise ValueError(f"The protocol {name!r}: {error}; its options are: {', '.join(options_of(name))}.") from None
-    evaluators = entry.target.load(**options)
+    evaluators = protocol.load(**options)
     if own_name is not None:
         for evaluator in evaluators:
             evaluator.name = own_name if len(evaluators) == 1 else f"{own_name}_{evaluator.name}"
@@ -75,16 +76,10 @@ def check_names(evaluators: Sequence[Evaluator]) -> None:
 
 
 def parse_protocol(spec: Spec) -> tuple[str, dict[str, Any]]:
-    """
-    Name and options of a protocol; a text that is no registered name is the data of `verification`.
-
-    Raises:
-        ValueError: for a name that neither the registry nor the disk knows.
-    """
+    """Name and options of a protocol; a path or Hub name is the data of `verification`."""
     name, options = parse_spec(spec, protocols.kind)
     if isinstance(spec, str) and name not in protocols and ("/" in name or looks_like_path(name)):
         return "verification", {"data": name}
-    protocols[name]  # raises where there is no such protocol
     return name, options
 
 
@@ -93,9 +88,9 @@ def options_of(name: str) -> list[str]:
     return list(dict.fromkeys([*_signature(protocols[name].target).parameters, "name"]))
 
 
-def _signature(protocol: type[Evaluator]) -> inspect.Signature:
+def _signature(protocol: Any) -> inspect.Signature:
     """What the protocol's `load` takes, or its constructor where it has no `load` of its own."""
-    has_load = protocol.load.__func__ is not Evaluator.load.__func__
+    has_load = protocol.load.__func__ is not cast(Any, Evaluator.load).__func__
     return inspect.signature(protocol.load if has_load else protocol)
 
 
@@ -185,7 +180,8 @@ class ProtocolArguments:
             ValueError: if an option is set that none of them takes, or for a name that is not known.
         """
         given = {option: value for option, value in vars(self).items() if value is not None}
-        used, specs = set(), []
+        used: set[str] = set()
+        specs: list[Spec] = []
         for text in chosen:
             name, own = parse_protocol(yaml.safe_load(text) if text.lstrip().startswith("{") else text)
             common = {option: given[option] for option in options_of(name) if option in given and option not in own}
@@ -198,7 +194,7 @@ class ProtocolArguments:
 
 def describe_protocols() -> str:
     """The protocols of the registry for `--help`: their names, what each is and its options."""
-    names: dict[type[Evaluator], list[str]] = {}
+    names: dict[Callable[..., Any], list[str]] = {}
     for name, entry in protocols.items():
         names.setdefault(entry.target, []).append(name)
     paragraphs = []

@@ -1,10 +1,12 @@
 """Protocols by name, as recipes and command lines ask for them."""
 
+import doctest
 import shutil
 
 import numpy as np
 import pytest
 from datasets import Dataset, Features, Image
+from matplotlib.figure import Figure
 
 from hf_face.evaluation import Embedder, Evaluator, Findings, load_protocol, load_protocols
 from hf_face.evaluation.fairness import load_groups
@@ -37,17 +39,18 @@ def fixture_data(orl_pairs, ijb_folder, tinyface, rfw, photographs, tmp_path):
     return {name: data.get(name, tmp_path / "sets") for name in protocols}
 
 
-def test_every_protocol_loads_by_its_name_and_keeps_its_promises(fixture_data, model, image_processor, tmp_path):
+def test_every_protocol_loads_by_its_name_and_keeps_its_promises(fixture_data, model, image_processor):
     names = {"verification": "orl", "quality": "orl_quality", "folder": "colleagues", "ijb": "ijbc"}
     embedder = Embedder(model, image_processor, progress=False)
     for name, data in fixture_data.items():
         (evaluator,) = load_protocol({name: {"data": str(data)}})
         assert type(evaluator) is protocols[name].target
         assert evaluator.name == names.get(name, name)
-        metrics = evaluator.evaluate(embedder, tmp_path / "figures")
-        assert evaluator.primary_metric in metrics
-        assert not metrics.keys() & set(evaluator.not_measurable)
-        assert evaluator.lead_figure(tmp_path / "figures").is_file()
+        findings = evaluator.compute(embedder)
+        assert evaluator.primary_metric in findings.metrics
+        assert not findings.metrics.keys() & set(evaluator.not_measurable)
+        leading = next(iter(findings.plots.values()))
+        assert isinstance(leading(), Figure)
 
 
 class CountedPlots(Evaluator):
@@ -100,6 +103,16 @@ def test_user_s_own_protocol_is_loaded_by_its_name(monkeypatch, model, image_pro
         ValueError, match=r"'counted': got an unexpected keyword argument 'colour'; its options are: kinds"
     ):
         load_protocol({"counted": {"colour": "blue"}})
+
+
+def test_example_of_the_docstring(monkeypatch, model, image_processor):
+    monkeypatch.setattr(protocols, "_entries", dict(protocols._entries))
+    text = Evaluator.__doc__.replace("```python", "").replace("```", "")
+    names = {"model": model, "image_processor": image_processor}
+    example = doctest.DocTestParser().get_doctest(text, names, "Evaluator", None, None)
+    assert doctest.DocTestRunner().run(example, clear_globs=False).failed == 0
+    (evaluator,) = load_protocol({"embedding_norms": {"data": "orl"}})
+    assert evaluator.primary_metric in evaluator.evaluate(Embedder(model, image_processor))
 
 
 def test_two_protocols_of_one_name_are_an_error(orl_pairs, tmp_path):
@@ -156,6 +169,15 @@ def test_folder_without_pairs_says_what_was_looked_for(photographs):
         load_protocol(str(photographs))
     with pytest.raises(FileNotFoundError, match=r"no groups of pairs: expected txts/<group>/<group>_pairs\.txt"):
         load_protocol({"fairness": {"data": photographs}})
+
+
+def test_file_that_holds_no_pairs_says_what_was_expected(orl_pairs, tmp_path):
+    (file,) = (orl_pairs.to_parquet(tmp_path) / "pairs").iterdir()
+    for spec in (str(file), {"fairness": {"data": file}}):
+        with pytest.raises(
+            ValueError, match=r"\.parquet holds no verification pairs: expected a file \.bin, \.txt, \.csv"
+        ):
+            load_protocol(spec)
 
 
 def test_pairs_of_a_folder_of_people(photographs):

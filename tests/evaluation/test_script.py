@@ -20,23 +20,6 @@ from hf_face.registry import protocols
 ROOT = Path(__file__).parents[2]
 SCRIPT = str(ROOT / "scripts" / "evaluate.py")
 
-HOUSE_PROTOCOL = """
-from hf_face.data import load_identities
-from hf_face.evaluation import Evaluator, Findings
-from hf_face.registry import protocols
-
-
-@protocols.register("embedding_norms")
-class NormEvaluator(Evaluator):
-    name, primary_metric, flip = "norms", "mean", None
-
-    def __init__(self, data):
-        self.images = load_identities(data)
-
-    def compute(self, embedder):
-        return Findings({"mean": float(embedder(self.images, self.flip).norms.mean())})
-"""
-
 
 @pytest.fixture(scope="module")
 def pairs_folder(orl_pairs, tmp_path_factory) -> Path:
@@ -191,12 +174,16 @@ def test_protocols_as_recipes_write_them(model_folder, pairs_folder, tmp_path, c
 
 
 def test_protocol_of_a_plugin(model_folder, tmp_path, capsys, monkeypatch):
-    (tmp_path / "house_protocols.py").write_text(HOUSE_PROTOCOL)
+    """The one that the documentation writes."""
+    page = (ROOT / "docs" / "evaluation.md").read_text()
+    (source,) = re.findall(r"```python\n(# house_protocols\.py\n.*?)```", page, re.DOTALL)
+    (tmp_path / "house_protocols.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(protocols, "_entries", dict(protocols._entries))
-    arguments = ["--plugins", "house_protocols", "--protocol", "{embedding_norms: {data: orl}}"]
+    arguments = ["--plugins", "house_protocols", "--protocol", "{cohesion: {data: orl}}"]
     metrics, _, figures = run_for_report(capsys, tmp_path, model_folder, *arguments)
-    assert metrics.keys() == {"norms_mean"} and figures == set()
+    assert metrics.keys() == {"cohesion_mean_cosine"} and figures == set()
+    assert 0 < metrics["cohesion_mean_cosine"] < 1
 
 
 def test_option_that_no_chosen_protocol_takes_is_named(model_folder, ijb_folder):
@@ -211,12 +198,14 @@ def test_unknown_protocol_is_named(model_folder):
         run_here("--model", model_folder, "--protocol", "lwf", "--data", "nowhere")
 
 
-def test_help_teaches_every_protocol(capsys):
+def test_help_and_documentation_teach_every_protocol(capsys):
     with pytest.raises(SystemExit):
         run_here("--help")
     text = capsys.readouterr().out
     assert "python scripts/evaluate.py --model outputs/demo --protocol lfw.bin" in text
     _, _, described = text.partition("Protocols:")
+    page = (ROOT / "docs" / "evaluation.md").read_text()
     for name, entry in protocols.items():
+        assert f"`{name}`" in page
         assert re.search(rf"\b{name}\b", described)
         assert " ".join(entry.summary.split()[:5]) in described
