@@ -1,0 +1,103 @@
+"""
+What mkdocs does to pages and docstrings.
+
+On pages, `<!-- api: hf_face.heads -->` becomes the reference of that package's public names, `<!-- table: margins -->`
+the table of a registry, and links to files outside of docs/ lead to the page that shows them, or become plain text. In
+docstrings, types are written as transformers writes them and [`Name`] is a reference.
+"""
+
+import importlib
+import re
+from types import ModuleType
+
+from griffe import Extension, GriffeError, Module, Object
+
+from hf_face import registry
+
+API = re.compile(r"<!-- api: (\S+) -->")
+TABLE = re.compile(r"<!-- table: (\w+) -->")
+OUTSIDE = re.compile(r"\[([^\]]+)\]\(\.\./([^)\s]+)\)")
+PAGES = {"benchmarks/README.md": "benchmarks.md"}
+
+ARGUMENT = re.compile(r"^(\s+\*{0,2}\w+(?:, \w+)*) \(([`\[].*)\):", flags=re.MULTILINE)
+EXAMPLE = re.compile(r"^(\s*)Example:\n\s*```python", flags=re.MULTILINE)
+REFERENCE = re.compile(r"\[`(~?)([\w.]+)`\](?!\[|\()")
+
+
+# Pages
+
+
+def on_page_markdown(markdown: str, **kwargs) -> str:
+    markdown = API.sub(lambda match: api(match[1]), markdown)
+    markdown = TABLE.sub(lambda match: table(match[1]), markdown)
+    return OUTSIDE.sub(lambda match: link(*match.groups()), markdown)
+
+
+def api(package: str) -> str:
+    module = importlib.import_module(package)
+    names = [name for name in public_names(module) if callable(getattr(module, name))]
+    return "\n\n".join(f"::: {package}.{name}" for name in sorted(names, key=str.lower))
+
+
+def public_names(module: ModuleType) -> list[str]:
+    """`__all__`, or what the package's own files define."""
+    own = [name for name, value in vars(module).items() if str(getattr(value, "__module__", "")).startswith("hf_face")]
+    return list(getattr(module, "__all__", None) or [name for name in own if not name.startswith("_")])
+
+
+def table(name: str) -> str:
+    entries = getattr(registry, name).values()
+    rows = [f"| `{entry.name}` | {plain(entry.summary)} |" for entry in entries]
+    return "\n".join(["| name | |", "|---|---|", *rows])
+
+
+def plain(summary: str) -> str:
+    """A docstring's first paragraph as it can stand in a cell of a table."""
+    return REFERENCE.sub(lambda match: f"`{match[2]}`", summary).replace("|", "\\|")
+
+
+def link(text: str, path: str) -> str:
+    return f"[{text}]({PAGES[path]})" if path in PAGES else text
+
+
+# Docstrings
+
+
+class Docstrings(Extension):
+    """Prepares the docstrings for griffe's Google parser."""
+
+    def on_package(self, *, pkg: Module, **kwargs) -> None:
+        self.visit(pkg)
+
+    def visit(self, thing: Object) -> None:
+        if thing.docstring is not None:
+            thing.docstring.value = translate(thing.docstring.value, thing)
+        for member in thing.members.values():
+            if not member.is_alias:
+                self.visit(member)
+
+
+def translate(text: str, thing: Object) -> str:
+    text = ARGUMENT.sub(lambda match: f"{match[1]} ({plain_type(match[2])}):", text)
+    text = EXAMPLE.sub(r"\1**Example**\n\n\1```python", text)
+    return REFERENCE.sub(lambda match: reference(match[2], thing, short=bool(match[1])), text)
+
+
+def plain_type(text: str) -> str:
+    """`str` or `Path`, *optional* is str | Path."""
+    text = re.sub(r",? ?\*optional\*.*|[\[\]](?=`)|(?<=`)[\[\]]", "", text)
+    return re.sub(r"`", "", re.sub(r"`,? or `", " | ", text))
+
+
+def reference(name: str, thing: Object, short: bool) -> str:
+    """A link if the name means something here that has a place on the site; otherwise the name."""
+    shown = name.split(".")[-1] if short else name
+    try:
+        path = name if name.startswith("hf_face.") else thing.resolve(name)
+    except GriffeError:
+        return f"`{shown}`"
+    package, room, *inner = path.split(".")
+    if package != "hf_face" or not inner:
+        return f"`{shown}`"
+    names = public_names(importlib.import_module(f"hf_face.{room}"))
+    return f"[`{shown}`][{path}]" if set(inner) & set(names) else f"`{shown}`"
