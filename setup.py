@@ -13,6 +13,7 @@ EXTRAS["dev"] = [
     *EXTRAS["demo"],
     *EXTRAS["detection"],
     "hypothesis>=6.100",
+    "mypy>=2.0",
     "pytest>=8.0",
     "ruff>=0.12",
     "setuptools>=77",  # the tests build the wheel
@@ -28,7 +29,10 @@ setup(
     python_requires=">=3.11",
     packages=[*find_packages(include=["hf_face", "hf_face.*"]), "hf_face.recipes"],
     package_dir={"hf_face.recipes": "recipes"},
-    package_data={"hf_face": ["hub/templates/*", "metrics/*/*"], "hf_face.recipes": ["**/*.yaml", "**/*.json"]},
+    package_data={
+        "hf_face": ["py.typed", "hub/templates/*", "metrics/*/*"],
+        "hf_face.recipes": ["**/*.yaml", "**/*.json"],
+    },
     entry_points={"console_scripts": ["hf-face = hf_face.cli:main"]},
     install_requires=[
         "torch>=2.7",

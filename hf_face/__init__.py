@@ -15,6 +15,8 @@ from .lazy import after_import, lazy_names
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from . import convert, data, embedding, evaluation, heads, hub, registry, training
     from .convert import convert_checkpoint as convert_checkpoint
     from .convert import export_checkpoint as export_checkpoint
@@ -43,9 +45,9 @@ def _push_to_hub(model, repo_id: str, **kwargs):
     return importlib.import_module(".hub", __name__).push_to_hub(model, repo_id, **kwargs)
 
 
-def _publish_with_card(model_class: type) -> None:
+def _publish_with_card(model_class: "type[PreTrainedModel]") -> None:
     # transformers' own sends weights alone. Set here, because the models' files travel to where there is no hf_face.
-    model_class.push_to_hub = _push_to_hub
+    model_class.push_to_hub = _push_to_hub  # type: ignore[assignment]
 
 
 register_at_first_look("hf_face.models.families", "hf_face.recognition.modeling_face_recognition")

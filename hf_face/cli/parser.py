@@ -1,9 +1,9 @@
 """The arguments of a subcommand: transformers' parser, with help that ends with an example and errors of a line."""
 
 from argparse import Action, ArgumentDefaultsHelpFormatter, Namespace, RawDescriptionHelpFormatter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from transformers.hf_argparser import DataClassType, HfArgumentParser
+from transformers.hf_argparser import HfArgumentParser
 
 from .errors import UsageError, did_you_mean
 
@@ -27,13 +27,13 @@ class CommandParser(HfArgumentParser):
 
     def __init__(
         self,
-        dataclass_types: DataClassType | Iterable[DataClassType],
+        dataclass_types: type | Sequence[type],
         docstring: str,
         usage: str = "%(prog)s [--option value ...]",
     ):
         description, _, example = docstring.partition("Example:")
         super().__init__(
-            dataclass_types,
+            dataclass_types,  # type: ignore[arg-type]  # its own name for a dataclass fits no class
             description=description.strip(),
             epilog=f"Example:{example.rstrip()}",
             usage=usage,

@@ -1,12 +1,14 @@
 """InsightFace."""
 
+from typing import ClassVar
+
 from torch import Tensor
 
 from ..heads.margins.angular import ARCFACE
 from ..registry import sources
 from .checkpoint import Checkpoint, StateDict
 from .iresnet_layouts import InsightFaceIResNet, is_pooled
-from .layout import LayoutSource
+from .layout import Layout, LayoutSource
 from .mobilefacenet_layouts import InsightFaceMobileFaceNet
 from .vit_layouts import InsightFaceViT, TransFaceViT
 
@@ -21,7 +23,7 @@ class ArcFaceTorch(LayoutSource):
     """
 
     nested_under = ("state_dict_backbone", "state_dict")
-    layouts = (InsightFaceIResNet(), InsightFaceMobileFaceNet(), InsightFaceViT())
+    layouts: ClassVar[tuple[Layout, ...]] = (InsightFaceIResNet(), InsightFaceMobileFaceNet(), InsightFaceViT())
 
     def recognizes(self, checkpoint: Checkpoint) -> bool:
         tensors = checkpoint.tensors(self.nested_under)

@@ -1,7 +1,7 @@
 """Other projects' checkpoints, in and out. [`CheckpointSource`] says how to write a source."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import save_file
@@ -77,7 +77,7 @@ def convert_to_folder(
         without_adapter(model).save_pretrained(folder)
     image_processor.save_pretrained(folder)
     if keep_class_centers:
-        save_class_centers(model.class_centers, folder)
+        save_class_centers(cast(Tensor, model.class_centers), folder)
     return model, image_processor
 
 

@@ -8,7 +8,7 @@ from .layout import LayoutSource, shape_of
 from .vit_layouts import InsightFaceViT
 
 # Its `small` has an MLP five times as wide as its tokens, its `base` three times.
-HEADS_OF_MLP_RATIO = {5: 8, 3: 16}
+HEADS_OF_MLP_RATIO = {5.0: 8, 3.0: 16}
 
 
 @sources.register("cvlface")

@@ -131,13 +131,13 @@ class FRoundation(CheckpointSource):
         layers = {ours[f"{layer}.weight"].removesuffix(".weight"): pair for layer, pair in factors.items()}
         lora = LoraConfig(
             r=len(next(iter(layers.values()))[0]),
-            lora_alpha=alpha,
+            lora_alpha=alpha,  # type: ignore[arg-type]  # any number
             use_rslora=use_rslora,
             target_modules=sorted({layer.rpartition(".")[2] for layer in layers}),
         )
         weights = {f"{layer}.lora_A.weight": down for layer, (down, _) in layers.items()}
         weights |= {f"{layer}.lora_B.weight": up for layer, (_, up) in layers.items()}
-        model.load_adapter(peft_config=lora, adapter_state_dict=weights)
+        model.load_adapter(peft_config=lora, adapter_state_dict=weights)  # type: ignore[arg-type]
 
     def config(self, tensors: StateDict, checkpoint: Checkpoint, **overrides) -> FoundationFaceConfig:
         is_clip = CLIP_ANCHOR in tensors
@@ -219,7 +219,8 @@ def their_layout(tensors: StateDict) -> StateDict:
 
 def split_lora(tensors: StateDict, origin: str) -> tuple[StateDict, LoraFactors]:
     """The tensors without LoRA, and LoRA's."""
-    plain, factors = {}, {}
+    plain: StateDict = {}
+    factors: dict[str, StateDict] = {}
     for name, tensor in tensors.items():
         if match := LORA_FACTOR.match(name):
             factors.setdefault(match["layer"], {})[match["clip"] or match["peft"]] = tensor

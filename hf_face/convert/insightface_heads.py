@@ -33,7 +33,8 @@ def convert_insightface_heads(source: str | Path, folder: str | Path) -> dict[st
     """
     paths, folder = _rank_files(Path(source)), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    ranges, backbone = [], {}
+    ranges: list[tuple[int, int]] = []
+    backbone: dict[str, Tensor] = {}
     for rank, path in enumerate(paths):
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
         try:

@@ -1,5 +1,7 @@
 """timm, and timm-face."""
 
+from typing import Any
+
 import timm
 
 from ..models import FaceImageProcessor, FacePreTrainedModel, TimmFaceConfig
@@ -78,5 +80,5 @@ class TimmFaceCheckpoint(Timm):
 
     def export(self, model: FacePreTrainedModel) -> StateDict:
         """The backbone and, where the model has them, the class centers that timm-face's own loader expects."""
-        centers = {"weight": model.class_centers} if hasattr(model, "class_centers") else {}
+        centers: dict[str, Any] = {"weight": model.class_centers} if hasattr(model, "class_centers") else {}
         return {**super().export(model), **centers}

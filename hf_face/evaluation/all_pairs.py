@@ -8,6 +8,7 @@ a few blocks, the genuine scores and at most 5 K impostor scores.
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -148,7 +149,7 @@ class HighestScores:
         self._held.append(rows[rows > self._floor])
         if sum(len(held) for held in self._held) > 2 * self.size:
             self._held = [self.highest()]
-            self._floor = self._held[0].min()
+            self._floor = self._held[0].min().item()
 
     def highest(self) -> Tensor:
         """The highest scores (at most `size`), in no order."""
@@ -181,6 +182,6 @@ def _gather(scores: Tensor) -> np.ndarray:
     scores = scores.cpu().numpy()
     if not dist.is_initialized():
         return scores
-    shares = [None] * dist.get_world_size()
+    shares: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(shares, scores)
     return np.concatenate(shares)

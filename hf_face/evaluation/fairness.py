@@ -1,7 +1,8 @@
 """The fairness protocol: the same figures for each group of people, and how far apart they lie."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -52,10 +53,10 @@ class FairnessEvaluator(Evaluator):
         name (`str`): What its metrics are prefixed with.
     """
 
-    def __init__(self, groups: dict[str, Evaluator], name: str = "fairness"):
+    def __init__(self, groups: Mapping[str, Evaluator], name: str = "fairness"):
         if len(groups) < 2:
             raise ValueError(f"{name}: fairness compares two groups or more, found {sorted(groups)}")
-        self.groups = groups
+        self.groups: Mapping[str, Any] = groups  # subclasses know which protocol it is
         self.name = name
         first = next(iter(groups.values()))
         self.rate = first.primary_metric

@@ -11,6 +11,7 @@ the share of mated probes found first and above the threshold, *FPIR* the share 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -91,7 +92,7 @@ class IdentificationEvaluator(Evaluator):
         return [cls(gallery, searched, flip, ranks, fpirs)]
 
     def compute(self, embedder: Embedder) -> Findings:
-        sides = []
+        sides: list[Any] = []
         for dataset in (self.probes, self.gallery):
             embeddings = embedder(dataset, self.flip).embeddings
             sides += [torch.from_numpy(embeddings).to(embedder.device), _people(dataset)]

@@ -156,8 +156,8 @@ class IJBEvaluator(Evaluator):
 
     def compare(self, templates: TemplateFeatures) -> ComparisonScores:
         """Scores of the 1:1 pairs."""
-        rows = (templates.rows(side, self.protocol.pairs_source) for side in self.protocol.pairs.T)
-        return ComparisonScores.from_pairs(self.protocol.same, pair_scores(templates.features, *rows))
+        first, second = (templates.rows(side, self.protocol.pairs_source) for side in self.protocol.pairs.T)
+        return ComparisonScores.from_pairs(self.protocol.same, pair_scores(templates.features, first, second))
 
     def search(self, templates: TemplateFeatures) -> dict[str, SearchResult]:
         """Every probe searched in each gallery."""

@@ -132,7 +132,7 @@ def read_columns(path: Path, columns: dict[str, type]) -> dict[str, np.ndarray]:
 
 
 def _read_columns_slowly(path: Path, columns: dict[str, type]) -> dict[str, np.ndarray]:
-    values = {name: [] for name in columns}
+    values: dict[str, list] = {name: [] for name in columns}
     with open(path, encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
             fields = line.split()

@@ -92,7 +92,7 @@ class ROC:
         """
         if target < self.finest_far:
             raise ValueError(f"FAR {target:g} is not measurable with {self.num_impostors} impostor pairs")
-        return self._point(np.searchsorted(self.far, target, side="right") - 1)
+        return self._point(int(np.searchsorted(self.far, target, side="right")) - 1)
 
     @property
     def eer(self) -> float:
@@ -112,7 +112,7 @@ class ROC:
         """The highest threshold with the best accuracy on these pairs."""
         # Counts, not rates: equal accuracies must compare as equal.
         correct = np.rint(self.tar * self.num_genuine) - np.rint(self.far * self.num_impostors)
-        return self._point(np.argmax(correct))
+        return self._point(int(np.argmax(correct)))
 
     def _point(self, index: int) -> OperatingPoint:
         return OperatingPoint(float(self.far[index]), float(self.tar[index]), float(self.thresholds[index]))

@@ -46,7 +46,10 @@ def insightface_accuracy(distances: np.ndarray, same: np.ndarray, num_folds: int
     """
     thresholds = np.arange(0, 4, 0.01)
     same = np.asarray(same, dtype=bool)
-    accuracies, chosen, tpr, fpr = [], [], [], []
+    accuracies: list[float] = []
+    chosen: list[float] = []
+    tpr: list[np.ndarray] = []
+    fpr: list[np.ndarray] = []
     for train, test in KFold(num_folds).split(distances):
         correct = _below(distances[train][same[train]], thresholds)
         correct -= _below(distances[train][~same[train]], thresholds)

@@ -41,7 +41,7 @@ def insightface_tar_at_far(scores: ComparisonScores, fars: Sequence[float]) -> l
     far, tar, thresholds = insightface_roc(scores)
     points = []
     for target in fars:
-        above = min(np.searchsorted(far, target), len(far) - 1)
+        above = min(int(np.searchsorted(far, target)), len(far) - 1)
         below = max(above - 1, 0)
         nearest = far[above] if abs(far[above] - target) <= abs(far[below] - target) else far[below]
         index = np.searchsorted(far, nearest, side="right") - 1

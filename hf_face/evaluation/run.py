@@ -82,7 +82,7 @@ def evaluate_model(
         dtype={"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[autocast],
         num_workers=num_workers,
     )
-    report = {"model": str(model), "metrics": {}, "not_measurable": []}
+    report: dict[str, Any] = {"model": str(model), "metrics": {}, "not_measurable": []}
     for evaluator in evaluators:
         report["metrics"] |= evaluator.prefixed(evaluator.evaluate(embedder, output_dir))
         report["not_measurable"] += evaluator.prefixed(dict.fromkeys(evaluator.not_measurable))

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pyarrow
 import pyarrow.parquet
@@ -115,26 +116,26 @@ def push_metric(
     return _push_folder(folder, repo_id, card, token, private, commit_message)
 
 
-def _load_card(folder: Path, card_class: type[RepoCard]) -> RepoCard:
+def _load_card(folder: Path, card_class: type[RepoCard]) -> Any:
     if not (folder / "README.md").is_file():
         raise FileNotFoundError(f"{folder} has no README.md, the card of the {card_class.repo_type}.")
     return card_class.load(folder / "README.md")
 
 
 def _push_folder(
-    folder: Path, repo_id: str, card: RepoCard, token: str | None, private: bool | None, commit_message: str
+    folder: Path, repo_id: str, card: Any, token: str | None, private: bool | None, commit_message: str
 ) -> CommitInfo:
     """Unlike a model's, a new repository stays when its push fails: what arrived need not be sent again."""
     api = HfApi(token=token, library_name="hf_face")
     repo_id = full_name(api, repo_id)
     card.validate()
-    kind = {"repo_id": repo_id, "repo_type": card.repo_type}
+    kind: dict[str, Any] = {"repo_id": repo_id, "repo_type": card.repo_type}
     space_sdk = card.data.sdk if card.repo_type == "space" else None
     api.create_repo(**kind, private=private, exist_ok=True, space_sdk=space_sdk)
-    before = api.repo_info(**kind)
+    before: Any = api.repo_info(**kind)
     files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     files = {name: path for name, path in files.items() if path.suffix not in LEFT_OVER}
-    operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=path) for name, path in files.items()]
+    operations: list[Any] = [CommitOperationAdd(name, path) for name, path in files.items()]
     operations += [
         CommitOperationDelete(path_in_repo=sibling.rfilename)
         for sibling in before.siblings

@@ -62,9 +62,9 @@ def evaluated_on_cpu(model: PreTrainedModel):
     device = model.device
     modes = [(module, module.training) for module in model.modules()]
     try:
-        yield model.to("cpu").eval()
+        yield model.to("cpu").eval()  # type: ignore[arg-type]  # transformers' wrapper hides what `to` takes
     finally:
-        model.to(device)
+        model.to(device)  # type: ignore[arg-type]
         for module, training in modes:
             module.training = training
 

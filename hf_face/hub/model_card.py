@@ -8,7 +8,7 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
-from transformers import BaseImageProcessor, PreTrainedModel
+from transformers import BaseImageProcessor, PreTrainedConfig, PreTrainedModel
 
 from .. import registry
 from ..models import FaceConfig
@@ -153,7 +153,7 @@ def check_metadata(metadata: ModelCardData) -> None:
 
 def is_repo_id(name: object) -> bool:
     try:
-        validate_repo_id(name)
+        validate_repo_id(name)  # type: ignore[arg-type]  # refuses what is no text
     except HFValidationError:
         return False
     return True
@@ -218,7 +218,7 @@ def cell(value: object) -> str:
     return " ".join(str(value).replace("|", "\\|").split())
 
 
-def collect_citations(data: FaceModelCardData, config: FaceConfig) -> list[str]:
+def collect_citations(data: FaceModelCardData, config: PreTrainedConfig) -> list[str]:
     """BibTeX entries of backbone, margin and data, each once."""
     known = known_citations() | {citation_key(entry): entry for entry in config.citations}
     stated = [source.citation for source in data.training_data if source.citation] + data.citations
@@ -227,7 +227,7 @@ def collect_citations(data: FaceModelCardData, config: FaceConfig) -> list[str]:
             raise ValueError(f"citation {entry!r} is neither a BibTeX entry nor one of {', '.join(sorted(known))}.")
     margin = margins.get(config.margin["name"]) if config.margin else None  # None too where its plugin is not here
     entries = [*config.citations, *(margin.citations if margin else ()), *(known.get(entry, entry) for entry in stated)]
-    unique = {}
+    unique: dict[str, str] = {}
     for entry in entries:
         unique.setdefault(citation_key(entry), entry.strip())
     return list(unique.values())

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -83,7 +84,7 @@ def write_model_folder(
 
 def bare_backbone(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
     """What embeds faces: of a training model the backbone; low-rank adapters are merged into a copy."""
-    backbone = model if model.config.model_type in families else model.backbone
+    backbone: Any = model if model.config.model_type in families else model.backbone
     return copy.deepcopy(backbone).merge_and_unload() if isinstance(backbone, PeftModel) else backbone
 
 
@@ -188,7 +189,7 @@ def is_face_model(model_type: str | None) -> bool:
     return model_type in families or model_type == FaceRecognitionConfig.model_type
 
 
-def load_every_weight(model_class: type, folder: Path, **kwargs) -> PreTrainedModel:
+def load_every_weight(model_class: Any, folder: Path, **kwargs) -> PreTrainedModel:
     """`from_pretrained`, but a weight that is missing, left over or of another shape is an error."""
     model, report = model_class.from_pretrained(
         folder, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
@@ -244,7 +245,7 @@ def check_model_folder(folder: Path, backbone: PreTrainedModel, image_processor:
     attention = backbone.config._attn_implementation  # another one rounds otherwise
     published = load_every_weight(code, folder, device_map="meta", attn_implementation=attention)
 
-    size = image_processor.size
+    size = image_processor.size  # type: ignore[attr-defined]  # every image processor has one
     generator = torch.Generator().manual_seed(0)
     crop = torch.randint(256, (1, 3, size.height, size.width), dtype=torch.uint8, generator=generator)
     with evaluated_on_cpu(backbone), torch.inference_mode():

@@ -135,7 +135,7 @@ def commit_operations(
     """Add every file of `folder`, and take away what the repository must not keep beside them."""
     files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     old = branch.files - files.keys() - {".gitattributes"}
-    stale = old if overwrite else stale_files(old, files.keys(), branch)
+    stale = old if overwrite else stale_files(old, set(files), branch)
     additions = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=path) for name, path in files.items()]
     return additions + [CommitOperationDelete(path_in_repo=name) for name in sorted(stale)]
 

@@ -119,7 +119,7 @@ def count_training_data(card: FaceModelCardData, trainer: "FaceTrainer") -> list
     if len(card.training_data) != 1 or not hasattr(trainer.train_dataset, "__len__"):
         return card.training_data
     source = card.training_data[0]
-    counts = {"images": len(trainer.train_dataset), "identities": trainer.model.config.num_identities}
+    counts: dict[str, Any] = {"images": len(trainer.train_dataset), "identities": trainer.model.config.num_identities}
     return [dataclasses.replace(source, **{key: getattr(source, key) or value for key, value in counts.items()})]
 
 
@@ -137,7 +137,7 @@ def training_settings(trainer: "FaceTrainer") -> dict[str, Any]:
     if method is not None and method.name != "margin_softmax":
         settings["method"] = method.name
     if isinstance(trainer.model.backbone, PeftModel):
-        lora = trainer.model.backbone.peft_config[trainer.model.backbone.active_adapter]
+        lora: Any = trainer.model.backbone.peft_config[trainer.model.backbone.active_adapter]
         targets = lora.target_modules  # a set of names, or a pattern
         targets = targets if isinstance(targets, str) else ", ".join(sorted(targets))
         settings["lora"] = f"r = {lora.r}, alpha = {lora.lora_alpha}, on {targets}"

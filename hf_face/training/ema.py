@@ -59,7 +59,7 @@ class WeightAverage(TrainerCallback):
 
     @torch.no_grad()
     def _swap(self) -> None:
-        pairs = [*zip(self.backbone.parameters(), self.module.parameters(), strict=True)]
-        pairs += [*zip(self.backbone.buffers(), self.module.buffers(), strict=True)]
-        for trained, averaged in pairs:
+        parameters = zip(self.backbone.parameters(), self.module.parameters(), strict=True)
+        buffers = zip(self.backbone.buffers(), self.module.buffers(), strict=True)
+        for trained, averaged in [*parameters, *buffers]:
             trained.data, averaged.data = averaged.data, trained.data

@@ -155,7 +155,7 @@ class Publisher(TrainerCallback):
         elif strategy == HubStrategy.ALL_CHECKPOINTS:
             shutil.copytree(checkpoint, folder / Path(checkpoint).name)
         job = self.api.run_as_future(self._publish_snapshot, folder, trainer.state.global_step)
-        trainer.push_in_progress = trainer.push_in_progress or PushInProgress([])
+        trainer.push_in_progress = trainer.push_in_progress or PushInProgress([])  # type: ignore[arg-type]
         trainer.push_in_progress.jobs.append(job)
 
     def finish(self) -> None:

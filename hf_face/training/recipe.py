@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 from datasets import ClassLabel, Dataset, IterableDataset
@@ -34,6 +34,11 @@ from .recipe_files import find_recipe
 
 SHUFFLE_BUFFER = 10_000  # images of a stream to draw from: 45 MB of 112-pixel JPEG crops
 
+if TYPE_CHECKING:
+    Nested = Any  # parsed
+else:
+    Nested = dict | str | None
+
 
 def _parsed(value: Any) -> Any:
     """Dictionaries and lists come parsed from a recipe and as text from the command line."""
@@ -48,7 +53,7 @@ class ModelArguments:
         default_factory=list,
         metadata={"help": "Modules to import first, which register margins, methods, backbones ... of their own."},
     )
-    backbone: dict | str | None = field(
+    backbone: Nested = field(
         default=None,
         metadata={
             "help": "A fresh backbone: its configuration with its model_type, such as "
@@ -59,7 +64,7 @@ class ModelArguments:
         default=None,
         metadata={"help": "A trained face model, folder or Hub name, to fine-tune in place of a fresh one."},
     )
-    lora: dict | str | None = field(
+    lora: Nested = field(
         default=None,
         metadata={
             "help": "Train low-rank adapters in place of the backbone's weights: arguments of peft's LoraConfig, such "
@@ -67,10 +72,10 @@ class ModelArguments:
         },
     )
     margin: str = field(default="arcface", metadata={"help": "arcface, cosface, adaface, magface ..."})
-    margin_kwargs: dict | str | None = field(
+    margin_kwargs: Nested = field(
         default=None, metadata={"help": 'Arguments of the margin, such as {"m": 0.4}; published defaults otherwise.'}
     )
-    method: dict | str | None = field(
+    method: Nested = field(
         default=None,
         metadata={
             "help": "What a training step minimizes: a training method, alone or with options, such as "
@@ -133,7 +138,7 @@ class DataArguments:
     augmentation: list | str | None = field(
         default="flip", metadata={"help": "Augmentations of the training crops, names or {name: arguments}."}
     )
-    on_bad_image: str = field(
+    on_bad_image: Literal["raise", "skip"] = field(
         default="raise", metadata={"help": "raise or skip: what to do with an image that cannot be decoded."}
     )
 
@@ -146,7 +151,7 @@ class DataArguments:
 class CardArguments:
     """What the publisher states in the model card."""
 
-    card: dict | str | None = field(
+    card: Nested = field(
         default=None,
         metadata={
             "help": "Fields of FaceModelCardData: license of the weights, training_data (name, license, url, citation "
@@ -176,14 +181,18 @@ def parse_recipe(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments, Ca
         FileNotFoundError: if there is no such recipe.
         ValueError: if the recipe has a key that no field has, or does not hold a mapping.
     """
-    parser = HfArgumentParser(RECIPE_TYPES, description="Trains a face model. First argument: a recipe in YAML.")
+    parser = HfArgumentParser(
+        RECIPE_TYPES,  # type: ignore[arg-type]  # its own name for a dataclass fits no class
+        description="Trains a face model. First argument: a recipe in YAML.",
+    )
     argv = list(argv)
     if argv and not argv[0].startswith("-"):
         recipe = read_recipe(find_recipe(argv.pop(0)), {action.dest for action in parser._actions})
         parser.set_defaults(**recipe)
         for action in parser._actions:
             action.required = action.required and action.dest not in recipe
-    return parser.parse_args_into_dataclasses(argv)
+    model, data, card, args = parser.parse_args_into_dataclasses(argv)
+    return model, data, card, args
 
 
 def read_recipe(path: Path, known: set[str]) -> dict[str, Any]:
@@ -236,7 +245,7 @@ def build_model(
     args: ModelArguments, num_identities: int, head_group: ProcessGroup | None = None
 ) -> tuple[FaceRecognitionModel, FaceImageProcessor]:
     """The training model and the image processor of a recipe, the class centers split over `head_group` if given."""
-    head = {
+    head: dict[str, Any] = {
         "num_identities": num_identities,
         "margin": args.margin,
         "margin_kwargs": args.margin_kwargs,

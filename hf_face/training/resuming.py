@@ -25,7 +25,7 @@ def find_checkpoint(resume_from: str | Path | bool | None, output_dir: str | Pat
     """
     if resume_from is None or resume_from is False:
         return None
-    folder = Path(output_dir) if resume_from in (True, "auto") else Path(resume_from)
+    folder = Path(output_dir) if resume_from in (True, "auto") else Path(str(resume_from))
     # Decided by one process: files may appear while the others look.
     found = broadcast_object_list([_checkpoint_in(folder)])[0]
     if found is None and resume_from != "auto":
@@ -47,7 +47,7 @@ def last_complete_checkpoint(output_dir: str | Path) -> str | None:
 
 def is_finished(checkpoint: Path, args: TrainingArguments) -> bool:
     """Whether a checkpoint is of the last step that `args` ask for."""
-    state = TrainerState.load_from_json(checkpoint / TRAINER_STATE_NAME)
+    state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
     last_step = args.max_steps
     if last_step <= 0:
         last_step = math.ceil(state.global_step * args.num_train_epochs / state.epoch)

@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,10 +18,11 @@ from torch.utils.data import DataLoader, SequentialSampler
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import TrainOutput, speed_metrics
-from transformers.utils import PushInProgress, logging
+from transformers.utils import logging
 
 from ..data import BatchNormalize, FaceCollator, FaceDataset, build_augmentation
 from ..embedding import Embedder
+from ..evaluation import Evaluator
 from ..hub import FaceModelCardData
 from ..models import FaceImageProcessor
 from ..recognition import FaceRecognitionModel
@@ -77,7 +79,12 @@ class FaceTrainer(Trainer):
     """
 
     args: FaceTrainingArguments
-    push_in_progress: PushInProgress | None = None
+    model: FaceRecognitionModel
+    eval_dataset: list[Evaluator]
+    processing_class: FaceImageProcessor
+    data_collator: FaceCollator
+    hub_model_id: str | None  # type: ignore[assignment]
+    push_in_progress: Any = None  # a `PushInProgress`
 
     def __init__(
         self,
@@ -87,7 +94,7 @@ class FaceTrainer(Trainer):
         eval_dataset: Protocols | None = None,
         image_processor: FaceImageProcessor | None = None,
         augmentation: str | Sequence | None = "flip",
-        on_bad_image: str = "raise",
+        on_bad_image: Literal["raise", "skip"] = "raise",
         card: FaceModelCardData | None = None,
         method: TrainingMethod | None = None,
         **kwargs,
@@ -105,7 +112,7 @@ class FaceTrainer(Trainer):
         model.head.requires_grad_(self.method.uses_head)
         self.class_centers = ClassCenters(model.head, args)
         if self.class_centers.is_split:
-            model._ddp_params_and_buffers_to_ignore = ["head.weight"]
+            model._ddp_params_and_buffers_to_ignore = ["head.weight"]  # type: ignore[assignment]
         if self.class_centers.needs_own_clipping and args.max_grad_norm == 0:
             args.max_grad_norm = math.inf  # clips nothing, but has Trainer ask us for the norm
         super().__init__(
@@ -127,7 +134,7 @@ class FaceTrainer(Trainer):
         self._streamed: StreamedBatches | None = None
         self._resumed_from: Path | None = None
         if args.channels_last:
-            model.to(memory_format=torch.channels_last)
+            model.to(memory_format=torch.channels_last)  # type: ignore[call-arg]  # the wrapper hides what it takes
         self.ema = None if args.ema_decay is None else WeightAverage(model.backbone, args.ema_decay)
         for callback in filter(None, (_FurtherParts(self), self.ema, self.publisher)):
             self.add_callback(callback)
@@ -152,7 +159,7 @@ class FaceTrainer(Trainer):
         if checkpoint is not None and is_finished(checkpoint, self.args):
             self._load_from_checkpoint(str(checkpoint))
             self.load_further_weights(checkpoint)
-            self.state = TrainerState.load_from_json(checkpoint / TRAINER_STATE_NAME)
+            self.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
             self.publisher.weights_changed(self.state.global_step)
             return TrainOutput(self.state.global_step, math.nan, {})
         output = super().train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint), **kwargs)
@@ -167,7 +174,11 @@ class FaceTrainer(Trainer):
             return super().get_train_dataloader()
         self._streamed = StreamedBatches(self.train_dataset, self.args, self._train_batch_size)
         return self._get_dataloader(
-            self._streamed.stream, "Training", batch_size=1, sampler_fn=SequentialSampler, is_training=True
+            self._streamed.stream,
+            "Training",
+            batch_size=1,
+            sampler_fn=SequentialSampler,  # type: ignore[arg-type]
+            is_training=True,
         )
 
     def prepare_batch(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -263,7 +274,7 @@ class FaceTrainer(Trainer):
             num_workers=self.args.dataloader_num_workers,
             progress=not self.args.disable_tqdm,
         )
-        metrics = {}
+        metrics: dict[str, float] = {}
         for evaluator in evaluators:
             found = evaluator.evaluate(embedder, figures_dir)
             self.publisher.remember(evaluator, found, figures_dir)
@@ -284,7 +295,7 @@ class FaceTrainer(Trainer):
     def backbone(self) -> PreTrainedModel:
         """The backbone as it is published: averaged when `ema_decay` is set, with LoRA adapters merged."""
         if self.ema is not None:
-            backbone = self.ema.module
+            backbone: Any = self.ema.module
         else:
             backbone = self.accelerator.unwrap_model(self.model, keep_torch_compile=False).backbone
         return copy.deepcopy(backbone).merge_and_unload() if isinstance(backbone, PeftModel) else backbone
