@@ -13,7 +13,7 @@ from ..evaluation import Evaluator
 from ..hub.card_data import Evaluation, FaceModelCardData, TrainingData, read_emissions
 from ..hub.measuring import cpu_name
 from ..hub.model_card import is_repo_id
-from ..registry import augmentations, methods, protocols
+from ..registry import Entry, augmentations, methods, protocols
 
 if TYPE_CHECKING:
     from .trainer import FaceTrainer
@@ -103,9 +103,15 @@ def training_citations(trainer: "FaceTrainer") -> list[str]:
     """What the training rests on beside backbone, margin and data: its method, Partial FC, augmentations, protocols."""
     used = [methods.entry_of(trainer.method)]
     used += [augmentations.entry_of(step) for step in trainer.augment.modules()] if trainer.augment else []
-    used += [protocols.entry_of(measurement.evaluator) for measurement in trainer.publisher.measured.values()]
+    used += [protocol_of(measurement.evaluator) for measurement in trainer.publisher.measured.values()]
     found = [bibtex for entry in used if entry is not None for bibtex in entry.citations]
     return found + (["partial_fc"] if trainer.args.partial_fc_sample_rate < 1 else [])
+
+
+def protocol_of(evaluator: Evaluator) -> Entry | None:
+    """The registered protocol of an evaluator: by its name where one class has several, such as LFW and CFP-FP."""
+    named = protocols.get(evaluator.name)
+    return named if named is not None and named.target is type(evaluator) else protocols.entry_of(evaluator)
 
 
 def base_model(backbone: nn.Module) -> str | None:

@@ -222,6 +222,13 @@ def test_the_base_model_is_named_where_it_has_a_hub_name(make_trainer, tmp_path)
     assert complete_card(STATED, trainer).base_model is None
 
 
+def test_protocols_are_cited_under_the_name_they_were_run_by(make_trainer, people):
+    trainer = make_trainer(evaluate=False)
+    trainer.evaluate(make_verification_pairs(people[1], name="cfp_fp"))
+    (entry,) = complete_card(STATED, trainer).citations
+    assert "Sengupta" in entry
+
+
 # In the middle of training
 
 
