@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
+from importlib import import_module
 from importlib.util import resolve_name
 from pathlib import Path
 
@@ -147,6 +148,18 @@ def test_auto_classes_know_our_models_whatever_was_imported_first(failures, orde
 @pytest.mark.parametrize("name", hf_face.__all__)
 def test_every_public_name_is_there(name):
     assert getattr(hf_face, name) is not None
+
+
+SUBPACKAGES = "convert data data.augmentation embedding evaluation heads hub training training.methods"
+
+
+@pytest.mark.parametrize("package", SUBPACKAGES.split())
+def test_a_subpackage_lists_the_names_that_it_imports(package):
+    module = import_module(f"hf_face.{package}")
+    body = ast.parse(Path(module.__file__).read_text(encoding="utf-8")).body
+    imports = [node for node in body if isinstance(node, ast.ImportFrom) and node.module]
+    assert {alias.name for node in imports for alias in node.names} <= set(module.__all__)
+    assert set(module.__all__) <= set(dir(module))
 
 
 @pytest.mark.parametrize("package", [hf_face.models, hf_face.recognition])
