@@ -7,6 +7,7 @@ docstrings, types are written as transformers writes them and [`Name`] is a refe
 """
 
 import importlib
+import inspect
 import re
 from types import ModuleType
 
@@ -19,7 +20,7 @@ TABLE = re.compile(r"<!-- table: (\w+) -->")
 OUTSIDE = re.compile(r"\[([^\]]+)\]\(\.\./([^)\s]+)\)")
 PAGES = {"benchmarks/README.md": "benchmarks.md"}
 
-ARGUMENT = re.compile(r"^(\s+\*{0,2}\w+(?:, \w+)*) \(([`\[].*)\):", flags=re.MULTILINE)
+ARGUMENT = re.compile(r"^(\s+\*{0,2}\w+(?:, \w+)*) \((.*`.*)\):", flags=re.MULTILINE)
 EXAMPLE = re.compile(r"^(\s*)Example:\n\s*```python", flags=re.MULTILINE)
 REFERENCE = re.compile(r"\[`(~?)([\w.]+)`\](?!\[|\()")
 
@@ -36,7 +37,8 @@ def on_page_markdown(markdown: str, **kwargs) -> str:
 def api(package: str) -> str:
     module = importlib.import_module(package)
     names = [name for name in public_names(module) if callable(getattr(module, name))]
-    return "\n\n".join(f"::: {package}.{name}" for name in sorted(names, key=str.lower))
+    entries = [f"::: {package}.{name}" for name in sorted(names, key=str.lower)]
+    return "\n\n".join([plain(inspect.getdoc(module) or ""), *entries])
 
 
 def public_names(module: ModuleType) -> list[str]:
@@ -46,13 +48,16 @@ def public_names(module: ModuleType) -> list[str]:
 
 
 def table(name: str) -> str:
-    entries = getattr(registry, name).values()
-    rows = [f"| `{entry.name}` | {plain(entry.summary)} |" for entry in entries]
+    """The names of a registry, those of one class together, and what the class says of itself."""
+    names: dict[str, list[str]] = {}
+    for entry in getattr(registry, name).values():
+        names.setdefault(plain(entry.summary), []).append(f"`{entry.name}`")
+    rows = [f"| {', '.join(each)} | {summary} |" for summary, each in names.items()]
     return "\n".join(["| name | |", "|---|---|", *rows])
 
 
 def plain(summary: str) -> str:
-    """A docstring's first paragraph as it can stand in a cell of a table."""
+    """A docstring's text as it can stand on a page or in a cell of a table."""
     return REFERENCE.sub(lambda match: f"`{match[2]}`", summary).replace("|", "\\|")
 
 
