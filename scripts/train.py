@@ -1,5 +1,5 @@
 """
-Trains a face model from a recipe, evaluates it on people it has not seen, and saves it; what `hf-face train` does.
+Train a face model from a recipe, evaluate it on people it has not seen, and save it; the same as `hf-face train`.
 
     accelerate launch scripts/train.py recipes/demo/orl.yaml
     accelerate launch scripts/train.py recipes/demo/orl.yaml --learning_rate 0.05 --margin cosface
@@ -7,7 +7,7 @@ Trains a face model from a recipe, evaluates it on people it has not seen, and s
 """
 
 from hf_face.cli.errors import run_for_people
-from hf_face.train import main
+from hf_face.cli.train import main
 
 if __name__ == "__main__":
     run_for_people(main)

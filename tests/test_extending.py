@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
 from hf_face import convert_checkpoint, export_checkpoint
-from hf_face.train import main
+from hf_face.cli.train import main
 
 RECIPE = {
     "plugins": ["face_extension"],

@@ -1,20 +1,87 @@
 """
 Train a face model from a recipe, evaluate it on people it has not seen, and save it.
 
-The help is that of `hf_face/train.py`, which is what launchers start.
+Any field of the recipe can be set on the command line. Checkpoints are saved to output_dir/checkpoint-N. With
+`resume_from_checkpoint: auto`, an interrupted run resumes from the newest complete one.
+
+Use accelerate with a launch configuration to train on several GPUs, or torchrun for several ranks without GPUs.
+
+Example:
+    hf-face train demo/orl --margin adaface --num_train_epochs 2 --output_dir outputs/mine
+    accelerate launch --config_file $(hf-face recipes accelerate/multi_gpu) -m hf_face.train demo/orl
+    torchrun --standalone --nproc_per_node 2 -m hf_face.train demo/orl --use_cpu true
 """
 
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+
+from .loading import check_data
+from .parser import CommandParser
 
 
 def main(argv: Sequence[str]) -> None:
-    import torch
+    from transformers import set_seed
 
-    from .. import train
+    from ..training import FaceTrainer
+    from ..training.recipe import build_method, build_model, load_data, parse_recipe
+
+    command_line().parse_args(argv)
+    hint_at_launchers()
+    model_args, data_args, card_args, args = parse_recipe(argv)
+    set_seed(args.seed)
+    with args.main_process_first(desc="loading the data"):
+        check_data(*data_args.train_data)
+        train_dataset, evaluators = load_data(data_args)
+    num_identities = train_dataset.features["label"].num_classes
+    model, image_processor = build_model(model_args, num_identities, args.head_group)
+    trainer = FaceTrainer(
+        model,
+        args,
+        train_dataset,
+        evaluators,
+        image_processor=image_processor,
+        augmentation=data_args.augmentation,
+        on_bad_image=data_args.on_bad_image,
+        card=card_args.build(),
+        method=build_method(model_args),
+    )
+
+    trained = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    if trained.metrics:  # empty if the run was already finished
+        trainer.save_metrics("train", trained.metrics)
+    trainer.save_model()
+    if evaluators:
+        metrics = trainer.evaluate(figures_dir=Path(args.output_dir, "figures"))
+        trainer.log_metrics("eval", metrics)
+        trainer.save_metrics("eval", metrics)
+    if trainer.card is not None:
+        trainer.create_model_card()
+    if args.push_to_hub:
+        trainer.push_to_hub()
+
+
+def command_line() -> CommandParser:
+    """The parser that explains the fields and reports mistyped ones."""
+    from ..training.recipe import RECIPE_TYPES
+
+    parser = CommandParser(RECIPE_TYPES, __doc__, usage="%(prog)s RECIPE [--field value ...]")
+    parser.add_argument(
+        "recipe",
+        nargs="?",
+        help="a recipe included in hf_face, such as demo/orl (see `hf-face recipes`), or a YAML file",
+    )
+    return parser
+
+
+def hint_at_launchers() -> None:
+    """Say how to use all GPUs, if there are several and this process was started alone."""
+    import torch
 
     devices = torch.accelerator.device_count()
     if devices > 1 and "RANK" not in os.environ:
-        print(f"This is one process for {devices} GPUs; for one each, see `hf-face train --help`.", file=sys.stderr)
-    train.main(argv)
+        print(
+            f"Training on {devices} GPUs with one process; for one process per GPU, see `hf-face train --help`.",
+            file=sys.stderr,
+        )

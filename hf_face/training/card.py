@@ -1,8 +1,8 @@
-"""What a training run adds to the card of its model."""
+"""Completing a model card with the data of a training run."""
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -15,15 +15,14 @@ from ..hub.measuring import cpu_name
 from ..hub.model_card import is_repo_id
 from ..registry import Entry, augmentations, methods, protocols
 
-if TYPE_CHECKING:
-    from .trainer import FaceTrainer
+Run = Any  # a FaceTrainer, whose module imports this one
 
-# What an embedding is made of when faces are compared, by the evaluator's `flip`.
+# Test-time augmentation by the evaluator's `flip`.
 AUGMENTATIONS = {
     "sum": "embeddings of the image and its flipped image summed",
     "concat": "embeddings of the image and its flipped image side by side",
 }
-# Arguments of the training that the card lists, where they are set to something.
+# Training arguments to list in the card if they are set.
 SETTINGS = (
     "learning_rate",
     "head_learning_rate",
@@ -53,12 +52,12 @@ ADAM_SETTINGS = ("adam_beta1", "adam_beta2", "adam_epsilon")
 @dataclasses.dataclass(frozen=True)
 class Measurement:
     """
-    What one protocol found for the trainer's present weights.
+    The result of one protocol for the trainer's current weights.
 
     Args:
         evaluator (`Evaluator`): The protocol.
-        metrics (`dict[str, float]`): What it answered.
-        figure (`Path`, *optional*): Its leading figure, where it was drawn.
+        metrics (`dict[str, float]`): Its metrics.
+        figure (`Path`, *optional*): Its most important figure, if it was drawn.
     """
 
     evaluator: Evaluator
@@ -66,7 +65,7 @@ class Measurement:
     figure: Path | None = None
 
     def evaluation(self) -> Evaluation:
-        """As the card shows it."""
+        """Convert to an evaluation for the card."""
         return Evaluation(
             self.evaluator.name,
             {key: float(value) for key, value in self.metrics.items()},
@@ -75,15 +74,15 @@ class Measurement:
         )
 
 
-def complete_card(card: FaceModelCardData, trainer: "FaceTrainer") -> FaceModelCardData:
+def complete_card(card: FaceModelCardData, trainer: Run) -> FaceModelCardData:
     """
-    The card with everything the trainer saw: settings, log, what was measured with its present weights, and run time,
-    hardware and emissions if all of the training ran in this process. What the publisher states (licenses, data,
-    description) stays as it is.
+    Add the trainer's data to a card: settings, log, measurements of the current weights, and run time, hardware and
+    emissions if all of the training ran in this process. The publisher's statements (licenses, data, description) are
+    not changed.
 
     Args:
-        card: What the publisher states. A single training set without counts is counted.
-        trainer (`FaceTrainer`): After training.
+        card: The publisher's statements. The images of a single training set are counted if it has no counts.
+        trainer (`FaceTrainer`): The trainer after training.
     """
     measured = trainer.publisher.measured.values()
     return dataclasses.replace(
@@ -99,8 +98,8 @@ def complete_card(card: FaceModelCardData, trainer: "FaceTrainer") -> FaceModelC
     )
 
 
-def training_citations(trainer: "FaceTrainer") -> list[str]:
-    """What the training rests on beside backbone, margin and data: its method, Partial FC, augmentations, protocols."""
+def training_citations(trainer: Run) -> list[str]:
+    """Citations of the training besides backbone, margin and data: method, Partial FC, augmentations, protocols."""
     used = [methods.entry_of(trainer.method)]
     used += [augmentations.entry_of(step) for step in trainer.augment.modules()] if trainer.augment else []
     used += [protocol_of(measurement.evaluator) for measurement in trainer.publisher.measured.values()]
@@ -115,13 +114,13 @@ def protocol_of(evaluator: Evaluator) -> Entry | None:
 
 
 def base_model(backbone: nn.Module) -> str | None:
-    """The Hub name that a backbone, or the model inside it, was loaded from."""
+    """The Hub name that a backbone or its inner model was loaded from."""
     names = (module.name_or_path for module in backbone.modules() if isinstance(module, PreTrainedModel))
     return next((name for name in names if "/" in name and is_repo_id(name) and not Path(name).exists()), None)
 
 
-def count_training_data(card: FaceModelCardData, trainer: "FaceTrainer") -> list[TrainingData]:
-    """A single training set is counted; of several only their publisher knows which image came from where."""
+def count_training_data(card: FaceModelCardData, trainer: Run) -> list[TrainingData]:
+    """Count a single training set. The parts of several sets are only known to the publisher."""
     if len(card.training_data) != 1 or not hasattr(trainer.train_dataset, "__len__"):
         return card.training_data
     source = card.training_data[0]
@@ -129,8 +128,8 @@ def count_training_data(card: FaceModelCardData, trainer: "FaceTrainer") -> list
     return [dataclasses.replace(source, **{key: getattr(source, key) or value for key, value in counts.items()})]
 
 
-def training_settings(trainer: "FaceTrainer") -> dict[str, Any]:
-    """The settings that made the present weights, by the names of the arguments that set them."""
+def training_settings(trainer: Run) -> dict[str, Any]:
+    """The settings of the current weights, by the names of their arguments."""
     args = trainer.args
     names = SETTINGS + (ADAM_SETTINGS if "adam" in args.optim else ())
     settings = {name: getattr(args, name) for name in names}
@@ -150,8 +149,8 @@ def training_settings(trainer: "FaceTrainer") -> dict[str, Any]:
     return settings
 
 
-def training_costs(card: FaceModelCardData, trainer: "FaceTrainer") -> dict[str, Any]:
-    """Run time, hardware and emissions; nothing of a training that ran in several sessions, of which one is known."""
+def training_costs(card: FaceModelCardData, trainer: Run) -> dict[str, Any]:
+    """Run time, hardware and emissions, unless the training was resumed and only its last part is known."""
     runtimes = [entry["train_runtime"] for entry in trainer.state.log_history if "train_runtime" in entry]
     if not runtimes or trainer.publisher.started_at_step > 0:
         return {"train_runtime": card.train_runtime, "emissions_kg": card.emissions_kg}

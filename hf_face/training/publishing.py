@@ -1,10 +1,10 @@
-"""What a trainer publishes: the backbone with its card, at the end of training and during it."""
+"""Publishing a trainer's backbone and its card, during and after training."""
 
 import shutil
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from accelerate.utils import broadcast_object_list
 from huggingface_hub import CommitInfo, HfApi
@@ -18,10 +18,7 @@ from ..hub import FaceModelCardData, push_to_hub, write_model_card, write_model_
 from ..hub.branch import HubBranch
 from ..hub.model_folder import check_licenses, load_model, refuse_split_head
 from ..hub.publishing import full_name, publish_folder
-from .card import Measurement, complete_card
-
-if TYPE_CHECKING:
-    from .trainer import FaceTrainer
+from .card import Measurement, Run, complete_card
 
 logger = logging.get_logger(__name__)
 
@@ -30,24 +27,24 @@ PUSH_FAILED = "A push during training failed."
 
 class Publisher(TrainerCallback):
     """
-    Knows what a trainer's card may say, writes it, and pushes the backbone with it.
+    Collects the data of a trainer's card, writes the card, and pushes the backbone with it.
 
     Args:
-        trainer ([`FaceTrainer`]): Whose model is published.
-        card ([`FaceModelCardData`], *optional*): What the publisher states.
+        trainer ([`FaceTrainer`]): The trainer of the model to publish.
+        card ([`FaceModelCardData`], *optional*): The publisher's statements.
 
     Attributes:
-        weights_step (`int`): The step of training that the present weights come from.
-        measured (`dict[str, Measurement]`): What the protocols found for these weights, by the protocols' names.
-        started_at, started_at_step: When this process began to train, in seconds since the epoch, and at which step.
+        weights_step (`int`): The training step of the current weights.
+        measured (`dict[str, Measurement]`): Results of protocols for these weights, by protocol name.
+        started_at, started_at_step: When this process started training, in seconds since the epoch and in steps.
     """
 
-    def __init__(self, trainer: "FaceTrainer", card: FaceModelCardData | None):
+    def __init__(self, trainer: Run, card: FaceModelCardData | None):
         self.trainer, self.card = trainer, card
         self.started_at, self.started_at_step = 0.0, 0
         self.weights_changed(step=0)
 
-    # What the card may say
+    # Data of the card
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.started_at, self.started_at_step = time.time(), state.global_step
@@ -61,17 +58,17 @@ class Publisher(TrainerCallback):
             self.weights_changed(state.best_global_step)
 
     def weights_changed(self, step: int) -> None:
-        """Discards measurements of earlier weights."""
+        """Discard measurements of earlier weights."""
         self.weights_step = step
         self.measured: dict[str, Measurement] = {}
 
     def remember(self, evaluator: Evaluator, metrics: dict[str, float], figures_dir: str | Path | None) -> None:
-        """Keeps for the card what a protocol found."""
+        """Store the results of a protocol for the card."""
         figure = None if figures_dir is None else evaluator.lead_figure(figures_dir)
         self.measured[evaluator.name] = Measurement(evaluator, metrics, figure)
 
     def write_card(self) -> None:
-        """Saves the model into `output_dir` with its card, evaluated with these weights. To be called on every rank."""
+        """Save the model to `output_dir` with its card, after evaluating it. Must be called on every rank."""
         trainer = self.trainer
         check_card(self.card)
         self._measure()
@@ -83,7 +80,7 @@ class Publisher(TrainerCallback):
             write_model_card(folder, load_model(folder), trainer.processing_class, card, repo_id)
 
     def _measure(self) -> None:
-        """Runs the protocols with figures, unless that has been done with these weights."""
+        """Run the protocols with figures, unless this was already done for these weights."""
         found = {name for name, measurement in self.measured.items() if measurement.figure is not None}
         if {evaluator.name for evaluator in self.trainer.eval_dataset or []} - found:
             self.trainer.evaluate(figures_dir=Path(self.trainer.args.output_dir, "figures"))
@@ -91,7 +88,7 @@ class Publisher(TrainerCallback):
     # At the end of training
 
     def push(self, include_head: bool = False, **kwargs: Any) -> CommitInfo | None:
-        """Publishes the backbone, its card and figures in one commit; see [`FaceTrainer.push_to_hub`]."""
+        """Publish the backbone, its card and figures in one commit; see [`FaceTrainer.push_to_hub`]."""
         trainer = self.trainer
         check_card(self.card)
         if include_head:
@@ -114,11 +111,11 @@ class Publisher(TrainerCallback):
     # During training
 
     def make_repository(self, token: str | None = None, private: bool | None = None) -> None:
-        """Makes the repository and branch. Fails before training rather than after."""
+        """Create the repository and branch, to fail before training rather than after."""
         trainer = self.trainer
         if not trainer.is_world_process_zero():
             return
-        # One client for all pushes: it runs them one after the other.
+        # A single client runs all pushes in sequence.
         self.api = HfApi(token=token or trainer.args.hub_token, library_name="hf_face")
         name = trainer.args.hub_model_id or Path(trainer.args.output_dir).absolute().name
         trainer.hub_model_id = full_name(self.api, name)
@@ -129,13 +126,13 @@ class Publisher(TrainerCallback):
             branch.make(private)
 
     def push_checkpoint(self, checkpoint: str) -> None:
-        """Pushes the backbone with its card, and the checkpoint where `hub_strategy` says so, in one commit."""
+        """Push the backbone with its card, and the checkpoint if `hub_strategy` includes it, in one commit."""
         trainer = self.trainer
         strategy = trainer.args.hub_strategy
         if strategy == HubStrategy.END or (self._push_runs() and not trainer.args.hub_always_push):
             return
         trainer.callback_handler.on_push_begin(trainer.args, trainer.state, trainer.control)
-        # A copy of its own: training goes on and changes the folders while it is sent.
+        # A separate copy, since training continues and changes the folders during the upload.
         snapshot = Path(trainer.args.output_dir, f"_push-{trainer.state.global_step}")
         trainer.save_model(snapshot / "saved")
         if not trainer.is_world_process_zero():
@@ -144,9 +141,7 @@ class Publisher(TrainerCallback):
         try:
             card = complete_card(self.card, trainer)
             write_model_folder(snapshot / "saved", folder, trainer.hub_model_id, card=card)
-        except (
-            ValueError
-        ) as error:  # a failed push, of weights that are not finite for instance, must not stop training
+        except ValueError as error:  # a failed push, for example of non-finite weights, must not stop training
             shutil.rmtree(snapshot)
             logger.warning(f"{PUSH_FAILED}\n{error}")
             return
@@ -159,13 +154,13 @@ class Publisher(TrainerCallback):
         trainer.push_in_progress.jobs.append(job)
 
     def finish(self) -> None:
-        """Waits for the pushes under way, and reports those that failed."""
+        """Wait for running pushes and report those that failed."""
         if self.trainer.push_in_progress is not None:
             self.trainer.push_in_progress.wait_until_done()
         self.report_failures()
 
     def report_failures(self) -> None:
-        """Training goes on without the pushes that failed, but not in silence."""
+        """Log a warning for each failed push, without stopping training."""
         pushes = self.trainer.push_in_progress
         if pushes is None:
             return
@@ -187,7 +182,7 @@ class Publisher(TrainerCallback):
             shutil.rmtree(folder.parent)
 
     def _push_runs(self) -> bool:
-        """Whether an earlier push is still under way; the same answer on every rank, since all save or none."""
+        """Whether an earlier push is still running; the same on every rank, since either all ranks save or none."""
         self.report_failures()
         pushes = self.trainer.push_in_progress
         return broadcast_object_list([pushes is not None and not pushes.is_done()])[0]
@@ -196,8 +191,8 @@ class Publisher(TrainerCallback):
 def check_card(card: FaceModelCardData | None) -> None:
     """
     Raises:
-        ValueError: if there is no card, or it states no licenses.
+        ValueError: if there is no card or it lacks licenses.
     """
     if card is None:
-        raise ValueError("A model card states licenses: FaceTrainer(card=FaceModelCardData(license=..., ...)).")
+        raise ValueError("A model card requires licenses: pass FaceTrainer(card=FaceModelCardData(license=..., ...)).")
     check_licenses(card)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from hf_face import train as training
+from hf_face.cli.train import hint_at_launchers
 from hf_face.data import load_identities
 from hf_face.hub import FaceModelCardData, TrainingData
 
@@ -46,13 +46,15 @@ def test_train(hf_face, recipe, tmp_path):
     assert AutoModel.from_pretrained(tmp_path / "run").config.embedding_size == 8
 
 
-def test_train_says_how_several_gpus_are_used(hf_face, recipe, monkeypatch):
+def test_train_says_how_several_gpus_are_used(monkeypatch, capsys):
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
-    monkeypatch.setattr(training, "main", lambda argv: None)
-    hint = "This is one process for 2 GPUs; for one each, see `hf-face train --help`.\n"
-    assert hf_face("train", recipe).err == hint
+    monkeypatch.delenv("RANK", raising=False)
+    hint_at_launchers()
+    hint = "Training on 2 GPUs with one process; for one process per GPU, see `hf-face train --help`.\n"
+    assert capsys.readouterr().err == hint
     monkeypatch.setenv("RANK", "0")
-    assert hf_face("train", recipe).err == ""
+    hint_at_launchers()
+    assert capsys.readouterr().err == ""
 
 
 def test_the_module_that_launchers_start(recipe, tmp_path, monkeypatch):

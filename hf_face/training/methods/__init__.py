@@ -1,4 +1,4 @@
-"""Training methods, one file each: what a training step minimizes."""
+"""Training methods, which define the losses of a training step, one file each."""
 
 import importlib
 import pkgutil
@@ -6,7 +6,7 @@ import pkgutil
 from .base import TrainingMethod
 from .margin_softmax import MarginSoftmax
 
-for _module in pkgutil.iter_modules(__path__, f"{__name__}."):  # each registers the methods that it holds
+for _module in pkgutil.iter_modules(__path__, f"{__name__}."):  # each module registers its methods
     importlib.import_module(_module.name)
 
 __all__ = ["MarginSoftmax", "TrainingMethod"]

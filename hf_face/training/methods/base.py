@@ -1,24 +1,20 @@
-"""The seam between a training method and the trainer."""
-
-from typing import TYPE_CHECKING
+"""Base class for training methods."""
 
 import torch
 from torch import Tensor, nn
-
-if TYPE_CHECKING:
-    from ..trainer import FaceTrainer
+from transformers import Trainer
 
 
 class TrainingMethod(nn.Module):
     """
-    What a training step minimizes: one function from a batch to named losses.
+    Base class for training methods, which compute named losses from a batch.
 
-    The trainer adds the losses up and logs each of them. A subclass writes [`~TrainingMethod.losses`], has a name in
-    the registry, and is chosen by `method:` in a recipe or `FaceTrainer(..., method=...)`. Modules and parameters that
-    it registers, such as a projection, are trained and checkpointed with the model and left out of what is published.
+    The trainer sums the losses and logs each of them. A subclass implements [`~TrainingMethod.losses`], is registered,
+    and is selected by `method:` in a recipe or `FaceTrainer(..., method=...)`. Its modules and parameters, such as a
+    projection, are trained and checkpointed with the model, but not published.
 
     Attributes:
-        uses_head (`bool`): Whether the margin head is trained. Otherwise it is frozen.
+        uses_head (`bool`): Whether to train the margin head, or freeze it.
 
     Example:
     ```python
@@ -27,10 +23,10 @@ class TrainingMethod(nn.Module):
 
     >>> @methods.register("short_embeddings")
     ... class ShortEmbeddings(TrainingMethod):
-    ...     '''The margin softmax, and a penalty on the length of the embeddings.
+    ...     '''The margin softmax with a penalty on the norm of the embeddings.
     ...
     ...     Args:
-    ...         weight: factor on the penalty.
+    ...         weight: weight of the penalty.
     ...     '''
     ...
     ...     def __init__(self, weight: float = 0.01):
@@ -49,9 +45,9 @@ class TrainingMethod(nn.Module):
         super().__init__()
         self._observed: dict[str, Tensor] = {}
 
-    def setup(self, trainer: "FaceTrainer") -> None:
+    def setup(self, trainer: Trainer) -> None:
         """
-        Called once, when the trainer is made: the place to look at the model, load a teacher, or refuse.
+        Called once by the trainer's constructor, for example to check the model or load a teacher.
 
         Raises:
             ValueError: if this method cannot train the trainer's model.
@@ -59,30 +55,30 @@ class TrainingMethod(nn.Module):
 
     def losses(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """
-        The losses of a batch by name, scalars, weighted as they are to be added up.
+        Compute the losses of a batch by name, as weighted scalars.
 
         Args:
-            model: The training model as the engine wraps it. Call it, `model(pixel_values=..., labels=...)`, rather
-                than its parts: [`FaceRecognitionModel`] says what it takes and gives.
-            batch: On the device of the model:
+            model: The training model, wrapped by the engine. Call it, `model(pixel_values=..., labels=...)`, rather
+                than its parts; see [`FaceRecognitionModel`] for its inputs and outputs.
+            batch: Tensors on the device of the model:
 
                 - `images` (B, 3, H, W), uint8 RGB, augmented, in [0, 255];
-                - `pixel_values` (B, 3, H, W), the same as the backbone takes them;
+                - `pixel_values` (B, 3, H, W), the same images as input of the backbone;
                 - `labels` (B,), int64.
         """
         raise NotImplementedError
 
     def observe(self, **values: Tensor) -> None:
-        """Log further scalars of this batch, such as the mean norm of the embeddings."""
+        """Log additional scalars of this batch, such as the mean norm of the embeddings."""
         self._observed |= {name: value.detach() for name, value in values.items()}
 
     def take_observed(self) -> dict[str, Tensor]:
-        """What was observed since the last call."""
+        """Return the values observed since the last call."""
         observed, self._observed = self._observed, {}
         return observed
 
     def compute(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The sum of the losses, and what to log: each loss where there are several, and what was observed."""
+        """Return the sum of the losses and the values to log: each loss if there are several, and observed values."""
         losses = self.losses(model, batch)
         logged = {name: loss.detach() for name, loss in losses.items()} if len(losses) > 1 else {}
         return torch.stack([loss.reshape(()) for loss in losses.values()]).sum(), logged | self.take_observed()

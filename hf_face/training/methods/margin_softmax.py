@@ -1,4 +1,4 @@
-"""The default method: the margin softmax alone."""
+"""The default method: the margin softmax."""
 
 from torch import Tensor, nn
 
@@ -9,9 +9,9 @@ from .base import TrainingMethod
 @methods.register("margin_softmax")
 class MarginSoftmax(TrainingMethod):
     """
-    The loss of the model's margin head, whatever its margin.
+    The loss of the model's margin head, with any margin.
 
-    Logs the mean norm of the embeddings and the mean cosine to the own class center besides.
+    Also logs the mean norm of the embeddings and their mean cosine to the target class center.
     """
 
     def losses(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
