@@ -1,5 +1,5 @@
 """
-Turns another project's checkpoint into a model folder that `AutoModel.from_pretrained` and `pipeline` load, and back.
+Convert another project's checkpoint to a model folder for `AutoModel.from_pretrained` and `pipeline`, or back.
 
     python scripts/convert_checkpoint.py backbone.pth my-model
     python scripts/convert_checkpoint.py --source magface --keep_class_centers magface.pth my-model
@@ -20,25 +20,30 @@ from hf_face.registry import load_plugins
 def parse_arguments() -> argparse.Namespace:
     plugins = argparse.ArgumentParser(add_help=False)
     plugins.add_argument(
-        "--plugins", action="append", default=[], metavar="MODULE", help="a module with sources of your own"
+        "--plugins", action="append", default=[], metavar="MODULE", help="module with your own sources"
     )
-    load_plugins(plugins.parse_known_args()[0].plugins)  # before their sources are listed
+    load_plugins(plugins.parse_known_args()[0].plugins)  # before listing their sources
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=list_sources(), parents=[plugins], formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("checkpoint", type=Path, help="file or folder to read")
     parser.add_argument("output", type=Path, help="folder to write (with --export: file)")
     parser.add_argument(
-        "--source", default="auto", metavar="SOURCE", help="project it comes from; recognized if not given"
+        "--source", default="auto", metavar="SOURCE", help="project of the checkpoint; recognized by default"
     )
-    parser.add_argument("--export", metavar="SOURCE", help="instead, write this model for that project's tools")
+    parser.add_argument("--export", metavar="SOURCE", help="convert a model folder to this project's format instead")
     parser.add_argument(
-        "--set", action="append", default=[], type=parse_setting, metavar="NAME=VALUE", help="an option; value is YAML"
+        "--set",
+        action="append",
+        default=[],
+        type=parse_setting,
+        metavar="NAME=VALUE",
+        help="set an option; the value is YAML",
     )
     parser.add_argument(
         "--keep_class_centers",
         action="store_true",
-        help="write the class centers beside the model, for `head_from:` of a recipe",
+        help="also save the class centers, for a recipe's `head_from:`",
     )
     return parser.parse_args()
 
@@ -68,7 +73,7 @@ def main(arguments: argparse.Namespace) -> None:
     )
     size = f"{model.num_parameters() / 1e6:.1f} M parameters, {model.config.embedding_size}-d embedding"
     print(f"{arguments.output}: {model.config.model_type}, {size}, {image_processor.channel_order} input.")
-    print("The weights keep the license of their source, often for research only: state it when you publish them.")
+    print("The weights keep the license of their source, often research only: state it when publishing them.")
 
 
 if __name__ == "__main__":

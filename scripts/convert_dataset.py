@@ -1,5 +1,5 @@
 """
-Converts identity data between the field's formats, with the images' bytes as they are; what `hf-face data` does.
+Convert identity data between formats, without re-encoding images; the same as `hf-face data`.
 
     python scripts/convert_dataset.py --source faces_emore --output_dir data/ms1mv2
     python scripts/convert_dataset.py --source faces_emore --output_dir data/ms1mv2 --push_to_hub me/x --license other

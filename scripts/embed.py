@@ -1,5 +1,5 @@
 """
-Embeds a folder of aligned face crops into a Parquet file; what `hf-face embed` does.
+Embed a folder of aligned face crops into a Parquet file; the same as `hf-face embed`.
 
     python scripts/embed.py --model outputs/demo --images photographs --output embeddings.parquet
     accelerate launch scripts/embed.py --model outputs/demo --images photographs --output embeddings.parquet

@@ -1,14 +1,14 @@
 """
-Evaluates a face model on one or more protocols: JSON to the standard output, figures and JSON into a folder.
+Evaluate a face model on one or more protocols. Prints JSON, and saves figures and JSON to a folder.
 
     python scripts/evaluate.py --model outputs/demo --protocol lfw.bin --output_dir results
     python scripts/evaluate.py --model outputs/demo --protocol lfw cfp_fp agedb_30 quality --data faces_emore
     python scripts/evaluate.py --model outputs/demo --protocol '{folder: {data: photographs}}' '{ijb: {data: IJBC}}'
     accelerate launch scripts/evaluate.py --model outputs/demo --protocol rfw --data RFW/test --autocast bf16
 
-Protocols given together share the embeddings of the images they share. A protocol is a name below, the verification
-pairs themselves, or a name with its options as recipes write it. An option given on its own (--data) goes to every
-protocol that has it. --plugins imports modules that register protocols of their own.
+Images that several protocols share are embedded once. A protocol is a name from the list below, verification pairs, or
+a name with options as in recipes. Separate options (--data) are passed to every protocol that has them. --plugins
+imports modules that register their own protocols.
 """
 
 from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
@@ -23,7 +23,7 @@ from hf_face.registry import load_plugins
 
 
 class HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
-    """Defaults beside the options; the text above and below them as it is laid out."""
+    """Shows defaults of options, and keeps the layout of the description."""
 
 
 def main():

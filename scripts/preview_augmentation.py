@@ -1,5 +1,5 @@
 """
-Shows what an augmentation does to faces, as a grid of pictures: each row is a face as it is, then augmented anew.
+Preview an augmentation as a grid of images: each row shows a face, followed by augmented versions of it.
 
     python scripts/preview_augmentation.py adaface adaface.png
     python scripts/preview_augmentation.py '[flip, {random_erasing: {p: 1.0}}]' erasing.png --source crops.parquet
@@ -20,12 +20,12 @@ from hf_face.data import FaceCollator, FaceDataset, build_augmentation, load_ide
 
 def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("augmentation", type=yaml.safe_load, help="a recipe's augmentation: a name or a YAML list")
+    parser.add_argument("augmentation", type=yaml.safe_load, help="augmentation as in a recipe: a name or a YAML list")
     parser.add_argument("output", type=Path, help="PNG file to write")
     parser.add_argument("--source", help="identity data, see load_identities; the ORL faces by default")
     parser.add_argument("--image_size", type=int, default=112)
-    parser.add_argument("--num_faces", type=int, default=8, help="rows of the grid")
-    parser.add_argument("--num_draws", type=int, default=11, help="augmented pictures in a row")
+    parser.add_argument("--num_faces", type=int, default=8, help="number of rows")
+    parser.add_argument("--num_draws", type=int, default=11, help="number of augmented images per row")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
 
@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> None:
     pictures = torch.cat([faces[:, None], augmented], dim=1).flatten(0, 1)  # (num_faces * (1 + num_draws), 3, H, W)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     save_image(make_grid(pictures, nrow=1 + args.num_draws, padding=2) / 255, args.output)
-    print(f"wrote {args.output}: {args.num_faces} faces, each as it is and {args.num_draws} times augmented")
+    print(f"wrote {args.output}: {args.num_faces} faces, each with {args.num_draws} augmented versions")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 """
-Publishes a model folder on the Hub: weights, code, image processor, card and figures; what `hf-face push` does.
+Publish a model folder on the Hub: weights, code, image processor, card and figures; the same as `hf-face push`.
 
     python scripts/push_to_hub.py --model outputs/demo --repo_id org/resnet10t_orl
 """

@@ -1,6 +1,6 @@
 """
-Shows what the demo's model says of two photographs of one person and of two people, and sums the demo up in one line
-of JSON:
+Show the similarity of two images of one person and of two people with the demo's model, and summarize the demo in one
+line of JSON:
 
     python scripts/show_demo.py outputs/demo
 """

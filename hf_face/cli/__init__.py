@@ -1,6 +1,6 @@
 """
-The command hf-face. Every file of this folder with a function `main` is a subcommand, and its docstring is the help: a
-line for the list of subcommands, then what there is to know, then an example.
+The command hf-face. Every file in this folder with a function `main` is a subcommand. Its docstring is the help: a line
+for the list of subcommands, a description and an example.
 """
 
 import ast
@@ -18,8 +18,8 @@ Face recognition, native to Hugging Face.
 
 {subcommands}
 
-`hf-face SUBCOMMAND --help` explains the options and gives an example. Errors are a line or two; with --traceback, or
-HF_FACE_TRACEBACK=1, they say where they were raised."""
+Run `hf-face SUBCOMMAND --help` for options and an example. Errors are shown in a line or two; use --traceback or
+HF_FACE_TRACEBACK=1 for full tracebacks."""
 
 
 def main() -> None:
@@ -32,14 +32,14 @@ def run_subcommand(argv: Sequence[str]) -> None:
     if name in ("-h", "--help"):
         print(USAGE.format(subcommands="\n".join(f"  {each:<10}{summary}" for each, summary in known.items())))
     elif name in known:
-        sys.argv = [f"hf-face {name}", *arguments]  # what usage and errors call the program
+        sys.argv = [f"hf-face {name}", *arguments]  # program name in usage and errors
         importlib.import_module(f".{name}", __name__).main(arguments)
     else:
         raise UsageError(f"There is no subcommand {name!r}.{did_you_mean(name, known)}")
 
 
 def subcommands() -> dict[str, str]:
-    """Name and first line of every subcommand; read, not imported, so that the list comes at once."""
+    """Names and first lines of all subcommands, parsed without importing them, which would be slow."""
     found = {}
     for file in sorted(Path(__file__).parent.glob("[!_]*.py")):
         module = ast.parse(file.read_text(encoding="utf-8"))

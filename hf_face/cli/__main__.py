@@ -1,4 +1,4 @@
-"""What `accelerate launch -m hf_face.cli SUBCOMMAND` starts, on every rank."""
+"""Entry point of `accelerate launch -m hf_face.cli SUBCOMMAND` on every rank."""
 
 from hf_face import cli
 

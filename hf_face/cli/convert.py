@@ -1,5 +1,5 @@
 """
-Turn another project's checkpoint into a model folder, or a model folder into a checkpoint for another project.
+Convert another project's checkpoint to a model folder, or a model folder to another project's checkpoint.
 
 {sources}
 
@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> None:
     )
     size = f"{model.num_parameters() / 1e6:.1f} M parameters, {model.config.embedding_size}-d embedding"
     print(f"{args.output}: {model.config.model_type}, {size}, {image_processor.channel_order} input.")
-    print("The weights keep the license of their source, often for research only: state it when you publish them.")
+    print("The weights keep the license of their source, often research only: state it when publishing them.")
 
 
 def parse(argv: Sequence[str]):
@@ -41,23 +41,28 @@ def parse(argv: Sequence[str]):
 
     plugins = ArgumentParser(add_help=False)
     plugins.add_argument("--plugins", action="append", default=[])
-    load_plugins(plugins.parse_known_args(argv)[0].plugins)  # before their sources are listed
+    load_plugins(plugins.parse_known_args(argv)[0].plugins)  # before listing their sources
     listed = "\n".join(["Sources:", *(f"  {name:<20}{source.summary}" for name, source in sorted(sources.items()))])
     parser = CommandParser((), __doc__.replace("{sources}", listed), usage="%(prog)s [--option value ...] FROM TO")
     parser.add_argument("checkpoint", type=Path, help="file or folder to read")
     parser.add_argument("output", type=Path, help="folder to write (with --export: file)")
-    parser.add_argument("--source", default="auto", help="project it comes from; auto recognizes it")
-    parser.add_argument("--export", metavar="SOURCE", help="instead, write this model for that project's tools")
+    parser.add_argument("--source", default="auto", help="project of the checkpoint; auto recognizes it")
+    parser.add_argument("--export", metavar="SOURCE", help="convert a model folder to this project's format instead")
     parser.add_argument(
-        "--set", action="append", default=[], type=setting, metavar="NAME=VALUE", help="an option; value is YAML"
+        "--set",
+        action="append",
+        default=[],
+        type=setting,
+        metavar="NAME=VALUE",
+        help="set an option; the value is YAML",
     )
     parser.add_argument(
         "--keep_class_centers",
         "--keep-class-centers",
         action="store_true",
-        help="write the class centers beside the model, for `head_from:` of a recipe",
+        help="also save the class centers, for a recipe's `head_from:`",
     )
-    parser.add_argument("--plugins", action="append", metavar="MODULE", help="a module with sources of your own")
+    parser.add_argument("--plugins", action="append", metavar="MODULE", help="module with your own sources")
     return parser.parse_args(argv)
 
 

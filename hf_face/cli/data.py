@@ -1,7 +1,7 @@
 """
-Convert identity data between the field's formats, with the images' bytes as they are.
+Convert identity data between formats, without re-encoding images.
 
-Started again after an interruption, it goes on with the shards that are missing.
+If interrupted, run it again to write only the missing shards.
 
 Example:
     hf-face data --source faces_emore --output_dir data/ms1mv2
@@ -21,31 +21,34 @@ from .parser import CommandParser
 class ConversionArguments:
     source: str = field(
         metadata={
-            "help": "RecordIO (the folder of train.rec), a folder with one folder of images a person, Parquet, tar "
-            "shards, or a Hub dataset."
+            "help": "RecordIO (the folder of train.rec), a folder with one subfolder of images per person, Parquet, "
+            "tar shards, or a Hub dataset."
         }
     )
-    output_dir: str = field(metadata={"help": "Folder to write; shards already in it from the same source are kept."})
+    output_dir: str = field(metadata={"help": "Folder to write to; existing shards from the same source are kept."})
     to: Literal["parquet", "recordio"] = field(
         default="parquet", metadata={"help": "parquet, for datasets and the Hub, or recordio, for InsightFace's tools."}
     )
     name: str | None = field(
-        default=None, metadata={"help": "Title of the dataset card; the output folder's name if left out."}
+        default=None, metadata={"help": "Title of the dataset card; the output folder's name by default."}
     )
     images_per_shard: int = field(
-        default=50_000, metadata={"help": "Images a Parquet file: 50,000 crops of 112 x 112 are about 300 MB."}
+        default=50_000, metadata={"help": "Images per Parquet file: 50,000 crops of 112 x 112 take about 300 MB."}
     )
-    num_threads: int | None = field(default=None, metadata={"help": "Shards to write at once; one a core if left out."})
+    num_threads: int | None = field(
+        default=None, metadata={"help": "Shards to write at once; one per core by default."}
+    )
     push_to_hub: str | None = field(
-        default=None, metadata={"help": "Hub dataset to publish the Parquet files as, such as me/ms1mv2."}
+        default=None, metadata={"help": "Hub dataset to publish the Parquet files to, such as me/ms1mv2."}
     )
     license: str | None = field(
-        default=None, metadata={"help": "Its license, such as cc-by-nc-4.0, other or unknown; needed to publish it."}
+        default=None,
+        metadata={"help": "License of the dataset, such as cc-by-nc-4.0, other or unknown; required to publish it."},
     )
-    private: bool | None = field(default=None, metadata={"help": "Make that dataset private."})
-    split: str = field(default="train", metadata={"help": "Which split of a source that has several."})
-    image_column: str | None = field(default=None, metadata={"help": "The source's column of images."})
-    label_column: str | None = field(default=None, metadata={"help": "The source's column of people."})
+    private: bool | None = field(default=None, metadata={"help": "Make the Hub dataset private."})
+    split: str = field(default="train", metadata={"help": "Split to convert if the source has several."})
+    image_column: str | None = field(default=None, metadata={"help": "Image column of the source."})
+    label_column: str | None = field(default=None, metadata={"help": "Identity column of the source."})
 
     def __post_init__(self):
         if self.push_to_hub and self.to != "parquet":

@@ -1,8 +1,8 @@
 """
 Embed a folder of aligned face crops into a Parquet file.
 
-Its columns are file_name, embedding (unit length) and norm. Started again after it was stopped, it goes on where it
-was. On several GPUs: `accelerate launch -m hf_face.cli embed ...`.
+Its columns are file_name, embedding (unit length) and norm. Run it again to resume after an interruption. On several
+GPUs, use `accelerate launch -m hf_face.cli embed ...`.
 
 Example:
     hf-face embed --model outputs/demo --images photographs --output embeddings.parquet
@@ -17,16 +17,18 @@ from .parser import CommandParser
 
 @dataclass
 class EmbedArguments:
-    model: str = field(metadata={"help": "A face model: folder or Hub name."})
-    images: str = field(metadata={"help": "Folder of aligned face crops, in subfolders or not."})
-    output: str = field(metadata={"help": "The Parquet file to write."})
+    model: str = field(metadata={"help": "Folder or Hub name of a face model."})
+    images: str = field(metadata={"help": "Folder of aligned face crops, including subfolders."})
+    output: str = field(metadata={"help": "Parquet file to write."})
     batch_size: int = field(default=128, metadata={"help": "Images per forward pass."})
-    num_workers: int = field(default=0, metadata={"help": "Processes that read and decode ahead."})
+    num_workers: int = field(default=0, metadata={"help": "Number of processes that load images."})
     flip: bool = field(
         default=True,
-        metadata={"help": "Whether to add the flipped image's embedding: slightly more accurate, twice the work."},
+        metadata={
+            "help": "Whether to add the flipped image's embedding, which is slightly more accurate but twice the work."
+        },
     )
-    bf16: bool = field(default=False, metadata={"help": "Compute in bfloat16, where the hardware is fast at it."})
+    bf16: bool = field(default=False, metadata={"help": "Compute in bfloat16, if the hardware supports it."})
 
 
 def main(argv: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""What a person mistyped is answered in one or two lines; a bug keeps its traceback."""
+"""Reports user errors in one or two lines, and bugs with a traceback."""
 
 import difflib
 import json
@@ -10,18 +10,18 @@ from pathlib import Path
 
 TRACEBACK = "--traceback"
 
-# Who reads what people write. Their ValueErrors are about names, options and files; those of others are bugs.
+# Packages that parse user input: their ValueErrors are about names, options and files. Those of others are bugs.
 READERS = ("hf_face", "transformers", "huggingface_hub", "datasets", "json", "yaml")
 
 
 class UsageError(ValueError):
-    """An option or a subcommand that there is not, or one that is missing."""
+    """An unknown or missing option or subcommand."""
 
 
 def run_for_people(main: Callable[[Sequence[str]], None]) -> None:
     """
-    Run `main(sys.argv[1:])`, and end with status 2 and a line or two on the standard error where the person, the files
-    or the Hub are at fault. With `--traceback` or HF_FACE_TRACEBACK=1 the exception is raised as it is.
+    Run `main(sys.argv[1:])`. Errors in user input, files or the Hub exit with status 2 and a line or two on standard
+    error. With `--traceback` or HF_FACE_TRACEBACK=1, the exception is raised instead.
     """
     show_traceback = TRACEBACK in sys.argv or os.environ.get("HF_FACE_TRACEBACK") == "1"
     try:
@@ -34,7 +34,7 @@ def run_for_people(main: Callable[[Sequence[str]], None]) -> None:
 
 
 def is_for_people(error: Exception) -> bool:
-    """Whether the message says all that is needed: who raised it, and not where."""
+    """Whether the error is not a bug, so that its message is sufficient without traceback."""
     from huggingface_hub.errors import StrictDataclassError
     from yaml import YAMLError
 
@@ -44,7 +44,7 @@ def is_for_people(error: Exception) -> bool:
 
 
 def raised_by(error: Exception) -> str:
-    """The package whose code raised it."""
+    """The package that raised the error."""
     traceback = error.__traceback__
     while traceback.tb_next is not None:
         traceback = traceback.tb_next
@@ -52,17 +52,17 @@ def raised_by(error: Exception) -> str:
 
 
 def explain(error: Exception) -> str:
-    """The message; of other packages' long ones, which end with advice on their Python calls, the first two lines."""
+    """The error message; only the first two lines for other packages, which may add advice on Python calls."""
     if isinstance(error, FileNotFoundError) and error.filename is not None:
         return f"no such file or folder: {error.filename}"
     if isinstance(error, UsageError):
-        return f"{error}\n{Path(sys.argv[0]).name} --help explains what there is."
+        return f"{error}\n{Path(sys.argv[0]).name} --help shows the usage."
     lines = [line for line in str(error).splitlines() if line.strip()]
     return "\n".join(lines if raised_by(error) == "hf_face" else lines[:2])
 
 
 def tell(message: str) -> None:
-    """Say it once: ranks beside the first leave their message to the launcher, which names the one that failed."""
+    """Print the message on the first rank. Other ranks pass it to the launcher, which reports the failed rank."""
     if "TORCHELASTIC_ERROR_FILE" in os.environ:
         report = json.dumps({"message": message, "timestamp": int(time.time())})
         Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text(report, encoding="utf-8")
@@ -71,6 +71,6 @@ def tell(message: str) -> None:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """ " Did you mean 'train'?", or nothing where no known name is near."""
+    """ " Did you mean 'train'?", or empty if no known name is similar."""
     near = difflib.get_close_matches(name, known, n=1)
     return f" Did you mean {near[0]!r}?" if near else ""

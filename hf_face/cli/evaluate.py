@@ -1,7 +1,7 @@
 """
-Evaluate a face model on one or more protocols: a report in JSON, and figures.
+Evaluate a face model on one or more protocols, with a JSON report and figures.
 
-Protocols given together share the embeddings of the images they share. On several GPUs:
+Images that several protocols share are embedded once. On several GPUs, use
 `accelerate launch -m hf_face.cli evaluate ...`.
 
 {protocols}

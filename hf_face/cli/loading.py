@@ -1,4 +1,4 @@
-"""Whether there is what somebody named, asked before anything slow begins."""
+"""Checks that models and data exist, before anything slow starts."""
 
 import re
 from pathlib import Path
@@ -11,14 +11,16 @@ from transformers.utils import CONFIG_NAME
 def check_model(name: str) -> None:
     """
     Raises:
-        FileNotFoundError: if nothing is called `name`, on this machine or on the Hub, or the folder is not a model's.
+        FileNotFoundError: if `name` does not exist locally or on the Hub, or is not a model folder.
         ValueError: if it is a file.
     """
     path = Path(name)
     if path.is_file() and (path.parent / CONFIG_NAME).is_file():
-        raise ValueError(f"{name} is a file, and a model is a folder: give {path.parent}.")
+        raise ValueError(f"{name} is a file, but a model is a folder: pass {path.parent}.")
     if path.is_file():
-        raise ValueError(f"{name} is a file, and a model is a folder: make one, hf-face convert {name} my-model")
+        raise ValueError(
+            f"{name} is a file, but a model is a folder: convert it with `hf-face convert {name} my-model`."
+        )
     if path.is_dir() and not (path / CONFIG_NAME).is_file():
         raise FileNotFoundError(f"{name} has no {CONFIG_NAME}: it is not a model folder.")
     check_exists(name, "model")
@@ -27,7 +29,7 @@ def check_model(name: str) -> None:
 def check_data(*names: str) -> None:
     """
     Raises:
-        FileNotFoundError: if something is neither a path nor a dataset on the Hub, nor `orl`.
+        FileNotFoundError: if a name is neither a path, a dataset on the Hub nor `orl`.
     """
     for name in names:
         if name != "orl":
@@ -37,8 +39,8 @@ def check_data(*names: str) -> None:
 def check_exists(name: str, repo_type: str) -> None:
     """
     Raises:
-        FileNotFoundError: if there is no such path, and the Hub has no such repository, or could not be asked.
-        GatedRepoError: if the repository is there, and access has to be asked for.
+        FileNotFoundError: if the path does not exist, and the Hub has no such repository or cannot be reached.
+        GatedRepoError: if access to the repository has to be requested.
     """
     if Path(name).exists():
         return
@@ -51,9 +53,9 @@ def check_exists(name: str, repo_type: str) -> None:
     except RepositoryNotFoundError as error:
         raise FileNotFoundError(
             f"no such file or folder: {name}\n"
-            f"Nor has the Hub a {repo_type} of this name; a private one asks for `hf auth login`."
+            f"There is no such {repo_type} on the Hub either; a private one requires `hf auth login`."
         ) from error
     except LocalEntryNotFoundError as error:
         raise FileNotFoundError(
-            f"no such file or folder: {name}\nThe Hub could not be asked for a {repo_type} of this name."
+            f"no such file or folder: {name}\nThe Hub could not be reached to look for such a {repo_type}."
         ) from error

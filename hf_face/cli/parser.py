@@ -1,4 +1,4 @@
-"""The arguments of a subcommand: transformers' parser, with help that ends with an example and errors of a line."""
+"""Argument parser of subcommands: transformers' parser, with an example in its help and one-line errors."""
 
 from argparse import Action, ArgumentDefaultsHelpFormatter, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from .errors import UsageError, did_you_mean
 
 
 class HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
-    """Defaults beside the options that have one; docstrings as they are laid out."""
+    """Shows defaults of options that have one, and keeps the layout of docstrings."""
 
     def _get_help_string(self, action: Action) -> str:
         return action.help if action.default in (None, []) else super()._get_help_string(action)
@@ -20,9 +20,9 @@ class CommandParser(HfArgumentParser):
     An `HfArgumentParser` for the dataclasses of a subcommand.
 
     Args:
-        dataclass_types: one or more.
-        docstring: the help, which ends with "Example:" and a command line or more.
-        usage: what stands in place of the options, of which there may be a hundred.
+        dataclass_types: one or more dataclasses.
+        docstring: the help, which ends with "Example:" and one or more command lines.
+        usage: short usage, without listing options, of which there may be a hundred.
     """
 
     def __init__(
@@ -47,11 +47,11 @@ class CommandParser(HfArgumentParser):
         self.check_options(args)
         namespace, unknown = super().parse_known_args(args, namespace)
         if unknown:
-            self.error(f"{unknown[0]!r} belongs to no option.")
+            self.error(f"Unexpected argument {unknown[0]!r}.")
         return namespace, unknown
 
     def check_options(self, args: Sequence[str]) -> None:
-        """Names what is not known before argparse names what is missing: one is often the other misspelled."""
+        """Report unknown options before argparse reports missing ones, which may just be misspelled."""
         for option in (argument.partition("=")[0] for argument in args):
             if option.startswith("--") and option not in self._option_string_actions:
                 self.error(f"There is no option {option}.{did_you_mean(option, self._option_string_actions)}")

@@ -1,8 +1,8 @@
 r"""
 Publish a model folder on the Hub: weights, code, image processor, card and figures, in one commit.
 
-A folder that was trained here has the card's data in `model_card.json`. Of another, a converted one for instance, they
-are stated in a file, fields of `hf_face.hub.FaceModelCardData`; those in the folder hold for what it leaves out:
+Folders written by training have the card's data in `model_card.json`. For others, such as converted models, pass a file
+with fields of `hf_face.hub.FaceModelCardData`. It takes precedence over the data in the folder:
 
     license: other
     license_name: insightface-non-commercial
@@ -15,7 +15,7 @@ are stated in a file, fields of `hf_face.hub.FaceModelCardData`; those in the fo
         source_name: InsightFace model zoo
         source_url: https://github.com/deepinsight/insightface/tree/master/model_zoo
 
-What `hf-face evaluate` wrote into its output folder becomes what was measured: figures, thresholds, ROC curves.
+The output folder of `hf-face evaluate` adds measurements: metrics, thresholds and ROC curves.
 
 Example:
     hf-face push --model outputs/demo --repo_id org/resnet10t_orl
@@ -39,28 +39,28 @@ if TYPE_CHECKING:
 
 @dataclass
 class PushArguments:
-    model: str = field(metadata={"help": "Model folder: a backbone, or a checkpoint of the training."})
-    repo_id: str = field(metadata={"help": "org/name, or name for a repository of your own."})
+    model: str = field(metadata={"help": "Model folder: a backbone or a training checkpoint."})
+    repo_id: str = field(metadata={"help": "org/name, or name for your own namespace."})
     card: str | None = field(
-        default=None, metadata={"help": "YAML or JSON file with what the card says: license, training_data ..."}
+        default=None, metadata={"help": "YAML or JSON file with the card's data: license, training_data ..."}
     )
     results: str | None = field(default=None, metadata={"help": "Output folder of `hf-face evaluate`."})
     evaluations: str | None = field(
         default=None,
-        metadata={"help": 'JSON: names of the evaluations in these results to names for the card, {"lfw": "LFW"}.'},
+        metadata={"help": 'JSON: names of evaluations in the results to their titles in the card, {"lfw": "LFW"}.'},
     )
-    include_head: bool = field(default=False, metadata={"help": "Publish the class centers too."})
-    private: bool | None = field(default=None, metadata={"help": "For a repository that does not exist yet."})
-    revision: str | None = field(default=None, metadata={"help": "Branch; main if left out."})
+    include_head: bool = field(default=False, metadata={"help": "Also publish the class centers."})
+    private: bool | None = field(default=None, metadata={"help": "Make a new repository private."})
+    revision: str | None = field(default=None, metadata={"help": "Branch; main by default."})
     create_pr: bool = field(default=False, metadata={"help": "Open a pull request."})
-    overwrite: bool = field(default=False, metadata={"help": "Replace a repository that holds something else."})
+    overwrite: bool = field(default=False, metadata={"help": "Replace a repository with other contents."})
     commit_message: str = field(default="Publish face recognition model", metadata={"help": "Title of the commit."})
 
     def __post_init__(self):
         if (self.results is None) != (self.evaluations is None):
-            raise ValueError("--results and --evaluations belong together: the figures, and what the card calls them.")
+            raise ValueError("--results and --evaluations belong together: the metrics, and their titles in the card.")
         if self.evaluations is not None and not self.evaluations.startswith("{"):
-            raise ValueError(f'--evaluations is JSON such as {{"lfw": "LFW"}}, found {self.evaluations}')
+            raise ValueError(f'--evaluations must be JSON such as {{"lfw": "LFW"}}, found {self.evaluations}')
 
 
 def main(argv: Sequence[str]) -> None:
@@ -84,7 +84,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def load_card(args: PushArguments) -> "FaceModelCardData":
-    """The folder's card data, with what is stated in place of it, and the results."""
+    """Load the folder's card data, overridden by the card file, and add the results."""
     from ..hub import FaceModelCardData, evaluations_from_metrics
     from ..hub.card_data import CARD_DATA_NAME
 

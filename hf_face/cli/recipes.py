@@ -1,5 +1,5 @@
 """
-List the recipes that travel with hf_face, or say where the file of one lies.
+List the recipes included in hf_face, or print the path of one of them.
 
 Example:
     hf-face recipes
@@ -13,7 +13,7 @@ from .parser import CommandParser
 
 def main(argv: Sequence[str]) -> None:
     parser = CommandParser((), __doc__, usage="%(prog)s [NAME]")
-    parser.add_argument("name", nargs="?", help="a recipe, or a file to launch with, such as accelerate/multi_gpu")
+    parser.add_argument("name", nargs="?", help="a recipe or a launch configuration, such as accelerate/multi_gpu")
     args = parser.parse_args(argv)
 
     from ..training.recipe_files import find_recipe, recipe_names

@@ -1,4 +1,4 @@
-"""Other projects' checkpoints, in and out."""
+"""Conversion of other projects' checkpoints, in both directions."""
 
 from .. import registry
 from .convert import convert_checkpoint, convert_to_folder, export_checkpoint
@@ -8,7 +8,7 @@ from .source import CheckpointSource
 
 SOURCES = registry.sources
 
-registry.import_modules(__name__)  # a new file's source is known by name without a line here
+registry.import_modules(__name__)  # registers the sources of new files without listing them here
 
 __all__ = [
     "SOURCES",

@@ -8,7 +8,7 @@ from .layout import LayoutSource
 
 @sources.register("adaface", citation=ADAFACE)
 class AdaFace(LayoutSource):
-    """mk-minchul/AdaFace: Lightning checkpoints of `ir_18` to `ir_200` and `ir_se_50` to `ir_se_200`, fed with BGR."""
+    """mk-minchul/AdaFace: Lightning checkpoints of `ir_18` to `ir_200` and `ir_se_50` to `ir_se_200`, BGR input."""
 
     exported_under = "state_dict"
     prefixes = ("model.", "")

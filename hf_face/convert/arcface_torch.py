@@ -17,9 +17,10 @@ from .vit_layouts import InsightFaceViT, TransFaceViT
 class ArcFaceTorch(LayoutSource):
     """deepinsight/insightface, recognition/arcface_torch: `backbone.pth`, `model.pt`, `checkpoint_gpu_0.pt`.
 
-    Its iresnet, mbf and vit. A bare iresnet that flattens its feature map is taken to be InsightFace's, who publish it
-    so. MagFace's and face_embeddings' have the same names where someone removed the prefix: say `source=` for those.
-    Recognizing one whose last batch norm has a learned weight, as they have and InsightFace has not, warns of that.
+    Supports iresnet, mbf and vit. An iresnet without prefix that flattens its feature map is recognized as one of
+    InsightFace, which publishes it this way. Checkpoints of MagFace and face_embeddings have the same names without
+    their prefix: pass `source=` for those. A learned weight in the last batch norm, which they have and InsightFace
+    does not, causes a warning.
     """
 
     nested_under = ("state_dict_backbone", "state_dict")
@@ -31,11 +32,11 @@ class ArcFaceTorch(LayoutSource):
 
     def lookalikes(self, checkpoint: Checkpoint) -> tuple[str, ...]:
         tensors = checkpoint.tensors(self.nested_under)
-        weight = tensors.get("features.weight")  # which InsightFace freezes at 1, and MagFace learns
+        weight = tensors.get("features.weight")  # InsightFace freezes it at 1, MagFace trains it
         is_theirs = weight is None or is_pooled(tensors) or (weight == 1).all()
         return () if is_theirs else ("magface", "face_embeddings")
 
     def find_class_centers(self, checkpoint: Checkpoint, others: StateDict) -> Tensor | None:
-        # Partial FC writes one file a rank, each with that rank's identities.
+        # Partial FC writes one file per rank with that rank's identities.
         shard = checkpoint.content.get("state_dict_softmax_fc", {}).get("weight")
         return super().find_class_centers(checkpoint, others) if shard is None else shard

@@ -1,4 +1,4 @@
-"""Reading other projects' files: tensors only, never code."""
+"""Reading other projects' files: only tensors, never code."""
 
 import json
 import pickle
@@ -15,17 +15,17 @@ from torch import Tensor
 StateDict = dict[str, Tensor]
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "model.pt")
-WRAPPERS = ("module.", "_orig_mod.")  # of DistributedDataParallel, of torch.compile
+WRAPPERS = ("module.", "_orig_mod.")  # DistributedDataParallel, torch.compile
 
 
 @dataclass
 class Checkpoint:
-    """What a file (or a state dict in memory) holds.
+    """The contents of a file or state dict.
 
     Attributes:
-        content: the mapping as the file nests it: names to tensors, or names to further mappings of tensors.
-        settings: the folder's `config.json`, or its `model.yaml`; empty for a single file.
-        origin: what error messages call it.
+        content: names to tensors, or to nested mappings of tensors, as in the file.
+        settings: the folder's `config.json` or `model.yaml`; empty for a single file.
+        origin: its name in error messages.
     """
 
     content: dict[str, Any]
@@ -33,9 +33,9 @@ class Checkpoint:
     origin: str = "the state dict"
 
     def tensors(self, nested_under: tuple[str, ...] = ()) -> StateDict:
-        """The tensors under the first of the `nested_under` names that the file has, else those at its top.
+        """The tensors under the first existing name of `nested_under`, or else at the top level.
 
-        What wrappers put before all names is dropped (`WRAPPERS`), in any order and number.
+        Prefixes of wrappers (`WRAPPERS`) are removed, in any order and number.
         """
         found = next((self.content[name] for name in nested_under if isinstance(self.content.get(name), dict)), None)
         tensors = {k: v for k, v in (found or self.content).items() if isinstance(v, Tensor)}
@@ -43,11 +43,11 @@ class Checkpoint:
 
 
 def read_checkpoint(checkpoint: str | Path | dict[str, Any] | Checkpoint) -> Checkpoint:
-    """Reads a `.safetensors` or `torch.save` file, a folder with one of `WEIGHT_FILES`, or takes a state dict.
+    """Read a `.safetensors` or `torch.save` file or a folder with one of `WEIGHT_FILES`, or wrap a state dict.
 
     Raises:
-        FileNotFoundError: nothing at this path, or a folder without weights.
-        ValueError: the file would have to run code to be read, or is broken.
+        FileNotFoundError: if the path does not exist, or the folder has no weights.
+        ValueError: if reading the file would run code, or the file is corrupt.
     """
     if isinstance(checkpoint, Checkpoint):
         return checkpoint
@@ -71,7 +71,7 @@ def _unwrap(tensors: StateDict) -> StateDict:
 def _weight_file(folder: Path) -> Path:
     found = [folder / name for name in WEIGHT_FILES if (folder / name).is_file()]
     if not found:
-        raise FileNotFoundError(f"{folder}: expected one of {', '.join(WEIGHT_FILES)}, found none of them.")
+        raise FileNotFoundError(f"{folder}: expected one of {', '.join(WEIGHT_FILES)}, found none.")
     return found[0]
 
 
@@ -88,17 +88,17 @@ def _read_file(path: Path) -> dict[str, Any]:
             return load_file(path)
         except SafetensorError as error:
             raise ValueError(
-                f"{path} is no whole safetensors file ({error}). Was the download cut off, or is it a Git LFS pointer?"
+                f"{path} is not a complete safetensors file ({error}). Is it a partial download or a Git LFS pointer?"
             ) from error
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error.__context__ or error).split("\n")[0]  # torch wraps what it found in general advice
+        reason = str(error.__context__ or error).split("\n")[0]  # torch wraps the reason in general advice
         raise ValueError(
-            f"{path}: refused, because reading it would run code that the file names, or because `torch.save` did not "
-            "write it. If you trust its author, open it once in a throwaway environment that has the author's "
-            "packages, keep the tensors alone (`safetensors.torch.save_file(state_dict, 'model.safetensors')`), and "
-            f"convert that file. What torch said: {reason}"
+            f"{path}: refused, because reading it would run code, or because it was not written by `torch.save`. If "
+            "you trust its author, load it in an isolated environment with the author's packages, save only the "
+            "tensors (`safetensors.torch.save_file(state_dict, 'model.safetensors')`), and convert that file. "
+            f"Torch's error: {reason}"
         ) from error
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected a mapping of names to tensors, found {type(content).__name__}.")

@@ -1,4 +1,4 @@
-"""Other projects' checkpoints, in and out. [`CheckpointSource`] says how to write a source."""
+"""Conversion of other projects' checkpoints, in both directions. See [`CheckpointSource`] for how to write a source."""
 
 from pathlib import Path
 from typing import Any, cast
@@ -25,23 +25,22 @@ def convert_checkpoint(
     keep_class_centers: bool = False,
     **config_overrides,
 ) -> tuple[FacePreTrainedModel, FaceImageProcessor]:
-    """Another project's checkpoint as a model of this library, in eval mode, and its image processor.
+    """Convert another project's checkpoint to a model of this library, in eval mode, and its image processor.
 
     Args:
         checkpoint: a file (`torch.save` or safetensors), a folder with weights and config.json, or a state dict.
-        source: the project it comes from, one of `SOURCES`, or `"auto"` to recognize it by its names and shapes.
-        keep_class_centers: keep the class centers of a training checkpoint, where it has them, as
-            `model.class_centers` `(identities, embedding_size)`. `save_pretrained` leaves them out,
-            [`convert_to_folder`] does not.
-        **config_overrides: fields of the family's config that win over what the shapes say, what the shapes cannot say
+        source: the project it comes from, one of `SOURCES`, or `"auto"` to recognize it by names and shapes.
+        keep_class_centers: whether to keep the class centers of a training checkpoint as `model.class_centers`
+            `(identities, embedding_size)`. `save_pretrained` does not save them, but [`convert_to_folder`] does.
+        **config_overrides: fields of the config that override the values inferred from shapes or cannot be inferred
             (`neck="gwp"`), and `channel_order`, `image_mean`, `image_std` of the image processor.
 
-    The model has the precision of the checkpoint; where tensors differ in theirs, the one that holds all exactly.
+    The model has the precision of the checkpoint; if it is mixed, the smallest that represents all tensors exactly.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file would run code when read; it is of an unknown project; an option must be said; or its
-            tensors do not fit (missing, leftover and misshaped ones are listed).
+        FileNotFoundError: if the file does not exist.
+        ValueError: if reading the file would run code, its project is unknown, a required option is missing, or its
+            tensors do not match (missing, leftover and misshaped ones are listed).
 
     Example:
     ```python
@@ -51,7 +50,7 @@ def convert_checkpoint(
     >>> model.save_pretrained("my-model"), image_processor.save_pretrained("my-model")  # doctest: +SKIP
     ```
     """
-    named = None if source == "auto" else get_source(source)  # a misspelled name shows before the file is read
+    named = None if source == "auto" else get_source(source)  # fails for misspelled names before reading the file
     checkpoint = read_checkpoint(checkpoint)
     chosen = named or recognize(checkpoint, config_overrides)
     return chosen.convert(checkpoint, keep_class_centers=keep_class_centers, **config_overrides)
@@ -64,16 +63,16 @@ def convert_to_folder(
     keep_class_centers: bool = False,
     **config_overrides,
 ) -> tuple[FacePreTrainedModel, FaceImageProcessor]:
-    """[`convert_checkpoint`], with its arguments, into a folder that `AutoModel.from_pretrained` and `pipeline` load.
+    """Convert a checkpoint to a folder for `AutoModel.from_pretrained` and `pipeline`; see [`convert_checkpoint`].
 
-    Class centers that are kept become a head beside the model, which [`hf_face.heads.load_head`] and a recipe's
-    `head_from:` read. InsightFace's `checkpoint_gpu_0.pt` holds those of one rank alone:
-    [`convert_insightface_heads`] puts the ranks together.
+    With `keep_class_centers`, the class centers are saved as a head in the same folder, for [`hf_face.heads.load_head`]
+    and a recipe's `head_from:`. InsightFace's `checkpoint_gpu_0.pt` has the centers of only one rank:
+    [`convert_insightface_heads`] merges all ranks.
     """
     folder = Path(folder)
     model, image_processor = convert_checkpoint(checkpoint, source, keep_class_centers, **config_overrides)
     model.save_pretrained(folder)
-    if getattr(model, "peft_config", None):  # of an adapted model that was the adapter alone
+    if getattr(model, "peft_config", None):  # only the adapter was saved
         without_adapter(model).save_pretrained(folder)
     image_processor.save_pretrained(folder)
     if keep_class_centers:
@@ -82,7 +81,7 @@ def convert_to_folder(
 
 
 def save_class_centers(centers: Tensor, folder: Path) -> None:
-    """Writes class centers (identities, embedding_size) as [`hf_face.heads.save_head`] writes those of one process."""
+    """Save class centers (identities, embedding_size) in the format of [`hf_face.heads.save_head`] on one process."""
     save_file({"weight": centers.contiguous()}, folder / shard_name(0, 1))
     write_index(folder, [(0, len(centers))], embedding_size=centers.shape[1], sub_centers=1)
 
@@ -90,17 +89,17 @@ def save_class_centers(centers: Tensor, folder: Path) -> None:
 def export_checkpoint(
     model: FacePreTrainedModel | str | Path, target: str, path: str | Path | None = None
 ) -> StateDict:
-    """The model's tensors as another project names them; `convert_checkpoint` backwards, bit for bit.
+    """Convert a model to another project's state dict, the bit-exact inverse of `convert_checkpoint`.
 
     Args:
-        model: a model of this library, or the folder of one.
-        target: the project whose tools shall read it, one of `SOURCES`.
-        path: also write the file: as those tools expect it with `torch.save`, or the tensors alone where the name
-            ends in `.safetensors`.
+        model: a model of this library, or its folder.
+        target: the project to convert to, one of `SOURCES`.
+        path: file to save to, with `torch.save` in the project's format, or only the tensors if the name ends in
+            `.safetensors`.
 
     Raises:
-        FileNotFoundError: there is no such folder, or no model in it.
-        ValueError: the target's code would build a different network than `model`.
+        FileNotFoundError: if the folder does not exist or contains no model.
+        ValueError: if the target's code would build a different network than `model`.
     """
     source = get_source(target)
     tensors = source.export(load_folder(model) if isinstance(model, str | Path) else model)
@@ -117,26 +116,26 @@ def load_folder(folder: str | Path) -> FacePreTrainedModel:
     if not Path(folder).exists():
         raise FileNotFoundError(f"{folder}: no such file or folder.")
     if not (Path(folder) / CONFIG_NAME).is_file():
-        raise FileNotFoundError(f"{folder} is no model folder: it has no {CONFIG_NAME}.")
+        raise FileNotFoundError(f"{folder} is not a model folder: it has no {CONFIG_NAME}.")
     return AutoModel.from_pretrained(folder)
 
 
 def recognize(checkpoint: Checkpoint, config_overrides: dict[str, Any]) -> CheckpointSource:
-    """The source whose checkpoint this is, by names and shapes; timm's if nobody else's and `architecture` is said."""
+    """Find the source of a checkpoint by names and shapes; timm if no other matches and `architecture` is given."""
     candidates = [source for source in map(get_source, sources) if source.recognizes(checkpoint)]
     if not candidates and "architecture" in config_overrides:
         candidates = [get_source("timm")]
     if len(candidates) != 1:
         names = ", ".join([source.name for source in candidates] or sources)
-        what = "could be of several projects" if candidates else "is of no project known here"
-        raise ValueError(f"{checkpoint.origin} {what}. Say which with `source=`: {names}.")
+        what = "matches several projects" if candidates else "does not match any known project"
+        raise ValueError(f"{checkpoint.origin} {what}. Pass one as `source=`: {names}.")
     chosen = candidates[0]
     logger.info(f"{checkpoint.origin}: recognized as {chosen.name}.")
     if others := chosen.lookalikes(checkpoint):
         logger.warning(
-            f"{checkpoint.origin} is taken to be {chosen.name}'s by its names, which are those of "
-            f"{' and '.join(others)} too, and its values look like theirs. If it is, say so with `source=`: epsilon "
-            "and preprocessing differ."
+            f"{checkpoint.origin} is converted as {chosen.name} because of its names, but {' and '.join(others)} have "
+            "the same names, and its values look like theirs. If it is from one of these, pass `source=`: epsilon and "
+            "preprocessing differ."
         )
     return chosen
 

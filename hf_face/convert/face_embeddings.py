@@ -9,11 +9,11 @@ from .magface import MagFace
 
 @sources.register("face_embeddings")
 class FaceEmbeddings(LayoutSource):
-    """alexkrz/face-embeddings: Lightning checkpoints of MagFace's iresnet, fed as InsightFace's.
+    """alexkrz/face-embeddings: Lightning checkpoints of MagFace's iresnet, with InsightFace's preprocessing.
 
-    With the prefix `backbone.` of its training module or, as its `convert_ckpt.py` writes them, without.
+    With the prefix `backbone.` of the training module, or without it, as written by `convert_ckpt.py`.
 
-    Its `predict.py` also runs MagFace's own files, fed as here: say `source="face_embeddings"` for that.
+    Its `predict.py` also runs MagFace's files with this preprocessing: pass `source="face_embeddings"` for that.
     """
 
     exported_under = "state_dict"

@@ -38,27 +38,27 @@ DINOV2_RENAMES = (
     (r"attention\.o_proj", "attention.output.dense"),
     (r"mlp\.down_proj", "mlp.weights_out"),
 )
-# Names that only these have.
+# Names that only CLIP and DINOv2 have.
 CLIP_ANCHOR, DINOV2_ANCHOR = "visual.class_embedding", "encoder.layer.0.layer_scale1.lambda1"
-# For each adapted layer its A (rank, in) and B (out, rank).
+# A (rank, in) and B (out, rank) of each adapted layer.
 LoraFactors = dict[str, tuple[Tensor, Tensor]]
-# CLIP's own (loralib) and PEFT's spelling of the two factors of an adapted layer.
+# Names of the two factors of an adapted layer in FRoundation's CLIP (loralib) and in PEFT.
 LORA_FACTOR = re.compile(r"^(?P<layer>.+)\.(?:w_lora_(?P<clip>[AB])|lora_(?P<peft>[AB])(?:\.default)?\.weight)$")
 
 
 @sources.register("froundation", citation=FROUNDATION)
 class FRoundation(CheckpointSource):
-    """TaharChettaoui/FRoundation: foundation models (CLIP, DINOv2) made face recognizers, mostly by LoRA.
+    """TaharChettaoui/FRoundation: foundation models (CLIP, DINOv2) adapted to face recognition, mostly with LoRA.
 
-    Its files hold both CLIP towers, or a DINOv2 as transformers 4 names it, and beside each adapted weight its two
-    factors. Only the vision tower embeds a face, so the text tower is left behind; what is exported is CLIP's vision
-    tower alone, to be loaded into FRoundation's with `strict=False` or beside a text tower of one's own.
+    Files contain both CLIP towers, or DINOv2 with the names of transformers 4, and the two factors of each adapted
+    weight. The text tower is not converted, since only the vision tower embeds faces. Exports contain only CLIP's
+    vision tower: load them in FRoundation with `strict=False`, or add a text tower.
     """
 
     model_type = "foundation_face"
     text_tower = (
         *("transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection", "logit_scale"),
-        *("input_resolution", "context_length", "vocab_size"),  # of OpenAI's own files
+        *("input_resolution", "context_length", "vocab_size"),  # of OpenAI's files
     )
 
     def recognizes(self, checkpoint: Checkpoint) -> bool:
@@ -69,7 +69,7 @@ class FRoundation(CheckpointSource):
 
     def not_ours(self, checkpoint: Checkpoint, tensors: StateDict) -> str:
         return (
-            f"{checkpoint.origin}: not a checkpoint of {self.name}: expected names as {CLIP_ANCHOR} (CLIP) or "
+            f"{checkpoint.origin}: not a checkpoint of {self.name}: expected names such as {CLIP_ANCHOR} (CLIP) or "
             f"{DINOV2_ANCHOR} (DINOv2), found {', '.join(sorted(tensors)[:5])}, ..."
         )
 
@@ -84,17 +84,17 @@ class FRoundation(CheckpointSource):
         """See `convert_checkpoint`.
 
         Args:
-            lora_alpha: LoRA's alpha in training, which the file does not hold.
-            use_rslora: whether LoRA was scaled by alpha / sqrt(rank), as FRoundation does, or by alpha / rank.
-            merge_lora: add the low-rank updates to the weights. Otherwise they stay a PEFT adapter named "default".
-            **overrides: fields of `FoundationFaceConfig` or of the config of its backbone.
+            lora_alpha: LoRA's alpha in training, which the file does not contain.
+            use_rslora: whether LoRA was scaled by alpha / sqrt(rank), as in FRoundation, or by alpha / rank.
+            merge_lora: whether to merge the low-rank updates into the weights, or keep them as PEFT adapter "default".
+            **overrides: fields of `FoundationFaceConfig` or of its backbone's config.
         """
         tensors = plain_layout(checkpoint.tensors(self.nested_under))
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(self.text_tower)}
         tensors, factors = split_lora(tensors, checkpoint.origin)
         if factors and lora_alpha is None:
             raise ValueError(
-                f"{checkpoint.origin} holds LoRA layers, but not the alpha they were trained with. Say `lora_alpha=`."
+                f"{checkpoint.origin} contains LoRA layers, but not the alpha of their training. Pass `lora_alpha=`."
             )
         if merge_lora:
             for layer, (down, up) in factors.items():
@@ -106,25 +106,25 @@ class FRoundation(CheckpointSource):
         return model, image_processor
 
     def export(self, model: FacePreTrainedModel) -> StateDict:
-        """The vision tower as `clip` and transformers 4 name it or, where it has an adapter, as FRoundation does.
+        """Export the vision tower with the names of `clip` and transformers 4, or FRoundation's if it has an adapter.
 
-        CLIP's text tower is not there: a strict load of the whole CLIP needs it from elsewhere.
+        CLIP's text tower is not included; strictly loading the whole CLIP requires adding it.
         """
         config = model.config
         kind = config.backbone_config.model_type if config.model_type == self.model_type else config.model_type
         if kind not in ("clip_vision_model", "dinov2"):
-            raise ValueError(f"{self.name} holds CLIP's and DINOv2's vision models, not {kind}.")
+            raise ValueError(f"{self.name} supports CLIP's and DINOv2's vision models, not {kind}.")
         pooling = "image_embeds" if kind == "clip_vision_model" else "pooler"
         if config.pooling != pooling or config.embedding_size != config.pooled_size:
             raise ValueError(
                 f"{self.name}'s format cannot express pooling={config.pooling!r} with embedding_size="
-                f"{config.embedding_size}: its embedding is the backbone's own output."
+                f"{config.embedding_size}: its embedding is the output of the backbone."
             )
         check_unchanged(tensors_beneath_adapter(model), config)
         return their_layout({self.their_name(name, config): tensor for name, tensor in model.state_dict().items()})
 
     def load_adapter(self, model: FacePreTrainedModel, factors: LoraFactors, alpha: float, use_rslora: bool) -> None:
-        """Gives the model the LoRA factors as its PEFT adapter "default"."""
+        """Add the LoRA factors to the model as PEFT adapter "default"."""
         from peft import LoraConfig
 
         ours = {self.their_name(name, model.config): name for name in model.state_dict()}
@@ -149,10 +149,10 @@ class FRoundation(CheckpointSource):
         backbone |= stated if isinstance(stated, dict) else stated.to_diff_dict()
         if not backbone["num_attention_heads"]:
             raise ValueError(
-                f"{checkpoint.origin}: {backbone['hidden_size']} channels are not heads of 64, as in every published "
-                "CLIP and DINOv2. Say `num_attention_heads=`."
+                f"{checkpoint.origin}: {backbone['hidden_size']} channels do not split into heads of 64, as in every "
+                "published CLIP and DINOv2. Pass `num_attention_heads=`."
             )
-        # FRoundation feeds DINOv2, made for 518 pixels, with 224.
+        # FRoundation uses DINOv2, which was trained with up to 518 pixels, with 224.
         image_size = backbone["image_size"] if is_clip else min(backbone["image_size"], 224)
         return FoundationFaceConfig(**{"backbone_config": backbone, "image_size": image_size, **overrides})
 
@@ -167,9 +167,9 @@ class FRoundation(CheckpointSource):
 
 
 def without_adapter(model: FacePreTrainedModel) -> FacePreTrainedModel:
-    """The model beneath a LoRA adapter.
+    """The base model of a LoRA adapter.
 
-    `save_pretrained` of an adapted model writes the adapter alone; with the base saved into the same folder,
+    `save_pretrained` of an adapted model only saves the adapter. If the base model is saved to the same folder,
     `from_pretrained` loads both.
     """
     tensors = tensors_beneath_adapter(model)
@@ -181,7 +181,7 @@ def tensors_beneath_adapter(model: FacePreTrainedModel) -> StateDict:
 
 
 def plain_layout(tensors: StateDict) -> StateDict:
-    """One layout for all: no wrapper's prefix; separate query, key and value; the projection as of a linear layer."""
+    """Unify layouts: no wrapper prefixes; separate query, key and value; the projection as a linear layer's weight."""
     plain = {}
     for name, tensor in tensors.items():
         name = re.sub(r"^(base_model\.)?model\.", "", name).replace(".base_layer.", ".")
@@ -198,7 +198,7 @@ def plain_layout(tensors: StateDict) -> StateDict:
 
 
 def their_layout(tensors: StateDict) -> StateDict:
-    """`plain_layout` backwards. FRoundation splits CLIP's `in_proj` where it adds LoRA, and only there."""
+    """The inverse of `plain_layout`. FRoundation splits CLIP's `in_proj` only in models with LoRA."""
     theirs, adapted = {}, any("lora_A" in name for name in tensors)
     for name, tensor in tensors.items():
         if name == "visual.proj":
@@ -218,7 +218,7 @@ def their_layout(tensors: StateDict) -> StateDict:
 
 
 def split_lora(tensors: StateDict, origin: str) -> tuple[StateDict, LoraFactors]:
-    """The tensors without LoRA, and LoRA's."""
+    """Separate LoRA factors from all other tensors."""
     plain: StateDict = {}
     factors: dict[str, StateDict] = {}
     for name, tensor in tensors.items():
@@ -228,8 +228,8 @@ def split_lora(tensors: StateDict, origin: str) -> tuple[StateDict, LoraFactors]
             plain[name] = tensor
     if broken := [layer for layer, pair in factors.items() if not adapts(pair, plain.get(f"{layer}.weight"))]:
         raise ValueError(
-            f"{origin}: LoRA adapts a weight (out, in) by a factor A (rank, in) and a factor B (out, rank). One of the "
-            f"three is missing or misshaped for {', '.join(broken)}."
+            f"{origin}: expected a weight (out, in) and LoRA factors A (rank, in) and B (out, rank) for each adapted "
+            f"layer. One of the three is missing or misshaped for {', '.join(broken)}."
         )
     return plain, {layer: (pair["A"], pair["B"]) for layer, pair in factors.items()}
 

@@ -1,7 +1,7 @@
-"""InsightFace's training checkpoints, one file a rank, to one head and back.
+"""Conversion between InsightFace's training checkpoints, one file per rank, and one head.
 
-`checkpoint_gpu_{rank}.pt` holds the backbone (`state_dict_backbone`, the same in all files) and the rank's class
-centers (`state_dict_softmax_fc`, key `weight`), whose identities follow those of the rank before.
+`checkpoint_gpu_{rank}.pt` contains the backbone (`state_dict_backbone`, the same in all files) and the rank's class
+centers (`state_dict_softmax_fc`, key `weight`), in the order of ranks.
 """
 
 import re
@@ -18,18 +18,18 @@ _FILE = re.compile(r"checkpoint_gpu_(\d+)\.pt")
 
 
 def convert_insightface_heads(source: str | Path, folder: str | Path) -> dict[str, Tensor]:
-    """Writes the class centers of InsightFace's per-rank files as one head, for [`load_head`] on any number of ranks.
+    """Convert the class centers of InsightFace's per-rank files to one head, for [`load_head`] on any number of ranks.
 
     Args:
         source: folder of `checkpoint_gpu_0.pt`, `checkpoint_gpu_1.pt` ...
-        folder: where the head goes; made if it is not there.
+        folder: folder to save the head to, created if it does not exist.
 
     Returns:
-        The backbone's weights, under InsightFace's names.
+        The backbone's weights, with InsightFace's names.
 
     Raises:
-        FileNotFoundError: when a rank's file is missing.
-        ValueError: when a file does not hold what such a checkpoint holds.
+        FileNotFoundError: if a rank's file is missing.
+        ValueError: if a file lacks the keys of such a checkpoint.
     """
     paths, folder = _rank_files(Path(source)), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -51,27 +51,29 @@ def convert_insightface_heads(source: str | Path, folder: str | Path) -> dict[st
 def export_insightface_heads(
     folder: str | Path, target: str | Path, backbone: dict[str, Tensor], num_ranks: int = 1
 ) -> None:
-    """Writes a head that [`save_head`] saved, and a backbone, as InsightFace's files for `num_ranks` ranks.
+    """Export a head saved by [`save_head`], and a backbone, to InsightFace's files for `num_ranks` ranks.
 
-    The weights alone, `state_dict_backbone` and `state_dict_softmax_fc`. Its `resume` also reads `epoch`,
-    `global_step`, `state_optimizer` and `state_lr_scheduler`, which have no counterpart here.
+    Only writes the weights, `state_dict_backbone` and `state_dict_softmax_fc`. InsightFace's `resume` also reads
+    `epoch`, `global_step`, `state_optimizer` and `state_lr_scheduler`, which have no counterpart here.
 
     Args:
-        folder: of the head.
-        target: where `checkpoint_gpu_{rank}.pt` go; made if it is not there.
-        backbone: its weights, under InsightFace's names.
-        num_ranks: how many files; InsightFace reads as many as it has GPUs.
+        folder: folder of the head.
+        target: folder to save `checkpoint_gpu_{rank}.pt` to, created if it does not exist.
+        backbone: the backbone's weights, with InsightFace's names.
+        num_ranks: number of files; InsightFace reads one per GPU.
 
     Raises:
-        FileNotFoundError: when a file of the head is missing.
-        ValueError: when the head has sub-centers, which InsightFace's does not.
+        FileNotFoundError: if a file of the head is missing.
+        ValueError: if the head has sub-centers, which InsightFace does not support.
     """
     folder, target = Path(folder), Path(target)
     index = read_index(folder)
     if index["sub_centers"] != 1:
-        raise ValueError(f"{folder} holds {index['sub_centers']} sub-centers an identity; InsightFace's head has one")
+        raise ValueError(
+            f"{folder} has {index['sub_centers']} sub-centers per identity, but InsightFace's head has one"
+        )
     target.mkdir(parents=True, exist_ok=True)
-    # InsightFace's own split: the first ranks take one identity more when they do not come out even.
+    # Split like InsightFace: the first ranks have one more identity if the split is uneven.
     for rank, rows in enumerate(torch.tensor_split(read_weight(folder), num_ranks)):
         checkpoint = {"state_dict_backbone": backbone, "state_dict_softmax_fc": {"weight": rows.clone()}}
         torch.save(checkpoint, target / f"checkpoint_gpu_{rank}.pt")
@@ -80,9 +82,11 @@ def export_insightface_heads(
 def _rank_files(source: Path) -> list[Path]:
     found = {int(match[1]): path for path in source.glob("*.pt") if (match := _FILE.fullmatch(path.name))}
     if not found:
-        raise FileNotFoundError(f"{source} holds no checkpoint_gpu_0.pt, checkpoint_gpu_1.pt ...")
+        raise FileNotFoundError(f"{source} contains no checkpoint_gpu_0.pt, checkpoint_gpu_1.pt ...")
     missing = set(range(max(found) + 1)) - set(found)
     if missing:
         names = ", ".join(f"checkpoint_gpu_{rank}.pt" for rank in sorted(missing))
-        raise FileNotFoundError(f"{source} has checkpoint_gpu_{max(found)}.pt but not {names}; every rank's is needed")
+        raise FileNotFoundError(
+            f"{source} has checkpoint_gpu_{max(found)}.pt but not {names}; the files of all ranks are required"
+        )
     return [found[rank] for rank in sorted(found)]

@@ -1,4 +1,4 @@
-"""The two spellings of the iresnet: InsightFace's and AdaFace's."""
+"""The two layouts of iresnets: InsightFace's and AdaFace's."""
 
 import math
 import re
@@ -10,7 +10,7 @@ from .layout import Layout, count_units, shape_of
 
 
 class InsightFaceIResNet(Layout):
-    """`layer1.0.bn1.weight`, with a projecting shortcut in every stage."""
+    """`layer1.0.bn1.weight`, with a projection shortcut in every stage."""
 
     anchor = "prelu.weight"
     pooled = False
@@ -30,14 +30,14 @@ class InsightFaceIResNet(Layout):
     )
 
     def config(self, tensors: StateDict, origin: str, **settings) -> IResNetConfig:
-        stages = range(1, max(count_units(tensors, r"layer(\d+)\."), 1) + 1)  # at least one, to be named as missing
+        stages = range(1, max(count_units(tensors, r"layer(\d+)\."), 1) + 1)  # at least one, to report it as missing
         widths = [shape_of(tensors, f"layer{stage}.0.conv2.weight", 4, origin)[0] for stage in stages]
         stem_size, num_channels, stem_kernel_size, _ = shape_of(tensors, "conv1.weight", 4, origin)
         embedding_size, features = shape_of(tensors, "fc.weight", 2, origin)
         if is_pooled(tensors) and "neck" not in settings:
             raise ValueError(
-                f"{origin}: the last linear layer takes pooled features; names and shapes do not tell how they are "
-                "pooled. Say neck='gwp' (Gaussian-weighted) or neck='gap' (global average)."
+                f"{origin}: the last linear layer takes pooled features, but the pooling cannot be inferred. "
+                "Pass neck='gwp' (Gaussian-weighted) or neck='gap' (global average)."
             )
         read = {
             "depths": [count_units(tensors, rf"layer{stage}\.(\d+)\.") for stage in stages],
@@ -63,19 +63,19 @@ class InsightFaceIResNet(Layout):
 
 
 class PooledIResNet(InsightFaceIResNet):
-    """The same names where the last feature map is pooled, not flattened."""
+    """The same names, with a last feature map that is pooled instead of flattened."""
 
     pooled = True
 
 
 def is_pooled(tensors: StateDict, prefix: str = "") -> bool:
-    """Whether the last linear layer takes one number a channel: a pooled, not a flattened feature map."""
+    """Whether the last linear layer takes one value per channel: a pooled instead of a flattened feature map."""
     linear, norm = tensors.get(f"{prefix}fc.weight"), tensors.get(f"{prefix}bn2.weight")
     return linear is not None and norm is not None and linear.shape[1] == len(norm)
 
 
 class AdaFaceIResNet(Layout):
-    """`body.0.res_layer.0.weight`: all units in one list; basic, bottleneck, with or without squeeze and excitation."""
+    """`body.0.res_layer.0.weight`: all units in one list, basic or bottleneck, maybe with squeeze and excitation."""
 
     anchor = "input_layer.0.weight"
     renames = (
@@ -96,9 +96,9 @@ class AdaFaceIResNet(Layout):
     def config(self, tensors: StateDict, origin: str, **settings) -> IResNetConfig:
         bottleneck = "body.0.res_layer.7.weight" in tensors
         last = f"res_layer.{7 if bottleneck else 4}.weight"
-        units = range(max(count_units(tensors, r"body\.(\d+)\."), 1))  # at least one, to be named as missing
+        units = range(max(count_units(tensors, r"body\.(\d+)\."), 1))  # at least one, to report it as missing
         widths = [shape_of(tensors, f"body.{unit}.{last}", 4, origin)[0] for unit in units]
-        stages = [(width, len(list(run))) for width, run in groupby(widths)]  # each stage has a width of its own
+        stages = [(width, len(list(run))) for width, run in groupby(widths)]  # each stage has its own width
         stem_size, num_channels, stem_kernel_size, _ = shape_of(tensors, "input_layer.0.weight", 4, origin)
         embedding_size, features = shape_of(tensors, "output_layer.3.weight", 2, origin)
         read = {

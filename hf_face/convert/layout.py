@@ -1,4 +1,4 @@
-"""How a project spells a backbone: names and shapes that several sources share."""
+"""Layouts of backbones: names and shapes that several sources share."""
 
 import re
 from itertools import chain
@@ -11,24 +11,24 @@ from .source import CheckpointSource, Renames, rename
 
 class Layout:
     """
-    One spelling of one model family.
+    The names of one model family in other projects' checkpoints.
 
     Attributes:
         anchor (`str`):
             A name that only this layout has.
         renames (`tuple`):
-            Regular expressions that lead from our names to its own, applied in turn.
+            Regular expressions that turn our names into those of the layout, applied in order.
     """
 
     anchor: ClassVar[str]
     renames: ClassVar[Renames] = ()
 
     def config(self, tensors: StateDict, origin: str, **settings) -> FaceConfig:
-        """The architecture as names and shapes tell it; `settings` win."""
+        """Infer the architecture from names and shapes; `settings` take precedence."""
         raise NotImplementedError
 
     def holds(self, config: FaceConfig) -> bool:
-        """Whether a model of this configuration can be spelled this way."""
+        """Whether this layout can represent a model with this configuration."""
         raise NotImplementedError
 
     def their_name(self, name: str, config: FaceConfig) -> str:
@@ -37,14 +37,14 @@ class Layout:
 
 class LayoutSource(CheckpointSource):
     """
-    A project whose checkpoints are in one of some layouts; see [`CheckpointSource`].
+    A project with checkpoints in one of several layouts; see [`CheckpointSource`].
 
     Attributes:
         layouts (`tuple[Layout, ...]`):
-            How it may spell the backbone. A checkpoint with one of `prefixes` before the anchor of one of these is
-            recognized; `recognizes` is stricter where two sources would say yes.
+            Layouts of the backbone. A checkpoint with one of `prefixes` before the anchor of a layout is recognized;
+            override `recognizes` to be stricter if several sources would match.
         settings (`dict`):
-            Fields of the configuration that the project's code says and shapes do not (epsilons).
+            Fields of the configuration that are set in the project's code and cannot be inferred (epsilons).
     """
 
     layouts: ClassVar[tuple[Layout, ...]]
@@ -73,17 +73,17 @@ class LayoutSource(CheckpointSource):
 
 
 def count_units(tensors: StateDict, pattern: str) -> int:
-    """How many different numbers `pattern` finds at the beginning of the names."""
+    """Count the distinct numbers that `pattern` matches at the start of names."""
     return len({match[1] for match in (re.match(pattern, name) for name in tensors) if match})
 
 
 def shape_of(tensors: StateDict, name: str, dimensions: int, origin: str) -> tuple[int, ...]:
-    """Shape of a tensor that the architecture is read off, which must have this many `dimensions`."""
+    """Shape of a tensor that determines the architecture and must have this number of `dimensions`."""
     if name not in tensors:
-        raise ValueError(f"{origin}: the architecture is read off {name}, which is missing.")
+        raise ValueError(f"{origin}: the architecture is read from {name}, which is missing.")
     shape = tuple(tensors[name].shape)
     if len(shape) != dimensions:
         raise ValueError(
-            f"{origin}: the architecture is read off {name}; expected {dimensions} dimensions, found shape {shape}."
+            f"{origin}: the architecture is read from {name}; expected {dimensions} dimensions, found shape {shape}."
         )
     return shape

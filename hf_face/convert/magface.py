@@ -9,13 +9,13 @@ from .layout import LayoutSource
 
 @sources.register("magface", citation=MAGFACE)
 class MagFace(LayoutSource):
-    """IrvingMeng/MagFace: iresnets fed with BGR in [0, 1]; the embedding's norm is the quality of the photograph."""
+    """IrvingMeng/MagFace: iresnets with BGR input in [0, 1]; the norm of the embedding is the quality of the image."""
 
     exported_under = "state_dict"
     prefixes = ("features.module.", "features.", "")
     layouts = (InsightFaceIResNet(),)
     settings = {"batch_norm_eps": 2e-5, "embedding_norm": "affine", "dropout": 0.4}  # noqa: RUF012
-    # DataParallel's trainer, and that with parallel classifiers.
+    # The trainer with DataParallel, and the one with parallel classifiers.
     class_centers = {"fc.weight": True, "parallel_fc.weight": False}  # noqa: RUF012
     preprocessing = {"channel_order": "bgr", "image_mean": [0.0] * 3, "image_std": [1.0] * 3}  # noqa: RUF012
 

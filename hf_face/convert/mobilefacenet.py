@@ -10,7 +10,7 @@ from .mobilefacenet_layouts import FoamliuMobileFaceNet
 
 @sources.register("mobilefacenet", citation=MOBILEFACENET)
 class MobileFaceNet(LayoutSource):
-    """foamliu/MobileFaceNet: the paper's network with ReLU6, fed with ImageNet's mean and deviation."""
+    """foamliu/MobileFaceNet: the paper's network with ReLU6, with ImageNet's mean and standard deviation."""
 
     layouts = (FoamliuMobileFaceNet(),)
     preprocessing = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}  # noqa: RUF012

@@ -1,4 +1,4 @@
-"""The two spellings of MobileFaceNet: InsightFace's and foamliu's."""
+"""The two layouts of MobileFaceNet: InsightFace's and foamliu's."""
 
 import re
 
@@ -8,7 +8,7 @@ from .layout import Layout, count_units, shape_of
 
 
 class InsightFaceMobileFaceNet(Layout):
-    """Lists within lists: `layers.3.layers.0.layers.1.layers.0.weight` is a convolution of the second stage's unit."""
+    """Nested lists: `layers.3.layers.0.layers.1.layers.0.weight` is a convolution in a unit of the second stage."""
 
     anchor = "conv_sep.layers.0.weight"
     renames = (
@@ -54,7 +54,7 @@ class InsightFaceMobileFaceNet(Layout):
 
 
 class FoamliuMobileFaceNet(Layout):
-    """`features.0.conv.0.0.weight`: the units of all stages in one list, ReLU6, a separable stem."""
+    """`features.0.conv.0.0.weight`: units of all stages in one list, ReLU6, a separable stem."""
 
     anchor = "gdconv.depthwise.weight"
     renames = (

@@ -1,4 +1,4 @@
-"""Pooled necks."""
+"""Revisit-linearize."""
 
 from ..models import FaceConfig, FaceImageProcessor
 from ..registry import sources
@@ -11,7 +11,7 @@ from .iresnet_layouts import PooledIResNet, is_pooled
 class RevisitLinearize(ArcFaceTorch):
     """abhatta1234/revisit-linearize-SoTA-FR: iresnets with a pooled neck, in an ArcFace and an AdaFace version.
 
-    arcface_torch's files with pooled networks in them, or those that AdaFace's code wrote after training one.
+    Files of arcface_torch or AdaFace with pooled networks.
     """
 
     prefixes = ("", "model.")
@@ -26,6 +26,6 @@ class RevisitLinearize(ArcFaceTorch):
         return prefix is not None and is_pooled(tensors, prefix)
 
     def image_processor(self, config: FaceConfig, **options) -> FaceImageProcessor:
-        # The version with a 3 x 3 stem is made to be trained by AdaFace's code, which reads BGR.
+        # The version with a 3 x 3 stem is for training with AdaFace's code, which reads BGR.
         channel_order = "bgr" if config.stem_kernel_size == 3 else "rgb"
         return super().image_processor(config, **{"channel_order": channel_order, **options})

@@ -1,4 +1,4 @@
-"""What one project's checkpoint format is, declared: the base of every source in this folder."""
+"""Base class for checkpoint formats of other projects."""
 
 import re
 from collections.abc import Callable
@@ -15,44 +15,43 @@ from .checkpoint import Checkpoint, StateDict
 
 logger = logging.get_logger(__name__)
 
-# (regex on our name, their name or a function of the match), applied in turn.
+# (regex on our name, their name or a function of the match), applied in order.
 Renames = tuple[tuple[str, str | Callable[[re.Match], str]], ...]
 
 PREPROCESSING_OPTIONS = ("image_mean", "image_std", "channel_order")
-# Fields that change training alone. A batch norm that learns its bias only answers like one that learns both.
+# Fields that only affect training. A batch norm that only trains its bias has the same outputs as one that trains both.
 TRAINING_FIELDS = {"dropout", "drop_path_rate", "embedding_norm", "initializer_range", "mask_ratio"}
 
 
 class CheckpointSource:
     '''
-    One project's checkpoint format.
+    The checkpoint format of one project.
 
-    A source is registered where it is defined, in this folder or in a module of your own: it then takes part in
-    recognizing checkpoints, and `convert_checkpoint` and `export_checkpoint` know its name. A subclass says how our
-    names become the project's. One direction suffices: export follows it and convert looks up each of our names, so
-    the round trip is bit-exact. Most sources are a [`LayoutSource`], which states what its checkpoints look like and
-    defines nothing. A format that is more than names (adapters, folders, transposed tensors) overrides `convert` and
-    `export`.
+    A source is registered where it is defined, in this folder or in your own module. It is then used to recognize
+    checkpoints, and available by name in `convert_checkpoint` and `export_checkpoint`. A subclass defines how our names
+    map to the project's. One direction is enough: export applies it and convert looks up each of our names, so the
+    round trip is bit-exact. Most sources are a [`LayoutSource`], which only sets attributes. Formats that differ in
+    more than names (adapters, folders, transposed tensors) override `convert` and `export`.
 
     Attributes:
         model_type (`str`):
             The family of its models.
         nested_under (`tuple[str, ...]`):
-            Where in the file the tensors lie (`{"state_dict": {...}}`); the first name that the file has.
+            Keys of the tensors in the file (`{"state_dict": {...}}`); the first existing one is used.
         exported_under (`str`, *optional*):
-            Where export puts them.
+            Key of the tensors in exported files.
         prefixes (`tuple[str, ...]`):
-            What may precede the backbone's names; export writes the first.
+            Possible prefixes of the backbone's names; export uses the first.
         renames (`tuple`):
-            Regular expressions that lead from our names to the project's, applied in turn.
+            Regular expressions that turn our names into the project's, applied in order.
         class_centers (`dict[str, bool]`):
-            What class centers are called, and whether they are (embedding_size, identities).
+            Names of class centers, and whether they are transposed, (embedding_size, identities).
         ignored (`tuple[str, ...]`):
-            How the names begin of what else a training file holds.
+            Prefixes of other names in training files.
         preprocessing (`dict`):
             Arguments of the image processor.
         asks (`dict[str, tuple[str, ...]]`):
-            Fields of the configuration that only the caller can say, with their choices.
+            Fields of the configuration that the caller must set, with their choices.
 
     Example:
     ```python
@@ -63,7 +62,7 @@ class CheckpointSource:
 
     @sources.register("our_lab")
     class OurLab(LayoutSource):
-        """The `best.pth` of our own trainer: InsightFace's iresnet, fed with BGR."""
+        """The `best.pth` of our trainer: InsightFace's iresnet with BGR input."""
 
         nested_under = ("weights",)
         prefixes = ("encoder.",)
@@ -85,31 +84,31 @@ class CheckpointSource:
 
     @property
     def name(self) -> str:
-        """The name that this source is registered under."""
+        """The registered name of this source."""
         return sources.entry_of(self).name
 
     def recognizes(self, checkpoint: Checkpoint) -> bool:
-        """Whether names and shapes are this project's. No two sources may say yes to the same checkpoint."""
+        """Whether names and shapes are this project's. Only one source may recognize a checkpoint."""
         return self.find_prefix(checkpoint.tensors(self.nested_under)) is not None
 
     def lookalikes(self, checkpoint: Checkpoint) -> tuple[str, ...]:
-        """Sources with the very same names and shapes that the values of a recognized checkpoint speak for."""
+        """Sources with the same names and shapes that the values of a recognized checkpoint suggest."""
         return ()
 
     def config(self, tensors: StateDict, checkpoint: Checkpoint, **overrides) -> FaceConfig:
-        """The architecture, read off the backbone's names (prefix removed) and shapes; `overrides` win."""
+        """Infer the architecture from the backbone's names (without prefix) and shapes; `overrides` take precedence."""
         raise NotImplementedError
 
     def their_name(self, name: str, config: FaceConfig) -> str:
-        """How this project calls the tensor that our model calls `name`, without the prefix."""
+        """The project's name, without prefix, of the tensor that our model calls `name`."""
         return rename(name, self.renames)
 
     def holds(self, config: FaceConfig) -> bool:
-        """Whether this format has names for a model of this configuration."""
+        """Whether this format can represent a model with this configuration."""
         return config.model_type == self.model_type
 
     def image_processor(self, config: FaceConfig, **options) -> FaceImageProcessor:
-        """The preprocessing that the project's models expect."""
+        """Build the image processor that the project's models expect."""
         size = {"height": config.image_size, "width": config.image_size}
         return FaceImageProcessor(**{"size": size, **self.preprocessing, **options})
 
@@ -127,7 +126,7 @@ class CheckpointSource:
         return model.eval(), self.image_processor(config, **options)
 
     def read(self, checkpoint: Checkpoint, **overrides) -> tuple[FaceConfig, StateDict, Tensor | None]:
-        """The architecture, its weights under our names, and class centers if there are any."""
+        """Read the architecture, the weights with our names, and class centers if there are any."""
         tensors = checkpoint.tensors(self.nested_under)
         prefix = self.find_prefix(tensors)
         if prefix is None:
@@ -142,25 +141,25 @@ class CheckpointSource:
         shapes = {theirs[ours]: tensor.shape for ours, tensor in expected.items()}
         check_tensors(tensors, shapes, leftover, checkpoint.origin)
 
-        # Cloned, or training the model would write into the caller's state dict.
+        # Cloned, so that training the model does not modify the caller's state dict.
         return config, {ours: tensors[name].clone() for ours, name in theirs.items() if name in tensors}, centers
 
     def export(self, model: FacePreTrainedModel) -> StateDict:
-        """The tensors of our model under this project's names: the inverse of `convert`, bit for bit."""
+        """The tensors of our model with this project's names, the bit-exact inverse of `convert`."""
         config = model.config
         if not self.holds(config):
-            raise ValueError(f"{self.name}'s format has no names for a {config.model_type} like this: {config}")
+            raise ValueError(f"{self.name}'s format has no names for this {config.model_type} model: {config}")
         check_unchanged(model.state_dict(), config)
         tensors = {self.their_name(name, config): tensor for name, tensor in model.state_dict().items()}
         self.check_expressible(config, tensors)
         return {self.prefixes[0] + name: tensor for name, tensor in tensors.items()}
 
     def find_prefix(self, tensors: StateDict) -> str | None:
-        """Which of `prefixes` the backbone's names have; None if these are not this project's names."""
+        """The one of `prefixes` that the backbone's names have; None if they are not this project's names."""
         raise NotImplementedError
 
     def find_class_centers(self, checkpoint: Checkpoint, others: StateDict) -> Tensor | None:
-        """Class centers `(identities, embedding_size)` among the tensors outside of the backbone."""
+        """Find class centers `(identities, embedding_size)` among the tensors outside the backbone."""
         for name, transposed in self.class_centers.items():
             if name in others:
                 return others[name].T if transposed else others[name]
@@ -171,16 +170,16 @@ class CheckpointSource:
             if overrides.get(option) not in choices:
                 said = f"found {option}={overrides[option]!r}" if option in overrides else "it was not given"
                 raise ValueError(
-                    f"{origin}: names and shapes of a {self.name} checkpoint do not tell its {option}. Say "
+                    f"{origin}: cannot infer the {option} of a {self.name} checkpoint. Pass "
                     f"{' or '.join(f'{option}={choice!r}' for choice in choices)}; {said}."
                 )
 
     def not_ours(self, checkpoint: Checkpoint, tensors: StateDict) -> str:
-        """The message for a checkpoint without this project's names: what was expected, what was found."""
+        """The error message for a checkpoint without this project's names."""
         raise NotImplementedError
 
     def check_expressible(self, config: FaceConfig, tensors: StateDict) -> None:
-        """Raises `ValueError` unless the project's code would build the same network from the exported tensors."""
+        """Raise `ValueError` unless the project's code would build the same network from the exported tensors."""
         told = {option: getattr(config, option) for option in ("image_size", *self.asks)}
         built = self.config(tensors, Checkpoint(tensors), **told)
         fields = type(config).__annotations__.keys() - TRAINING_FIELDS - {"model_type"}
@@ -200,30 +199,30 @@ def rename(name: str, renames: Renames) -> str:
 
 
 def skeleton_of(config: FaceConfig) -> FacePreTrainedModel:
-    """The model of this configuration without memory for its tensors."""
+    """Build the model of this configuration without allocating its tensors."""
     with torch.device("meta"):
         return FAMILIES[type(config)](config)
 
 
 def widest_dtype(tensors: StateDict) -> torch.dtype:
-    """The precision that holds all of the tensors exactly, since a model has one: theirs, where they agree."""
+    """The smallest dtype that represents all floating-point tensors exactly."""
     return reduce(torch.promote_types, {t.dtype for t in tensors.values() if t.is_floating_point()})
 
 
 def check_unchanged(tensors: StateDict, config: FaceConfig) -> None:
-    """Raises `ValueError` where an adapter or `fuse()` made of the model what its configuration does not say."""
+    """Raise `ValueError` if an adapter or `fuse()` changed the model so that it does not match its configuration."""
     if differing := tensors.keys() ^ skeleton_of(config).state_dict().keys():
         raise ValueError(
-            f"The model is no longer what its configuration says: {len(differing)} tensors were added or taken away, "
-            f"as {', '.join(sorted(differing)[:3])}. Merge its adapters (`merge_and_unload`) or take it as it was "
-            "before `fuse()`."
+            f"The model no longer matches its configuration: {len(differing)} tensors were added or removed, such as "
+            f"{', '.join(sorted(differing)[:3])}. Merge its adapters (`merge_and_unload`) or use the model before "
+            "`fuse()`."
         )
 
 
 def check_tensors(found: StateDict, shapes: dict[str, torch.Size], leftover: list[str], origin: str) -> None:
-    """Raises `ValueError` listing missing, leftover and misshaped entries, in the checkpoint's own spelling.
+    """Raise `ValueError` listing missing, leftover and misshaped tensors by their names in the checkpoint.
 
-    Counters of batches (`num_batches_tracked`) may be missing: files written before torch 0.4.1 have none.
+    Batch counters (`num_batches_tracked`) may be missing, as in files written before torch 0.4.1.
     """
     missing = [n for n in shapes if n not in found and not n.endswith("num_batches_tracked")]
     misshaped = [
@@ -234,16 +233,16 @@ def check_tensors(found: StateDict, shapes: dict[str, torch.Size], leftover: lis
     problems = {"missing": missing, "leftover": leftover, "misshaped": misshaped}
     if any(problems.values()):
         listed = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names)
-        raise ValueError(f"{origin} does not fit the architecture read off it. {listed}.")
+        raise ValueError(f"{origin} does not fit the architecture read from it. {listed}.")
 
 
 def attach_class_centers(model: FacePreTrainedModel, centers: Tensor | None, keep: bool, origin: str) -> None:
     if keep and centers is None:
-        raise ValueError(f"{origin} holds no class centers to keep.")
+        raise ValueError(f"{origin} contains no class centers to keep.")
     if keep:
         model.class_centers = centers.contiguous()
     elif centers is not None:
         logger.warning(
-            f"{origin} also holds the class centers of {len(centers)} identities, which a backbone does not need. "
-            "`keep_class_centers=True` keeps them as `model.class_centers`."
+            f"{origin} also contains class centers of {len(centers)} identities, which are discarded. Pass "
+            "`keep_class_centers=True` to keep them as `model.class_centers`."
         )

@@ -14,11 +14,11 @@ from .source import CheckpointSource
 
 @sources.register("timm", citation=TIMM)
 class Timm(CheckpointSource):
-    """timm models whose classifier gives the embedding: a folder as timm publishes it, or its state dict alone."""
+    """timm models with the embedding as classifier output: a folder as published by timm, or only its state dict."""
 
     model_type = "timm_face"
     renames = ((r"^model\.", ""),)
-    classifiers = ("head.weight", "head.fc.weight", "classifier.weight")  # of most; `architecture=` says it of all
+    classifiers = ("head.weight", "head.fc.weight", "classifier.weight")  # of most models; others need `architecture=`
 
     def recognizes(self, checkpoint: Checkpoint) -> bool:
         tensors = checkpoint.tensors(self.nested_under)
@@ -28,7 +28,7 @@ class Timm(CheckpointSource):
         return self.prefixes[0]
 
     def convert(self, checkpoint: Checkpoint, **overrides) -> tuple[FacePreTrainedModel, FaceImageProcessor]:
-        """See `convert_checkpoint`. A state dict alone needs `architecture` and `model_args`."""
+        """See `convert_checkpoint`. A state dict requires `architecture` and `model_args`."""
         pretrained_cfg = checkpoint.settings.get("pretrained_cfg", checkpoint.settings)
         stated = {f"image_{key}": pretrained_cfg[key] for key in ("mean", "std") if key in pretrained_cfg}
         return super().convert(checkpoint, **{**stated, **overrides})
@@ -38,8 +38,8 @@ class Timm(CheckpointSource):
             return TimmFaceConfig(**{**translate_timm_config(checkpoint.settings), **overrides})
         if "architecture" not in overrides:
             raise ValueError(
-                f"{checkpoint.origin}: names and shapes do not tell which model of timm this is. Say `architecture=`, "
-                "one of `timm.list_models()`, and the `model_args=` that `timm.create_model` got, for example "
+                f"{checkpoint.origin}: cannot infer the timm model from names and shapes. Pass `architecture=`, one of "
+                "`timm.list_models()`, and `model_args=` as for `timm.create_model`, for example "
                 "architecture='vit_tiny_patch16_224', model_args={'img_size': 112, 'patch_size': 8} or "
                 "architecture='convnext_nano', model_args={'patch_size': 2}."
             )
@@ -56,13 +56,13 @@ class Timm(CheckpointSource):
         if config.reduce_first_conv_stride:
             raise ValueError(
                 f"{self.name}'s format cannot express reduce_first_conv_stride=True: `timm.create_model` has no such "
-                "argument and would build another network from these tensors. target='timm_face' has it."
+                "argument and would build a different network from these tensors. Use target='timm_face'."
             )
 
 
 @sources.register("timm_face", citation=TIMM)
 class TimmFaceCheckpoint(Timm):
-    """gau-nernst/timm-face: training checkpoints, the averaged weights (`ema`) that it evaluates if there are any."""
+    """gau-nernst/timm-face: training checkpoints, with averaged weights (`ema`) if there are any."""
 
     nested_under = ("ema", "model")
     exported_under = "ema"
@@ -76,9 +76,9 @@ class TimmFaceCheckpoint(Timm):
         return (is_nested or "weight" in tensors) and any(name.startswith(self.prefixes) for name in tensors)
 
     def check_expressible(self, config: TimmFaceConfig, tensors: StateDict) -> None:
-        """timm-face's own scripts take all that the configuration says."""
+        """timm-face's scripts support every configuration."""
 
     def export(self, model: FacePreTrainedModel) -> StateDict:
-        """The backbone and, where the model has them, the class centers that timm-face's own loader expects."""
+        """Export the backbone and, if the model has them, the class centers that timm-face's loader expects."""
         centers: dict[str, Any] = {"weight": model.class_centers} if hasattr(model, "class_centers") else {}
         return {**super().export(model), **centers}

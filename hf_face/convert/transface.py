@@ -19,7 +19,7 @@ TRANSFACE = """
 
 @sources.register("transface", citation=TRANSFACE)
 class TransFace(ArcFaceTorch):
-    """DanJun6737/TransFace: vision transformers that weigh their patches, in arcface_torch's files."""
+    """DanJun6737/TransFace: vision transformers with patch weighting, in arcface_torch's files."""
 
     layouts = (TransFaceViT(),)
 

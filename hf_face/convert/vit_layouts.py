@@ -1,4 +1,4 @@
-"""InsightFace's spelling of the face vision transformer, and TransFace's."""
+"""InsightFace's and TransFace's layouts of the face vision transformer."""
 
 from ..models import FaceConfig, ViTFaceConfig
 from .checkpoint import StateDict
@@ -38,8 +38,8 @@ class InsightFaceViT(Layout):
         positions = shape_of(tensors, "pos_embed", 3, origin)[1]
         if config.num_patches != positions:
             raise ValueError(
-                f"{origin}: {positions} positions of patches of {patch_size} pixels are not those of crops of "
-                f"{config.image_size} pixels. Say `image_size=`."
+                f"{origin}: {positions} positions of patches of {patch_size} pixels do not match crops of "
+                f"{config.image_size} pixels. Pass `image_size=`."
             )
         return config
 
@@ -48,7 +48,7 @@ class InsightFaceViT(Layout):
 
 
 class TransFaceViT(InsightFaceViT):
-    """The same with the squeeze and excitation of patches beside it."""
+    """InsightFace's layout with squeeze and excitation of patches."""
 
     anchor = "senet.0.weight"
     patch_weighting = True

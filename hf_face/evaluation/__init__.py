@@ -1,4 +1,4 @@
-"""Protocols: embeddings in, a flat dict of metrics and the figures of the field out."""
+"""Evaluation protocols: embeddings in, a flat dict of metrics and figures out."""
 
 from ..embedding import Embedder, EmbeddingCache, Embeddings, embed_images
 from .all_pairs import AllPairsEvaluator, all_pairs_scores

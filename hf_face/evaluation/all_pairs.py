@@ -1,9 +1,9 @@
-"""All pairs of a set of faces, each image against every other: TAR at FAR 1e-6 and below, as the MFR challenge asks.
+"""All pairs of a set of faces, as in the MFR challenge: TAR at FAR 1e-6 and below.
 
-N images make N (N - 1) / 2 pairs, 10^12 for 1.6 million: no score matrix fits anywhere. Similarities are computed block
-by block; of each block stay the genuine scores, and of the impostor scores those that can still be among the highest
-K = FAR x impostors + 1, which is all that TAR at that FAR depends on. The counts are exact and the memory bounded:
-a few blocks, the genuine scores and at most 5 K impostor scores.
+N images make N (N - 1) / 2 pairs, 10^12 for 1.6 million, too many for a score matrix. Similarities are computed block
+by block. Each block contributes its genuine scores and those impostor scores that can still be among the highest
+K = FAR x impostors + 1, which are all that TAR at that FAR depends on. Counts are exact, and memory is bounded by a few
+blocks, the genuine scores and at most 5 K impostor scores.
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,15 +33,15 @@ ALL_PAIRS_FARS = (1e-4, 1e-5, 1e-6)
 @protocols.register("all_pairs")
 class AllPairsEvaluator(Evaluator):
     """
-    Every image of a labeled set against every other: TAR at FARs as fine as 1e-6 and below.
+    Compares every image of a labeled set with every other one: TAR at FARs of 1e-6 and below.
 
     Args:
         dataset (`Dataset`): Images and identities, columns `image` and `label`.
         fars (sequence of `float`):
-            The false accept rates to report; one finer than one impostor pair is not measurable and left out. The
-            highest one decides how many impostor scores are held.
+            False accept rates to report. Rates below one impostor pair are not measurable and left out. The highest
+            rate determines how many impostor scores are kept.
         flip (`str`, *optional*): Test-time augmentation by the flipped image: `"sum"`, `"concat"` or `None`.
-        name (`str`): What its metrics are prefixed with.
+        name (`str`): Prefix of its metrics.
 
     Example:
     ```python
@@ -61,7 +61,7 @@ class AllPairsEvaluator(Evaluator):
         self.measurable_fars = [far for far in fars if allowed_errors(far, num_impostors)]
         if not num_genuine or not self.measurable_fars:
             raise ValueError(
-                f"{name}: {num_genuine} genuine and {num_impostors} impostor pairs measure none of the FARs {fars}"
+                f"{name}: {num_genuine} genuine and {num_impostors} impostors are too few for any of the FARs {fars}"
             )
         self.not_measurable = [f"tar@far={format_far(far)}" for far in fars if far not in self.measurable_fars]
         self.primary_metric = f"tar@far={format_far(min(self.measurable_fars))}"
@@ -87,38 +87,38 @@ class AllPairsEvaluator(Evaluator):
 
 
 def count_pairs(labels: np.ndarray) -> tuple[int, int]:
-    """Genuine and impostor pairs among images of these identities (N,)."""
+    """Count genuine and impostor pairs among images with these identities (N,)."""
     counts = np.unique(labels, return_counts=True)[1].astype(object)  # 1.6 million images: pairs beyond 2^40
     genuine = int((counts * (counts - 1) // 2).sum())
     return genuine, len(labels) * (len(labels) - 1) // 2 - genuine
 
 
 def all_pairs_scores(features: Tensor, labels: np.ndarray, max_far: float, block_size: int = 4096) -> ComparisonScores:
-    """Every genuine score, and as many of the highest impostor scores as `max_far` and lower rates take.
+    """Compute all genuine scores, and as many of the highest impostor scores as rates up to `max_far` require.
 
-    Under `torch.distributed` each rank computes its share of the blocks, all of them hold all features, and all get the
-    same answer.
+    Under `torch.distributed`, each rank holds all features and computes its share of the blocks, and all ranks return
+    the same result.
 
     Args:
         features: unit-length embeddings (N, D), on the device to compute on. Scores have their dtype.
         labels: identity of each image (N,).
-        max_far: the highest false accept rate that will be asked for.
-        block_size: images on either side of a block, hence `block_size`^2 scores in it.
+        max_far: the highest false accept rate to measure.
+        block_size: images on each side of a block, which has `block_size`^2 scores.
 
     Raises:
-        ValueError: labels do not match, pairs of either kind are missing, or a feature is not finite.
+        ValueError: if the number of labels does not match, there are no pairs of one kind, or a feature is not finite.
     """
     labels = np.asarray(labels)
     if len(features) != len(labels):
-        raise ValueError(f"{len(features)} features and {len(labels)} labels: every image needs both")
+        raise ValueError(f"{len(features)} features and {len(labels)} labels: expected one of each per image")
     num_genuine, num_impostors = count_pairs(labels)
     if not num_genuine or not num_impostors:
-        raise ValueError(f"found {num_genuine} genuine and {num_impostors} impostor pairs; TAR@FAR needs both")
+        raise ValueError(f"found {num_genuine} genuine and {num_impostors} impostor pairs; TAR@FAR requires both")
     finite = features.isfinite().all(dim=1)
     if not finite.all():
         raise ValueError(f"the embedding of image {int(finite.int().argmin())} is not finite")
 
-    # Sorted by identity, all genuine pairs lie in the few blocks along the diagonal.
+    # Sorted by identity, all genuine pairs are in the few blocks along the diagonal.
     order = torch.as_tensor(np.argsort(labels, kind="stable"))
     features, labels = features[order.to(features.device)], torch.as_tensor(labels)[order].to(features.device)
     kept = min(allowed_errors(max_far, num_impostors) + 1, num_impostors)
@@ -135,16 +135,16 @@ def all_pairs_scores(features: Tensor, labels: np.ndarray, max_far: float, block
 
 
 class HighestScores:
-    """The `size` highest of `scores` and of all scores added, in memory bounded by a few times that and a block."""
+    """The `size` highest of `scores` and all added scores, in memory for a few times `size` and a block."""
 
     def __init__(self, size: int, scores: Tensor):
         self.size = size
-        self._floor = -torch.inf  # `size` scores above it, or equal, are held
+        self._floor = -torch.inf  # at least `size` held scores are not below it
         self._held = [scores]
 
     def add(self, scores: Tensor):
-        """Take what is above the floor from a block (A, B)."""
-        # Few rows hold such a score once the floor has risen: one pass over the block is then all it takes.
+        """Add the scores of a block (A, B) that are above the floor."""
+        # Once the floor has risen, few rows have such a score, and one pass over the block is enough.
         rows = scores[scores.amax(dim=1) > self._floor]
         self._held.append(rows[rows > self._floor])
         if sum(len(held) for held in self._held) > 2 * self.size:
@@ -152,14 +152,14 @@ class HighestScores:
             self._floor = self._held[0].min().item()
 
     def highest(self) -> Tensor:
-        """The highest scores (at most `size`), in no order."""
+        """The highest scores (at most `size`), unordered."""
         held = torch.cat(self._held)
         return held.topk(self.size, sorted=False).values if len(held) > self.size else held
 
 
 def _blocks(features: Tensor, labels: Tensor, block_size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """This rank's blocks of the upper triangle of similarities, (A, B), which the next one overwrites, and where in a
-    block the pairs are of one identity (A, B); None where that is nowhere. What lies below the diagonal is -inf."""
+    """Yield this rank's blocks (A, B) of the upper triangle of similarities, each overwriting the previous one, with a
+    mask (A, B) of the genuine pairs, or None if there are none. Scores below the diagonal are -inf."""
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     starts = range(0, len(features), block_size)
     corners = [(row, column) for row in starts for column in starts[row // block_size :]][rank::world]
@@ -178,7 +178,7 @@ def _blocks(features: Tensor, labels: Tensor, block_size: int) -> Iterator[tuple
 
 
 def _gather(scores: Tensor) -> np.ndarray:
-    """The scores of all ranks."""
+    """Concatenate the scores of all ranks."""
     scores = scores.cpu().numpy()
     if not dist.is_initialized():
         return scores

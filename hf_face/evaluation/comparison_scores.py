@@ -1,7 +1,7 @@
-"""Comparison scores by the million: operating points from sorted scores, with all impostors or only their upper tail.
+"""Millions of comparison scores: operating points from sorted scores, with all impostors or only their upper tail.
 
-`metrics.ROC` holds a point per distinct score and is what a few thousand pairs need. IJB-C has 15.7 million, an
-all-pairs protocol 10^10 and more: there, every figure at a low FAR is read off the sorted scores themselves.
+`metrics.ROC` has a point per distinct score, which suits a few thousand pairs. IJB-C has 15.7 million pairs, and an
+all-pairs protocol 10^10 and more: for these, metrics at a low FAR are read from the sorted scores directly.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from .metrics import ROC, OperatingPoint
 
 
 def allowed_errors(rate: float, count: int) -> int:
-    """The most errors among `count` trials whose share is not above `rate`."""
+    """The largest number of errors in `count` trials with an error rate of at most `rate`."""
     nearest = round(rate * count)
     return nearest if nearest <= rate * count or nearest / count <= rate else nearest - 1
 
@@ -24,7 +24,7 @@ class ComparisonScores:
     Args:
         genuine: scores (G,) of all genuine pairs.
         impostors: the highest scores (K,) of the impostor pairs.
-        num_impostors: impostor pairs in all; more than K where only the tail was kept.
+        num_impostors: total number of impostor pairs; more than K if only the tail was kept.
     """
 
     genuine: np.ndarray
@@ -33,39 +33,39 @@ class ComparisonScores:
 
     @classmethod
     def from_pairs(cls, same: np.ndarray, scores: np.ndarray) -> "ComparisonScores":
-        """Split and sort the scores (P,) of pairs, `same` (P,) being true for genuine ones.
+        """Split and sort the scores (P,) of pairs, with `same` (P,) true for genuine pairs.
 
         Raises:
-            ValueError: a score is not finite, or either kind of pair is missing.
+            ValueError: if a score is not finite, or there are no pairs of one kind.
         """
         same = np.asarray(same, dtype=bool)
         genuine, impostors = np.sort(scores[same]), np.sort(scores[~same])
         if not len(genuine) or not len(impostors):
-            raise ValueError(f"found {len(genuine)} genuine and {len(impostors)} impostor pairs; TAR@FAR needs both")
-        # Sorting leaves infinities and NaN at the ends.
+            raise ValueError(f"found {len(genuine)} genuine and {len(impostors)} impostor pairs; TAR@FAR requires both")
+        # Sorting moves infinities and NaN to the ends.
         if not np.isfinite([genuine[0], genuine[-1], impostors[0], impostors[-1]]).all():
             first = int(np.argmin(np.isfinite(scores)))
-            raise ValueError(f"pair {first} scores {scores[first]}: the model gave an embedding that is not finite")
+            raise ValueError(f"the score of pair {first} is {scores[first]}: the model returned a non-finite embedding")
         return cls(genuine, impostors, len(impostors))
 
     @property
     def finest_far(self) -> float:
-        """The smallest FAR above zero that these pairs can show: one impostor."""
+        """The smallest measurable FAR above zero: one impostor pair."""
         return 1 / self.num_impostors
 
     def at_far(self, target: float) -> OperatingPoint:
-        """The point of the largest TAR whose FAR is not above `target`; a pair is accepted when `score >= threshold`.
+        """The point with the largest TAR at a FAR of at most `target`; a pair is accepted if `score >= threshold`.
 
         Raises:
-            ValueError: `target` is finer than one impostor, hence not measurable, or takes more impostors than were
-                kept.
+            ValueError: if `target` is below one impostor pair and not measurable, or requires more impostor scores
+                than were kept.
         """
         allowed = allowed_errors(target, self.num_impostors)
         if allowed == 0:
             raise ValueError(f"FAR {target:g} is not measurable with {self.num_impostors} impostor pairs")
         kept = len(self.impostors)
         if allowed >= kept and kept < self.num_impostors:
-            raise ValueError(f"FAR {target:g} takes the {allowed + 1} highest impostor scores; {kept} were kept")
+            raise ValueError(f"FAR {target:g} requires the {allowed + 1} highest impostor scores; {kept} were kept")
         # The highest impostor score that must not be accepted.
         rejected = self.impostors[kept - allowed - 1] if allowed < kept else -np.inf
         genuine = np.searchsorted(self.genuine, rejected, side="right")
@@ -80,16 +80,18 @@ class ComparisonScores:
 
     @property
     def auc(self) -> float:
-        """The chance that a genuine pair scores above an impostor pair, ties counting half; needs all impostors."""
+        """Probability that a genuine pair scores above an impostor pair, ties counting half; requires all impostors."""
         if len(self.impostors) < self.num_impostors:
-            raise ValueError(f"the AUC needs all {self.num_impostors} impostor scores; {len(self.impostors)} were kept")
+            raise ValueError(
+                f"the AUC requires all {self.num_impostors} impostor scores; {len(self.impostors)} were kept"
+            )
         below = np.searchsorted(self.impostors, self.genuine, side="left")
         not_above = np.searchsorted(self.impostors, self.genuine, side="right")
         return float((below + not_above).mean() / 2 / self.num_impostors)
 
     def curve(self) -> ROC:
-        """The corners of the curve, before and at each genuine score, as far down as the kept impostors reach: for
-        figures, with the area of the whole curve where all impostors were kept."""
+        """The corners of the curve, before and at each genuine score, down to the lowest kept impostor score. For
+        plots; has the area of the whole curve if all impostors were kept."""
         complete = len(self.impostors) == self.num_impostors
         lowest = min(self.genuine[0], self.impostors[0]) if complete else self.impostors[0]
         genuine = self.genuine[self.genuine >= lowest]

@@ -1,4 +1,4 @@
-"""What all protocols share: how they are loaded, called and drawn."""
+"""Base class for protocols: how they are loaded, called and plotted."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,13 +14,13 @@ from .plots import save_figure
 @dataclass
 class Findings:
     """
-    What a protocol found.
+    The results of a protocol.
 
     Args:
-        metrics (`dict[str, float]`): The figures, without any prefix: "accuracy", "tar@far=1e-3".
+        metrics (`dict[str, float]`): Metrics without prefix: "accuracy", "tar@far=1e-3".
         plots (`dict[str, Callable[[], Figure]]`):
-            What draws each figure, by kind ("roc", "det", "scores", "cmc"), the leading one first. Drawn only when
-            somebody wants to see them.
+            Functions that draw the figures, by kind ("roc", "det", "scores", "cmc"), the most important one first.
+            They are only called when figures are saved.
     """
 
     metrics: dict[str, float]
@@ -31,16 +31,16 @@ class Evaluator:
     """
     A protocol with its data: embeddings in, a flat dict of metrics out.
 
-    A subclass writes [`~Evaluator.compute`] and states the attributes. With a name in the registry it can be run by
-    that name, from a recipe (`eval_data:`) and from the command line.
+    A subclass implements [`~Evaluator.compute`] and sets the attributes. If it is registered, recipes (`eval_data:`)
+    and command lines can run it by name.
 
     Attributes:
-        name (`str`): What its metrics are prefixed with when they are logged.
-        primary_metric (`str`): The metric to choose a model by, without prefix.
-        greater_is_better (`bool`): Whether a greater value of it is the better one.
+        name (`str`): Prefix of its logged metrics.
+        primary_metric (`str`): The metric to select the best model by, without prefix.
+        greater_is_better (`bool`): Whether greater values of the primary metric are better.
         flip (`str`, *optional*): Test-time augmentation by the flipped image: `"sum"`, `"concat"` or `None`.
         not_measurable (`Sequence[str]`):
-            Metrics that the data is too small for. They are left out of the answer, never reported as zero.
+            Metrics that the data is too small for. They are left out of the results, not reported as zero.
 
     Example:
     ```python
@@ -77,35 +77,35 @@ class Evaluator:
     flip: Flip = "sum"
     not_measurable: Sequence[str] = ()
 
-    _drawn_kinds: Sequence[str] = ()  # of the last evaluation, the leading figure first
+    _drawn_kinds: Sequence[str] = ()  # of the last evaluation, the most important one first
 
     @classmethod
     def load(cls, **options) -> list["Evaluator"]:
-        """The evaluators that a recipe's or a command line's options ask for. An override names its options."""
+        """Build evaluators from the options of a recipe or command line. Overrides declare their options."""
         return [cls(**options)]
 
     @property
     def needs_flip(self) -> bool:
-        """Whether it needs the embeddings of the flipped images, which cost a second forward pass."""
+        """Whether it requires embeddings of the flipped images, which take a second forward pass."""
         return self.flip is not None
 
     def compute(self, embedder: Embedder) -> Findings:
-        """Embed the protocol's images and judge the embeddings: the one thing that a protocol writes."""
+        """Embed the protocol's images and compute its metrics. Implemented by subclasses."""
         raise NotImplementedError
 
     def evaluate(self, embedder: Embedder, output_dir: str | Path | None = None) -> dict[str, float]:
         """
-        The metrics of the embedder's model, without prefix.
+        Compute the metrics of the embedder's model, without prefix.
 
         Args:
-            embedder (`Embedder`): Several protocols can share it, so that images are embedded once.
-            output_dir (`str` or `Path`, *optional*): Where the figures go, each as `<name>_<kind>.png`.
+            embedder (`Embedder`): May be shared by several protocols, to embed images only once.
+            output_dir (`str` or `Path`, *optional*): Folder to save figures to, as `<name>_<kind>.png`.
 
         Raises:
-            ValueError: if the protocol needs flipped images and the embedder leaves them out.
+            ValueError: if the protocol requires flipped images and the embedder does not embed them.
         """
         if self.needs_flip and not embedder.flip:
-            raise ValueError(f"{self.name} needs the flipped images: Embedder(..., flip=True)")
+            raise ValueError(f"{self.name} needs the flipped images: pass Embedder(..., flip=True)")
         findings = self.compute(embedder)
         if output_dir is not None:
             self._drawn_kinds = list(findings.plots)
@@ -115,16 +115,16 @@ class Evaluator:
         return findings.metrics
 
     def __call__(self, model, image_processor, output_dir: str | Path | None = None) -> dict[str, float]:
-        """The metrics of `model`, each prefixed with the protocol's name; figures go into `output_dir` if given."""
+        """Compute the metrics of `model`, prefixed with the protocol's name; saves figures if `output_dir` is set."""
         embedder = Embedder(model, image_processor, flip=self.needs_flip)
         return self.prefixed(self.evaluate(embedder, output_dir))
 
     def prefixed(self, metrics: dict[str, float]) -> dict[str, float]:
-        """The metrics as they are logged: "lfw_accuracy" for "accuracy"."""
+        """Prefix metrics for logging: "accuracy" becomes "lfw_accuracy"."""
         return {f"{self.name}_{key}": value for key, value in metrics.items()}
 
     def lead_figure(self, output_dir: str | Path) -> Path | None:
-        """The figure to show where there is room for one, if the last evaluation drew it into `output_dir`."""
+        """The most important figure, if the last evaluation saved it to `output_dir`."""
         if not self._drawn_kinds:
             return None
         path = self._figure_path(output_dir, self._drawn_kinds[0])

@@ -1,4 +1,4 @@
-"""The fairness protocol: the same figures for each group of people, and how far apart they lie."""
+"""The fairness protocol: the same metrics for each group of people, and how much they differ."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ from .plots import plot_roc
 from .protocol_data import has_pairs, load_pairs
 from .verification import VerificationEvaluator
 
-# Figures of the data, thresholds, and variants of a rate that is there already: their spread says nothing new.
+# Data sizes, thresholds, and variants of other rates: their spread is not informative.
 NOT_SPREAD = ("num_", "finest_", "threshold", "accuracy_std", "insightface", "timm_face")
 
 SKEWED_ERROR_RATIO = """
@@ -39,23 +39,23 @@ RFW = """
 
 class FairnessEvaluator(Evaluator):
     """
-    Runs one protocol per group and adds the spread of every rate that all groups have.
+    Runs one protocol per group and adds the spread of every rate that all groups share.
 
-    Each group's metrics come as `<group>_<metric>`. For each rate, `<metric>_mean`, `_std` (sample standard deviation
-    over the groups) and `_gap` (largest minus smallest) follow, and for the groups' primary metric the worst group's
-    value (`_min`, or `_max` where a smaller value is the better one) and the skewed error ratio `_ser`, largest over
-    smallest error (Wang and Deng 2020, "Mitigating Bias in Face Recognition Using Skewness-Aware Reinforcement
-    Learning"; left out when a group makes no error). The error is 1 minus the primary metric, or the metric itself
-    where smaller is better.
+    Each group's metrics are reported as `<group>_<metric>`, followed by `<metric>_mean`, `_std` (sample standard
+    deviation over groups) and `_gap` (largest minus smallest) of each rate. For the primary metric, the value of the
+    worst group (`_min`, or `_max` if smaller is better) and the skewed error ratio `_ser` are added: the largest over
+    the smallest error (Wang and Deng 2020, "Mitigating Bias in Face Recognition Using Skewness-Aware Reinforcement
+    Learning"), left out if a group has no errors. The error is 1 minus the primary metric, or the metric itself if
+    smaller is better.
 
     Args:
-        groups (`dict[str, Evaluator]`): The protocol of each group, two or more.
-        name (`str`): What its metrics are prefixed with.
+        groups (`dict[str, Evaluator]`): The protocol of each of at least two groups.
+        name (`str`): Prefix of its metrics.
     """
 
     def __init__(self, groups: Mapping[str, Evaluator], name: str = "fairness"):
         if len(groups) < 2:
-            raise ValueError(f"{name}: fairness compares two groups or more, found {sorted(groups)}")
+            raise ValueError(f"{name}: fairness requires at least two groups, found {sorted(groups)}")
         self.groups: Mapping[str, Any] = groups  # subclasses know which protocol it is
         self.name = name
         first = next(iter(groups.values()))
@@ -87,7 +87,7 @@ class FairnessEvaluator(Evaluator):
 
 
 def _with_spread(by_group: dict[str, dict[str, float]]) -> dict[str, float]:
-    """Each group's metrics, and mean, deviation and gap of the rates that all groups have."""
+    """Each group's metrics, and mean, standard deviation and gap of the rates that all groups share."""
     flat = {f"{group}_{key}": value for group, own in by_group.items() for key, value in own.items()}
     for key in next(iter(by_group.values())):
         values = np.array([metrics[key] for metrics in by_group.values() if key in metrics])
@@ -102,24 +102,24 @@ def _with_spread(by_group: dict[str, dict[str, float]]) -> dict[str, float]:
 @protocols.register("fairness", citation=SKEWED_ERROR_RATIO)
 class VerificationFairnessEvaluator(FairnessEvaluator):
     """
-    Verification pairs per group of people, such as RFW's four sets, and how far apart the groups lie, with each group's
-    own threshold and with a common one.
+    Verification per group of people, such as RFW's four sets, and how much the groups differ, at each group's own
+    threshold and at a shared one.
 
-    Ten-fold accuracy gives every group the threshold that suits it; a deployed system has one for all. So, besides
-    [`VerificationEvaluator`]'s figures, each group's false match and false non-match rate (`fmr@far=...`,
-    `fnmr@far=...`) at the threshold that gives the stated FAR over all groups' pairs together, with their spread.
+    Ten-fold accuracy chooses the best threshold for each group, but a deployed system has a single threshold. In
+    addition to [`VerificationEvaluator`]'s metrics, this reports each group's false match and false non-match rate
+    (`fmr@far=...`, `fnmr@far=...`) at the threshold for the given FAR on the pairs of all groups, and their spread.
 
     Args:
-        groups (`dict[str, VerificationPairs]`): The pairs of each group; [`split_by_group`] makes them from one set.
-        name (`str`): What its metrics are prefixed with.
+        groups (`dict[str, VerificationPairs]`): The pairs of each group; see [`split_by_group`] to split a set.
+        name (`str`): Prefix of its metrics.
         far (`float`, *optional*):
-            The false accept rate of the common threshold; by default 1e-3, or where all impostor pairs together cannot
-            show that, the finest of 1e-2 and 1e-1.
+            False accept rate of the shared threshold. The default is 1e-3, or the finest of 1e-2 and 1e-1 that the
+            impostor pairs of all groups can measure.
         flip (`str`, *optional*): Test-time augmentation by the flipped image: `"sum"`, `"concat"` or `None`.
-        fars (sequence of `float`): The false accept rates to report of each group at its own thresholds.
+        fars (sequence of `float`): False accept rates to report for each group at its own thresholds.
 
     Raises:
-        ValueError: if `far` is finer than one of all impostor pairs.
+        ValueError: if `far` is below one of all impostor pairs.
     """
 
     def __init__(
@@ -167,16 +167,16 @@ class VerificationFairnessEvaluator(FairnessEvaluator):
 
 def load_groups(data: str | Path, images: str | Path | None = None) -> dict[str, VerificationPairs]:
     """
-    The pairs of each group of people.
+    Load the pairs of each group of people.
 
     Args:
         data (`str` or `Path`):
-            RFW's own folder (`txts/<group>/<group>_pairs.txt`, photographs in `data/<group>` that are aligned by
-            `txts/<group>/<group>_lmk.txt`), a folder with one `.bin` a group, or pairs with a column `group`.
-        images (`str` or `Path`, *optional*): Aligned copies of RFW's photographs, or where the images of a list are.
+            RFW's folder (`txts/<group>/<group>_pairs.txt`, with images in `data/<group>` that are aligned by
+            `txts/<group>/<group>_lmk.txt`), a folder with one `.bin` file per group, or pairs with a column `group`.
+        images (`str` or `Path`, *optional*): Folder of aligned copies of RFW's images, or of the images of a list.
 
     Raises:
-        FileNotFoundError: if there is no such file or folder, or it holds none of these.
+        FileNotFoundError: if the file or folder does not exist or contains none of these.
         ValueError: if the pairs have no groups.
     """
     folder = Path(data)
@@ -186,8 +186,8 @@ def load_groups(data: str | Path, images: str | Path | None = None) -> dict[str,
         return {path.stem: load_verification_pairs(path) for path in files}
     if folder.is_dir() and not has_pairs(folder):
         raise FileNotFoundError(
-            f"{folder} holds no groups of pairs: expected txts/<group>/<group>_pairs.txt as in RFW, one .bin a group, "
-            "or the folders images and pairs that VerificationPairs.to_parquet writes"
+            f"{folder} contains no groups of pairs: expected txts/<group>/<group>_pairs.txt as in RFW, one .bin file "
+            "per group, or the folders images and pairs that VerificationPairs.to_parquet writes"
         )
     return split_by_group(load_pairs(data, images))
 
@@ -202,13 +202,13 @@ def _load_rfw_group(path: Path, folder: Path, images: str | Path | None) -> Veri
 
 
 def split_by_group(pairs: VerificationPairs) -> dict[str, VerificationPairs]:
-    """The pairs of each value of `pairs.group`, over the same images.
+    """Split pairs by `pairs.group`, with the same images.
 
     Raises:
         ValueError: if the pairs have no group.
     """
     if pairs.group is None:
-        raise ValueError(f"{pairs.name}: the pairs have no column 'group' to compare people by")
+        raise ValueError(f"{pairs.name}: the pairs have no column 'group' to split them by")
     groups = {}
     for group in np.unique(pairs.group):
         rows = pairs.group == group

@@ -1,11 +1,12 @@
-"""Identification (1:N): every probe is searched in a gallery of enrolled people.
+"""Identification (1:N): searches for every probe in a gallery of enrolled people.
 
     result = search(probe_features, probe_subjects, gallery_features, gallery_subjects)
     result.metrics()     # {"rank1": ..., "rank5": ..., "rank10": ..., "tpir@fpir=1e-2": ...}
 
-Terms of ISO/IEC 19795-1: a *mated* probe's subject is enrolled. Its rank is the place of its best own entry in the list
-of candidates; the share of mated probes of rank k or better over k is the *CMC*. With a threshold (open set), *TPIR* is
-the share of mated probes found first and above the threshold, *FPIR* the share of non-mated probes that find anyone.
+Terms of ISO/IEC 19795-1: the subject of a *mated* probe is enrolled. The rank of a mated probe is the rank of its
+subject's best entry in the list of candidates, and the *CMC* is the share of mated probes of rank k or better over k.
+With a threshold (open set), *TPIR* is the share of mated probes of rank 1 above the threshold, and *FPIR* the share of
+non-mated probes with any candidate above it.
 """
 
 from collections.abc import Sequence
@@ -34,16 +35,16 @@ DEFAULT_FPIRS = (1e-2, 1e-1)
 @protocols.register("identification")
 class IdentificationEvaluator(Evaluator):
     """
-    Every probe searched in a gallery of enrolled people: rank-k, mean average precision and, where enough probes are of
-    nobody in the gallery, TPIR@FPIR.
+    Searches for every probe in a gallery of enrolled people: rank-k, mean average precision and, with enough non-mated
+    probes, TPIR@FPIR.
 
     Args:
         gallery, probes (`Dataset`):
-            Columns `image` and `label`; a person may have several gallery images. Where the label is a `ClassLabel`,
-            its names say who is who, since two data sets may number the same people differently.
+            Columns `image` and `label`; a person may have several gallery images. `ClassLabel` labels are matched by
+            their names, since two datasets may number the same people differently.
         flip (`str`, *optional*): Test-time augmentation by the flipped image: `"sum"`, `"concat"` or `None`.
-        ranks, fpirs (sequences of `int` and `float`): What to report.
-        name (`str`): What its metrics are prefixed with.
+        ranks, fpirs (sequences of `int` and `float`): Ranks and false positive identification rates to report.
+        name (`str`): Prefix of its metrics.
 
     Example:
     ```python
@@ -70,7 +71,7 @@ class IdentificationEvaluator(Evaluator):
         self.name = name
         mated = np.isin(_people(probes), _people(gallery))
         if not mated.any():
-            raise ValueError(f"{name}: no probe is of a person in the gallery")
+            raise ValueError(f"{name}: no probe shows a person in the gallery")
         num_unmated = int((~mated).sum())
         self.not_measurable = [
             f"tpir@fpir={format_far(fpir)}" for fpir in fpirs if not allowed_errors(fpir, num_unmated)
@@ -85,8 +86,8 @@ class IdentificationEvaluator(Evaluator):
         ranks: Sequence[int] = DEFAULT_RANKS,
         fpirs: Sequence[float] = DEFAULT_FPIRS,
     ) -> list[Evaluator]:
-        """`data` and `probes`: identity data that [`load_identities`] reads. Without `probes`, everybody's first image
-        in `data` is enrolled and the others are probes."""
+        """`data` and `probes`: identity data that [`load_identities`] reads. Without `probes`, the first image of each
+        person in `data` is enrolled and all others are probes."""
         people = load_people(data)
         gallery, searched = enroll_first(people) if probes is None else (people, load_people(probes))
         return [cls(gallery, searched, flip, ranks, fpirs)]
@@ -102,13 +103,13 @@ class IdentificationEvaluator(Evaluator):
 
 
 def _people(dataset: Dataset) -> np.ndarray:
-    """Who is on each image (N,)."""
+    """The person in each image (N,)."""
     labels, feature = identity_labels(dataset), dataset.features["label"]
     return np.array(feature.names)[labels] if isinstance(feature, ClassLabel) else labels
 
 
 def enroll_first(dataset: Dataset) -> tuple[Dataset, Dataset]:
-    """Gallery and probes from labeled images: everybody's first image is enrolled, all others are probes."""
+    """Split labeled images into gallery and probes: each person's first image is enrolled, all others are probes."""
     _, first = np.unique(identity_labels(dataset), return_index=True)
     others = np.setdiff1d(np.arange(len(dataset)), first)
     return dataset.select(np.sort(first)), dataset.select(others)
@@ -116,13 +117,14 @@ def enroll_first(dataset: Dataset) -> tuple[Dataset, Dataset]:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What searching P probes gave; M is the most gallery entries that a probe's subject has.
+    """The result of searching for P probes; M is the largest number of gallery entries of a probe's subject.
 
     Args:
-        mate_scores: (P, M) scores of the probe's own entries, falling, filled up with -inf; all -inf where not mated.
-        mate_ranks: (P, M) the places of these entries in the list of candidates, 1 the first; 0 where filled up.
-            An entry of someone else that scores the same stands before.
-        impostor_scores: (P,) highest score of anyone else's entry.
+        mate_scores: (P, M) scores of the gallery entries of the probe's subject, descending, padded with -inf; all
+            -inf for non-mated probes.
+        mate_ranks: (P, M) ranks of these entries in the list of candidates, starting at 1; 0 for padding. Other
+            subjects' entries with the same score rank first.
+        impostor_scores: (P,) highest score of any other subject's entry.
     """
 
     mate_scores: np.ndarray
@@ -131,7 +133,7 @@ class SearchResult:
 
     @property
     def mated(self) -> np.ndarray:
-        """True (P,) where the probe's subject is in the gallery."""
+        """Whether each probe's subject is in the gallery (P,)."""
         return self.mate_ranks[:, 0] > 0
 
     @property
@@ -140,15 +142,15 @@ class SearchResult:
         return self.mate_ranks[self.mated, 0]
 
     def cmc(self, max_rank: int) -> np.ndarray:
-        """Cumulative match characteristic (max_rank,): share of mated probes of rank 1, 2, ... or better."""
+        """Cumulative match characteristic (max_rank,): the share of mated probes of rank 1, 2, ... or better."""
         counts = np.bincount(self.ranks.clip(max=max_rank + 1), minlength=max_rank + 2)
         return np.cumsum(counts[1:-1]) / len(self.ranks)
 
     def at_fpir(self, target: float) -> OperatingPoint:
-        """Largest TPIR (as `tar`) whose FPIR (as `far`) is not above `target`.
+        """The largest TPIR (as `tar`) at an FPIR (as `far`) of at most `target`.
 
         Raises:
-            ValueError: `target` is finer than one non-mated probe.
+            ValueError: if `target` is below one non-mated probe.
         """
         mate_scores = np.where(self.mate_ranks[:, 0] == 1, self.mate_scores[:, 0], -np.inf)[self.mated]
         alarms = self.impostor_scores[~self.mated]
@@ -158,9 +160,9 @@ class SearchResult:
 
     @property
     def mean_average_precision(self) -> float:
-        """TinyFace's mAP over mated probes: the area under precision over recall, by the trapezoidal rule.
+        """TinyFace's mAP over mated probes: the area under the precision-recall curve by the trapezoidal rule.
 
-        The precision before an entry of rank r, the h-th of the probe's own, is (h - 1) / (r - 1), or 1 for r = 1.
+        The precision before the h-th entry of the probe's subject, with rank r, is (h - 1) / (r - 1), or 1 for r = 1.
         """
         ranks = self.mate_ranks[self.mated].astype(float)
         own = np.arange(1, ranks.shape[1] + 1)
@@ -170,9 +172,9 @@ class SearchResult:
         return float(((before + after).sum(1) / 2 / found.sum(1)).mean())
 
     def metrics(self, ranks: Sequence[int] = DEFAULT_RANKS, fpirs: Sequence[float] = DEFAULT_FPIRS) -> dict[str, float]:
-        """`rank1`, ...; where there are non-mated probes `tpir@fpir=1e-2` with its `threshold@fpir=1e-2`, ...
+        """`rank1`, ...; with non-mated probes also `tpir@fpir=1e-2` and `threshold@fpir=1e-2`, ...
 
-        An FPIR finer than one non-mated probe is not measurable and left out.
+        FPIRs below one non-mated probe are not measurable and left out.
         """
         metrics = {f"rank{rank}": float((self.ranks <= rank).mean()) for rank in ranks}
         num_unmated = len(self.mated) - len(self.ranks)
@@ -189,18 +191,20 @@ def search(
     gallery_subjects: np.ndarray,
     block_size: int = 2**24,
 ) -> SearchResult:
-    """Search every probe (P, D) in the gallery (G, D); features have unit length, similarity is their dot product.
+    """Search for every probe (P, D) in the gallery (G, D) by the dot product of unit-length features.
 
-    A subject may have several gallery entries, and a probe none of its own. At most about `block_size` similarities are
-    held at a time, on the device of the features.
+    A subject may have several gallery entries, or none. About `block_size` similarities are held at a time, on the
+    device of the features.
 
     Raises:
-        ValueError: a feature without a subject or the other way round, or a gallery without entries.
+        ValueError: if the numbers of features and subjects differ, or there are no probes or gallery entries.
     """
     probe_subjects, gallery_subjects = np.asarray(probe_subjects), np.asarray(gallery_subjects)
     for name, features, subjects in (("probe", probes, probe_subjects), ("gallery", gallery, gallery_subjects)):
         if len(features) != len(subjects) or not len(features):
-            raise ValueError(f"{len(features)} {name} features and {len(subjects)} {name} subjects: need one of each")
+            raise ValueError(
+                f"{len(features)} {name} features and {len(subjects)} {name} subjects: expected one of each"
+            )
     order = np.argsort(gallery_subjects, kind="stable")
     gallery = gallery[torch.as_tensor(order, device=gallery.device)].T
     sorted_subjects = gallery_subjects[order]
@@ -220,11 +224,11 @@ def search(
 
 
 def _search_block(scores: torch.Tensor, own_columns: torch.Tensor, is_own: torch.Tensor):
-    """The parts of a result from scores (B, G), the columns (B, M) of the probes' own entries and which are real."""
+    """The fields of a result from scores (B, G), columns (B, M) of the subjects' entries and a mask of real ones."""
     own_columns, is_own = own_columns.to(scores.device), is_own.to(scores.device)
     mates = scores.gather(1, own_columns).masked_fill(~is_own, -torch.inf)
     probe, _ = is_own.nonzero(as_tuple=True)
-    scores[probe, own_columns[is_own]] = -torch.inf  # from here on, impostors only
+    scores[probe, own_columns[is_own]] = -torch.inf  # only impostors remain
     mates = mates.sort(dim=1, descending=True).values
     before = [(scores >= mate[:, None]).sum(1) for mate in mates.unbind(1)]
     ranks = torch.stack(before, dim=1) + torch.arange(1, len(before) + 1, device=scores.device)

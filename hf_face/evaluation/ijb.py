@@ -51,19 +51,19 @@ class IJBEvaluator(Evaluator):
     """
     IJB-B and IJB-C: TAR@FAR of template pairs, and rank-k and TPIR@FPIR of template searches.
 
-    Galleries are searched apart: the probes of whoever is enrolled in another gallery are this one's non-mated probes.
-    A rank-k figure is the share of all mated searches, a TPIR the mean over the galleries. InsightFace's own figures
-    stand beside ours, prefixed `insightface_`; docs/ijb.md says how they differ.
+    Each gallery is searched separately: probes of people enrolled only in the other gallery are its non-mated probes.
+    Rank-k is the share of all mated searches, and TPIR the mean over galleries. InsightFace's metrics are also
+    reported, prefixed with `insightface_`; see docs/ijb.md for how they differ.
 
     Args:
         protocol (`IJBProtocol`): From [`load_ijb`].
         switches (`str`):
-            Which scores weigh the images of a template, as the reference names them: N1 the embedding's norm, D1 the
-            detector's score, F1 adds the embedding of the flipped image; 0 for without.
+            How to weight the images of a template, named as in the reference: N1 by the norm of the embedding, D1 by
+            the detector's score; F1 adds the embedding of the flipped image. 0 disables each.
         fars, ranks, fpirs (sequences of `float` and `int`):
-            What to report; rates finer than one impostor or probe are not measurable and left out.
+            What to report. Rates below one impostor pair or probe are not measurable and left out.
         cache (`EmbeddingCache`, *optional*):
-            Where embeddings are kept and an interrupted run resumes; only in memory if left out.
+            Stores embeddings to resume interrupted runs. By default, embeddings are only kept in memory.
 
     Example:
     ```python
@@ -95,11 +95,11 @@ class IJBEvaluator(Evaluator):
         num_impostors = int((~protocol.same).sum())
         self.measurable_fars = [far for far in fars if allowed_errors(far, num_impostors)]
         if not self.measurable_fars:
-            raise ValueError(f"{self.name}: {num_impostors} impostor pairs measure none of the FARs {fars}")
+            raise ValueError(f"{self.name}: {num_impostors} impostor pairs are too few for any of the FARs {fars}")
         primary = 1e-4 if 1e-4 in self.measurable_fars else min(self.measurable_fars)
         self.primary_metric = f"tar@far={format_far(primary)}"
         if not protocol.galleries:
-            logger.warning(f"{protocol.name} has no 1:N lists in its meta folder: identification is left out")
+            logger.warning(f"{protocol.name} has no 1:N lists in its meta folder: skipping identification")
 
     @classmethod
     def load(
@@ -111,7 +111,7 @@ class IJBEvaluator(Evaluator):
         fpirs: Sequence[float] = DEFAULT_FPIRS,
         cache_dir: str | Path | None = None,
     ) -> list[Evaluator]:
-        """One evaluator for each of the switches; `data` is the folder of IJB-B or IJB-C."""
+        """Build one evaluator per value of `switches`; `data` is the folder of IJB-B or IJB-C."""
         protocol = load_ijb(data)
         cache = None if cache_dir is None else EmbeddingCache(cache_dir)
         switches = [switches] if isinstance(switches, str) else switches
@@ -147,7 +147,7 @@ class IJBEvaluator(Evaluator):
         return Findings(metrics, plots)
 
     def pool(self, embeddings: Embeddings, device: torch.device | str = "cpu") -> TemplateFeatures:
-        """All templates of the protocol from the embeddings of its images."""
+        """Pool the embeddings of images into all templates of the protocol."""
         norm_score, detector_score, flip = (switch == "1" for switch in self.switches[1::2])
         features = embeddings.original + embeddings.flipped if flip else embeddings.original
         features = torch.from_numpy(features).to(device)
@@ -155,12 +155,12 @@ class IJBEvaluator(Evaluator):
         return pool_templates(features, self.protocol.templates, self.protocol.medias, weights)
 
     def compare(self, templates: TemplateFeatures) -> ComparisonScores:
-        """Scores of the 1:1 pairs."""
+        """Compute the scores of the 1:1 pairs."""
         first, second = (templates.rows(side, self.protocol.pairs_source) for side in self.protocol.pairs.T)
         return ComparisonScores.from_pairs(self.protocol.same, pair_scores(templates.features, first, second))
 
     def search(self, templates: TemplateFeatures) -> dict[str, SearchResult]:
-        """Every probe searched in each gallery."""
+        """Search for every probe in each gallery."""
         probes, probe_subjects = _enroll(templates, self.protocol.probes)
         return {
             name: search(probes, probe_subjects, *_enroll(templates, gallery))
@@ -196,14 +196,16 @@ class IJBEvaluator(Evaluator):
         return plot_cmc({f"{self.name} {name}": result.cmc(num_ranks) for name, result in results.items()})
 
     def _closed_set_metrics(self, templates: TemplateFeatures) -> dict[str, float]:
-        """InsightFace's figures, where every probe's subject is in exactly one gallery, once, as they require."""
+        """InsightFace's metrics, which require every probe's subject to occur exactly once in the galleries."""
         galleries = [_enroll(templates, gallery) for gallery in self.protocol.galleries.values()]
         gallery = torch.cat([features for features, _ in galleries])
         gallery_subjects = np.concatenate([subjects for _, subjects in galleries])
         probes, probe_subjects = _enroll(templates, self.protocol.probes)
         unique, counts = np.unique(gallery_subjects, return_counts=True)
         if not np.isin(probe_subjects, unique[counts == 1]).all():
-            logger.warning(f"{self.name}: not every probe's subject is once in the galleries: no closed-set figures")
+            logger.warning(
+                f"{self.name}: not every probe's subject occurs once in the galleries: no closed-set metrics"
+            )
             return {}
         metrics = insightface_identification(probes, probe_subjects, gallery, gallery_subjects, self.ranks, self.fpirs)
         return {f"insightface_{key}": value for key, value in metrics.items()}

@@ -1,10 +1,10 @@
 """The official files of IJB-B and IJB-C, as InsightFace and most papers distribute them.
 
-    IJBC/loose_crop/1.jpg ...                 photographs, not aligned
+    IJBC/loose_crop/1.jpg ...                 images, not aligned
     IJBC/meta/ijbc_face_tid_mid.txt           image, template and media of each image
     IJBC/meta/ijbc_name_5pts_score.txt        image, five landmarks and detector score, in the same order
     IJBC/meta/ijbc_template_pair_label.txt    template, template, 1 for genuine pairs
-    IJBC/meta/ijbc_1N_gallery_G1.csv          template, subject, ...: enrolled people, also _G2 (IJB-B: _S1, _S2)
+    IJBC/meta/ijbc_1N_gallery_G1.csv          template, subject, ...: enrolled people; also _G2 (IJB-B: _S1, _S2)
     IJBC/meta/ijbc_1N_probe_mixed.csv         template, subject, ...: the probes
 
 Every error names the file and the line.
@@ -25,7 +25,7 @@ LANDMARKS = ("x1", "y1", "x2", "y2", "x3", "y3", "x4", "y4", "x5", "y5")
 
 @dataclass(frozen=True)
 class SubjectTemplates:
-    """A gallery or probe list: ids (T,) of its templates, ascending, and whose each is."""
+    """A gallery or probe list: ascending template ids (T,) and the subject of each."""
 
     templates: np.ndarray
     subjects: np.ndarray
@@ -34,17 +34,17 @@ class SubjectTemplates:
 
 @dataclass(frozen=True)
 class IJBProtocol:
-    """Images, templates and comparisons of IJB-B, IJB-C or a set in their format.
+    """Images, templates and comparisons of IJB-B, IJB-C or a dataset in their format.
 
     Args:
         name: prefix of the files and of the metrics, such as `ijbc`.
-        images: columns `image` and `landmarks` (ten numbers), N rows; the other image arrays are in this order.
+        images: columns `image` and `landmarks` (ten numbers), N rows; other per-image arrays are in the same order.
         templates, medias: ids (N,) of the template and the media that each image belongs to.
         detector_scores: confidence (N,) of the face detector.
         pairs: template ids (P, 2) of the 1:1 comparisons.
         same: true (P,) for genuine pairs.
-        galleries: the 1:N galleries by name, none of which shares a subject with another; empty without 1:N lists.
-        probes: the 1:N probes, searched in every gallery.
+        galleries: the 1:N galleries by name, with disjoint subjects; empty without 1:N lists.
+        probes: the 1:N probes, which are searched for in every gallery.
     """
 
     name: str
@@ -60,11 +60,11 @@ class IJBProtocol:
 
 
 def load_ijb(folder: str | Path) -> IJBProtocol:
-    """Reads a folder that holds `meta` and `loose_crop`.
+    """Read a folder with `meta` and `loose_crop`.
 
     Raises:
-        FileNotFoundError: a file, or a photograph that the lists name, is missing.
-        ValueError: a line is not what its file should hold, or two files disagree; the message names file and line.
+        FileNotFoundError: if a file or a listed image is missing.
+        ValueError: if a line is malformed or two files disagree; the message names the file and line.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -73,7 +73,7 @@ def load_ijb(folder: str | Path) -> IJBProtocol:
     found = sorted(meta.glob("*_face_tid_mid.txt"))
     if len(found) != 1:
         raise FileNotFoundError(
-            f"{meta} holds {len(found)} files *_face_tid_mid.txt, expected one: give one set's folder, such as IJBC"
+            f"{meta} contains {len(found)} files *_face_tid_mid.txt, expected one: pass a dataset's folder such as IJBC"
         )
     name = found[0].name.removesuffix("_face_tid_mid.txt")
     members = read_columns(found[0], {"image": str, "template": int, "media": int})
@@ -106,13 +106,13 @@ def load_ijb(folder: str | Path) -> IJBProtocol:
 
 
 def read_columns(path: Path, columns: dict[str, type]) -> dict[str, np.ndarray]:
-    """The columns, by name, of a file without header whose fields are separated by white space.
+    """Read the columns of a whitespace-separated file without header, by name.
 
     Args:
         columns: name and type (`str`, `int` or `float`) of every column.
 
     Raises:
-        ValueError: the file is empty, or a line is not of these columns.
+        ValueError: if the file is empty, or a line does not have these columns.
     """
     if not path.stat().st_size:
         raise ValueError(f"{path} is empty")
@@ -126,7 +126,7 @@ def read_columns(path: Path, columns: dict[str, type]) -> dict[str, np.ndarray]:
                 column_types={name: arrow_types[kind] for name, kind in columns.items()}, null_values=[]
             ),
         )
-    except pa.ArrowInvalid:  # other white space, or a fault that only the slow way can place
+    except pa.ArrowInvalid:  # other whitespace, or an error that only the slow reader can locate
         return _read_columns_slowly(path, columns)
     return {name: table[name].to_numpy() for name in columns}
 
@@ -144,7 +144,7 @@ def _read_columns_slowly(path: Path, columns: dict[str, type]) -> dict[str, np.n
 
 
 def read_subject_templates(path: Path) -> SubjectTemplates:
-    """A gallery or probe list: CSV with a header, first two columns template and subject, one row an image."""
+    """Read a gallery or probe list: CSV with a header, one row per image, first columns template and subject."""
     subject_of: dict[int, int] = {}
     with open(path, newline="", encoding="utf-8") as file:
         reader = csv.reader(file)
@@ -155,7 +155,9 @@ def read_subject_templates(path: Path) -> SubjectTemplates:
                 raise ValueError(f"{where}: expected a template and a subject, found {len(row)} fields")
             template, subject = _parse(int, row[0], f"{where}: template"), _parse(int, row[1], f"{where}: subject")
             if subject_of.setdefault(template, subject) != subject:
-                raise ValueError(f"{where}: template {template} is of subject {subject}, before {subject_of[template]}")
+                raise ValueError(
+                    f"{where}: template {template} has subject {subject}, but {subject_of[template]} in an earlier line"
+                )
     if not subject_of:
         raise ValueError(f"{path}: no templates")
     templates = np.array(sorted(subject_of))
@@ -171,7 +173,7 @@ def _read_identification(meta: Path, name: str) -> tuple[dict[str, SubjectTempla
     probes_path = meta / f"{name}_1N_probe_mixed.csv"
     for path in (*paths.values(), probes_path):
         if not path.exists():
-            raise FileNotFoundError(f"{path} is missing; identification needs two galleries and the mixed probes")
+            raise FileNotFoundError(f"{path} is missing; identification requires two galleries and the mixed probes")
     galleries = {each: read_subject_templates(path) for each, path in paths.items()}
     return galleries, read_subject_templates(probes_path)
 
@@ -185,17 +187,19 @@ def _parse(kind: type, text: str, where: str):
 
 def _check_same_images(path: Path, images: np.ndarray, other_path: Path, other_images: np.ndarray):
     if len(images) != len(other_images):
-        raise ValueError(f"{path} lists {len(images)} images, {other_path} {len(other_images)}: they must be parallel")
+        raise ValueError(
+            f"{path} lists {len(images)} images, {other_path} {len(other_images)}: expected the same images"
+        )
     _check(path, images == other_images, f"the image is not the one in the same line of {other_path}")
 
 
 def _check_photographs(folder: Path, path: Path, images: np.ndarray):
-    """One listing of the folder tells before the first forward pass what would show up hours later."""
+    """Check that all images exist by listing the folder once, to fail before embedding instead of hours into it."""
     there = set(os.listdir(folder))
     missing = [image for image in images if image not in there]
     if missing:
         raise FileNotFoundError(
-            f"{folder} lacks {len(missing)} of the {len(images)} photographs in {path}, for instance {missing[0]}"
+            f"{len(missing)} of the {len(images)} images in {path} are missing from {folder}, for example {missing[0]}"
         )
 
 

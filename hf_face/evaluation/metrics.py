@@ -1,7 +1,7 @@
 """Verification metrics of comparison scores: ROC, TAR at a FAR, EER, AUC and cross-validated accuracy.
 
-Scores are similarities: the higher, the more alike, and a pair is accepted when `score >= threshold`. FAR (false accept
-rate) is the share of impostor pairs accepted, TAR (true accept rate) the share of genuine pairs accepted.
+Scores are similarities, and a pair is accepted if `score >= threshold`. FAR (false accept rate) is the share of
+accepted impostor pairs, TAR (true accept rate) the share of accepted genuine pairs.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ def squared_distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 class OperatingPoint(NamedTuple):
-    """What a threshold gives: accept when `score >= threshold`."""
+    """The rates at a threshold: pairs are accepted if `score >= threshold`."""
 
     far: float
     tar: float
@@ -42,12 +42,12 @@ class FoldAccuracies(NamedTuple):
 
 @dataclass(frozen=True)
 class ROC:
-    """The receiver operating characteristic of a set of pairs, one point per distinct score (nothing thinned out).
+    """The receiver operating characteristic of a set of pairs, one point per distinct score (none dropped).
 
     Args:
-        far, tar (`np.ndarray` of shape (T,)): rates at each threshold, both rising.
-        thresholds (`np.ndarray` of shape (T,)): falling; the first lies just above every score and accepts nothing.
-        num_genuine, num_impostors (`int`): pairs behind the rates.
+        far, tar (`np.ndarray` of shape (T,)): rates at each threshold, both ascending.
+        thresholds (`np.ndarray` of shape (T,)): descending; the first is just above every score and accepts nothing.
+        num_genuine, num_impostors (`int`): number of pairs of each kind.
     """
 
     far: np.ndarray
@@ -58,10 +58,10 @@ class ROC:
 
     @classmethod
     def from_scores(cls, same: np.ndarray, scores: np.ndarray) -> "ROC":
-        """Builds the curve from `same` (P,), true for genuine pairs, and `scores` (P,).
+        """Build the curve from `same` (P,), true for genuine pairs, and `scores` (P,).
 
         Raises:
-            ValueError: on different lengths, on a score that is not finite, or where either kind of pair is missing.
+            ValueError: if lengths differ, a score is not finite, or there are no pairs of one kind.
         """
         same, scores = np.asarray(same, dtype=bool), np.asarray(scores)
         if same.shape != scores.shape or same.ndim != 1:
@@ -73,22 +73,22 @@ class ROC:
         num_impostors = len(same) - num_genuine
         if not num_genuine or not num_impostors:
             raise ValueError(
-                f"a ROC needs genuine and impostor pairs, found {num_genuine} genuine and {num_impostors} impostors"
+                f"a ROC requires genuine and impostor pairs, found {num_genuine} genuine and {num_impostors} impostors"
             )
         far, tar, thresholds = roc_curve(same, scores, drop_intermediate=False)
-        thresholds[0] = np.nextafter(thresholds[1], np.inf)  # sklearn's infinity is no JSON number
+        thresholds[0] = np.nextafter(thresholds[1], np.inf)  # JSON has no infinity
         return cls(far, tar, thresholds, num_genuine, num_impostors)
 
     @property
     def finest_far(self) -> float:
-        """The smallest FAR above zero that these pairs can show: one impostor."""
+        """The smallest measurable FAR above zero: one impostor pair."""
         return 1 / self.num_impostors
 
     def at_far(self, target: float) -> OperatingPoint:
-        """The point of the largest TAR whose FAR is not above `target`.
+        """The point with the largest TAR at a FAR of at most `target`.
 
         Raises:
-            ValueError: if `target` is finer than one impostor, hence not measurable.
+            ValueError: if `target` is below one impostor pair and not measurable.
         """
         if target < self.finest_far:
             raise ValueError(f"FAR {target:g} is not measurable with {self.num_impostors} impostor pairs")
@@ -96,7 +96,7 @@ class ROC:
 
     @property
     def eer(self) -> float:
-        """Equal error rate: where FAR = 1 - TAR, linear between the two points around the crossing."""
+        """Equal error rate, where FAR = 1 - TAR, linearly interpolated between the two points around the crossing."""
         gap = self.far - (1 - self.tar)  # rises from -1 to 1
         after = int(np.argmax(gap >= 0))
         weight = -gap[after - 1] / (gap[after] - gap[after - 1])
@@ -104,7 +104,7 @@ class ROC:
 
     @property
     def auc(self) -> float:
-        """Area under the curve: the chance that a genuine pair scores above an impostor pair."""
+        """Area under the curve: the probability that a genuine pair scores above an impostor pair."""
         return float(auc(self.far, self.tar))
 
     @property
@@ -121,16 +121,16 @@ class ROC:
 def cross_validated_accuracy(
     same: np.ndarray, scores: np.ndarray, fold: np.ndarray | None = None, num_folds: int = 10
 ) -> FoldAccuracies:
-    """Accuracy on each fold at the threshold that is most accurate on all other folds (LFW's View 2 protocol).
+    """Accuracy on each fold at the most accurate threshold on all other folds (LFW's View 2 protocol).
 
     Args:
         same (`np.ndarray` of shape (P,)): true for genuine pairs.
         scores (`np.ndarray` of shape (P,)): similarity of each pair.
-        fold (`np.ndarray` of shape (P,), *optional*): the fold of each pair; otherwise `num_folds` consecutive ones.
-        num_folds (`int`): number of consecutive folds where `fold` is not given.
+        fold (`np.ndarray` of shape (P,), *optional*): the fold of each pair; by default, folds are consecutive.
+        num_folds (`int`): number of consecutive folds if `fold` is not given.
 
     Raises:
-        ValueError: as [`ROC.from_scores`] and [`split_folds`].
+        ValueError: as for [`ROC.from_scores`] and [`split_folds`].
     """
     same, scores = np.asarray(same, dtype=bool), np.asarray(scores)
     accuracies, thresholds = [], []
@@ -144,21 +144,23 @@ def cross_validated_accuracy(
 def split_folds(
     same: np.ndarray, fold: np.ndarray | None = None, num_folds: int = 10
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """For each fold the rows to choose a threshold on, those of all other folds, and its own rows.
+    """For each fold, the rows of all other folds, to choose a threshold on, and its own rows.
 
     Raises:
-        ValueError: if there are fewer pairs than folds, or all pairs but one fold's are of one kind.
+        ValueError: if there are fewer pairs than folds, or all pairs outside a fold are of one kind.
     """
     if fold is None and len(same) < num_folds:
-        raise ValueError(f"{len(same)} pairs make no {num_folds} folds: give each pair's fold, or fewer folds")
+        raise ValueError(
+            f"cannot split {len(same)} pairs into {num_folds} folds: pass the fold of each pair, or fewer folds"
+        )
     splits = list(KFold(num_folds).split(same) if fold is None else PredefinedSplit(fold).split())
     for number, (train, test) in enumerate(splits):
         genuine = int(same[train].sum())
         if not 0 < genuine < len(train):
             raise ValueError(
-                f"the folds other than {number if fold is None else fold[test[0]]} hold {genuine} genuine and "
-                f"{len(train) - genuine} impostor pairs, and a threshold is chosen on both: mix the pairs, or give "
-                "each pair's fold"
+                f"the folds other than {number if fold is None else fold[test[0]]} have {genuine} genuine and "
+                f"{len(train) - genuine} impostor pairs, but choosing a threshold requires both: mix the pairs, or "
+                "pass the fold of each pair"
             )
     return splits
 
@@ -168,8 +170,8 @@ class ErrorDiscard:
     """Error-versus-discard characteristic (Grother and Tabassi 2007): a step function.
 
     Args:
-        discarded (`np.ndarray` of shape (K,)): share of comparisons discarded, rising from 0.
-        error (`np.ndarray` of shape (K,)): error rate of the comparisons left, from that share up to the next.
+        discarded (`np.ndarray` of shape (K,)): share of discarded comparisons, ascending from 0.
+        error (`np.ndarray` of shape (K,)): error rate of the remaining comparisons, from that share up to the next.
     """
 
     discarded: np.ndarray
@@ -177,13 +179,13 @@ class ErrorDiscard:
 
     @classmethod
     def from_errors(cls, errors: np.ndarray, quality: np.ndarray) -> "ErrorDiscard":
-        """Builds the curve from `errors` (P,), true where a comparison goes wrong, and `quality` (P,).
+        """Build the curve from `errors` (P,), true for wrong comparisons, and `quality` (P,).
 
-        Comparisons go from the lowest quality up, those of equal quality together (Schlett et al. 2023), so that the
-        curve does not depend on the order of the pairs.
+        Comparisons are discarded from the lowest quality up, with equal qualities together (Schlett et al. 2023), so
+        the curve does not depend on the order of pairs.
 
         Raises:
-            ValueError: on different lengths, or on a quality that is not finite.
+            ValueError: if lengths differ, or a quality is not finite.
         """
         errors, quality = np.asarray(errors, dtype=np.float64), np.asarray(quality)
         if errors.shape != quality.shape or errors.ndim != 1:
@@ -197,26 +199,26 @@ class ErrorDiscard:
         return cls(starts / len(errors), errors_left[starts] / (len(errors) - starts))
 
     def at(self, discard: float) -> float:
-        """Error rate once at most the share `discard` of the comparisons is gone."""
+        """Error rate after discarding at most the share `discard` of the comparisons."""
         return float(self.error[np.searchsorted(self.discarded, discard, side="right") - 1])
 
     def area(self, max_discard: float = 1.0) -> float:
-        """Area under the steps from 0 to `max_discard`; a useless quality gives the error rate times `max_discard`."""
+        """Area under the curve from 0 to `max_discard`; for a useless quality, the error rate times `max_discard`."""
         widths = np.diff(np.append(self.discarded, 1.0).clip(max=max_discard))
         return float(widths @ self.error)
 
 
 def format_far(far: float) -> str:
-    """Spells a rate as metric names do: 0.001 is `1e-3`."""
+    """Format a rate as in metric names: 0.001 is `1e-3`."""
     mantissa, exponent = f"{far:e}".split("e")
     return f"{float(mantissa):g}e{int(exponent)}"
 
 
 def choose_far(far: float | None, num_impostors: int, name: str) -> float:
-    """`far`, or if None the finest of 1e-3, 1e-2 and 1e-1 that so many impostor pairs can show.
+    """Return `far`, or if None the finest of 1e-3, 1e-2 and 1e-1 that this many impostor pairs can measure.
 
     Raises:
-        ValueError: `far`, or 1e-1, is finer than one impostor; `name` says of which pairs.
+        ValueError: if `far`, or 1e-1, is below one impostor pair; `name` is the name of the pairs.
     """
     finest_far = 1 / max(num_impostors, 1)
     if far is None:
@@ -233,19 +235,19 @@ def verification_metrics(
     fars: Sequence[float] = DEFAULT_FARS,
     num_folds: int = 10,
 ) -> dict[str, float]:
-    """Every figure of a verification set from its scores, in one flat dict.
+    """Compute all metrics of a verification set from its scores, as a flat dict.
 
     Args:
         same (`np.ndarray` of shape (P,)): true for genuine pairs.
         scores (`np.ndarray` of shape (P,)): similarity of each pair.
-        fold (`np.ndarray` of shape (P,), *optional*): the fold of each pair; otherwise `num_folds` consecutive ones.
-        fars (sequence of `float`): the false accept rates to report. One finer than `finest_far` is not measurable and
-            left out, never reported as zero.
-        num_folds (`int`): number of consecutive folds where `fold` is not given.
+        fold (`np.ndarray` of shape (P,), *optional*): the fold of each pair; by default, folds are consecutive.
+        fars (sequence of `float`): false accept rates to report. Rates below `finest_far` are not measurable and left
+            out, not reported as zero.
+        num_folds (`int`): number of consecutive folds if `fold` is not given.
 
     Returns:
-        `accuracy` and `accuracy_std` (mean and population standard deviation over the folds), `threshold` (mean of the
-        thresholds that the folds chose), `auc`, `eer`, `tar@far=...` with its `threshold@far=...`, `finest_far`,
+        `accuracy` and `accuracy_std` (mean and population standard deviation over folds), `threshold` (mean of the
+        folds' thresholds), `auc`, `eer`, `tar@far=...` with its `threshold@far=...`, `finest_far`,
         `num_genuine` and `num_impostors`. Rates are fractions of one.
     """
     roc = ROC.from_scores(same, scores)

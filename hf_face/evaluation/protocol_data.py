@@ -1,4 +1,4 @@
-"""The data of protocols, from wherever recipes and command lines say it lies."""
+"""Loading the data of protocols as specified in recipes and on command lines."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ FILE_SUFFIXES = (".bin", ".txt", ".csv", ".parquet", ".rec", ".tar", ".tgz", ".g
 
 
 def looks_like_path(source: str | Path) -> bool:
-    """Whether it can be nothing but a file or folder, be it there or not."""
+    """Whether `source` can only be a file or folder, even if it does not exist."""
     text = str(source)
     return Path(source).exists() or text.endswith(FILE_SUFFIXES) or text.startswith((".", "/")) or text.count("/") > 1
 
@@ -22,15 +22,15 @@ def looks_like_path(source: str | Path) -> bool:
 def check_data(source: str | Path) -> None:
     """
     Raises:
-        FileNotFoundError: if it is no file or folder, and no name that a data set could have on the Hub.
+        FileNotFoundError: if `source` is not an existing file or folder and cannot be the name of a Hub dataset.
     """
     on_hub = HUB_NAME.fullmatch(str(source)) and not looks_like_path(source)
     if not on_hub and not Path(source).exists():
-        raise FileNotFoundError(f"no such file or folder: {source} (and data sets on the Hub are called org/name)")
+        raise FileNotFoundError(f"no such file or folder: {source} (datasets on the Hub are named org/name)")
 
 
 def load_people(source: str | Path) -> Dataset:
-    """Identity data: a folder with one folder of photographs a person, RecordIO, Parquet, a Hub data set, or "orl"."""
+    """Load identity data: a folder with one subfolder per person, RecordIO, Parquet, a Hub dataset, or "orl"."""
     if str(source) != "orl":
         check_data(source)
     return load_identities(source)
@@ -40,19 +40,19 @@ def find_pairs(
     data: str | Path, images: str | Path | None = None, set_name: str | None = None
 ) -> list[VerificationPairs]:
     """
-    Verification pairs: those that `data` is, or those of the published sets that the folder `data` holds.
+    Load verification pairs from `data`, or all published sets found in the folder `data`.
 
     Args:
         data (`str` or `Path`):
-            What [`load_verification_pairs`] takes, or a folder that holds published sets: each as InsightFace's
-            `.bin`, converted (a folder of Parquet files), or as a list, `<set>_pairs.txt`, with its images in `images`
-            or in a folder beside it whose name begins with the set's (XQLFW; the aligned ones where there are several).
-        images (`str` or `Path`, *optional*): Where the images of a list are.
-        set_name (`str`, *optional*): The published set that is meant; all that the folder holds if left out.
+            What [`load_verification_pairs`] takes, or a folder of published sets: each as InsightFace's `.bin`,
+            converted (a folder of Parquet files), or as a list, `<set>_pairs.txt`, with its images in `images` or in
+            a folder next to it named `<set>*` (XQLFW; the aligned images if there are several).
+        images (`str` or `Path`, *optional*): Folder of the images of a list.
+        set_name (`str`, *optional*): The published set to load. By default, all sets in the folder are loaded.
 
     Raises:
-        FileNotFoundError: if there is no such file or folder, or it holds no pairs.
-        ValueError: if it is a file of another kind.
+        FileNotFoundError: if the file or folder does not exist or contains no pairs.
+        ValueError: if the file type is not supported.
     """
     folder = Path(data)
     if not folder.is_dir() or has_pairs(folder):
@@ -65,18 +65,18 @@ def find_pairs(
 
 
 def load_pairs(data: str | Path, images: str | Path | None = None, name: str | None = None) -> VerificationPairs:
-    """[`load_verification_pairs`], with errors that tell a path from a Hub data set."""
+    """[`load_verification_pairs`], with errors that distinguish paths from Hub datasets."""
     check_data(data)
     if Path(data).is_file() and Path(data).suffix not in PAIR_SUFFIXES:
         raise ValueError(
-            f"{data} holds no verification pairs: expected a file {', '.join(PAIR_SUFFIXES)}, or the folder that "
+            f"{data} contains no verification pairs: expected a file {', '.join(PAIR_SUFFIXES)}, or the folder that "
             "VerificationPairs.to_parquet writes"
         )
     return load_verification_pairs(data, images=images, name=name)
 
 
 def has_pairs(folder: Path) -> bool:
-    """Whether it is a folder that [`VerificationPairs.to_parquet`] wrote."""
+    """Whether the folder was written by [`VerificationPairs.to_parquet`]."""
     return any(folder.glob("pairs/*.parquet"))
 
 
@@ -86,7 +86,7 @@ def published_sets() -> list[str]:
 
 
 def _locate(name: str, folder: Path) -> tuple[Path, Path | None] | None:
-    """The file or folder of a set, and the folder of its images where they are apart."""
+    """The file or folder of a set, and the folder of its images if they are separate."""
     listing = folder / f"{name}_pairs.txt"
     if listing.is_file():
         folders = sorted(path for path in folder.glob(f"{name}*") if path.is_dir())
@@ -102,12 +102,12 @@ def _nothing_found(folder: Path, wanted: list[str]) -> str:
     if len(wanted) == 1:
         (name,) = wanted
         return (
-            f"{folder} holds no {name}: expected {name}.bin, a folder {name} of Parquet files, or {name}_pairs.txt "
+            f"{folder} contains no {name}: expected {name}.bin, a folder {name} of Parquet files, or {name}_pairs.txt "
             "with a folder of aligned images"
         )
     return (
-        f"{folder} holds no verification pairs: expected the folders images and pairs that "
+        f"{folder} contains no verification pairs: expected the folders images and pairs that "
         f"VerificationPairs.to_parquet writes, or one of the sets {', '.join(wanted)} as <set>.bin, as a folder <set> "
-        "of Parquet files, or as <set>_pairs.txt with a folder of aligned images. The protocol 'folder' makes pairs of "
-        "a folder with one folder of photographs a person."
+        "of Parquet files, or as <set>_pairs.txt with a folder of aligned images. The protocol 'folder' makes pairs "
+        "from a folder with one subfolder of images per person."
     )

@@ -1,8 +1,8 @@
 """
-Protocols by name: what recipes (`eval_data:`) and command lines ask for becomes evaluators.
+Builds evaluators from the protocols named in recipes (`eval_data:`) and on command lines.
 
     load_protocol("lfw.bin")                                         # verification pairs
-    load_protocol({"lfw": {"data": "faces_emore"}})                  # a protocol of the registry, with options
+    load_protocol({"lfw": {"data": "faces_emore"}})                  # a registered protocol with options
     load_protocol({"ijb": {"data": "IJBC", "switches": ["N1D1F1", "N0D0F0"], "name": "mine"}})
 """
 
@@ -22,16 +22,16 @@ from .protocol_data import looks_like_path
 
 def load_protocol(spec: Spec) -> list[Evaluator]:
     """
-    The evaluators of one protocol with its data; most have one, IJB has one for each of its switches.
+    Build the evaluators of one protocol with its data. Most protocols have one; IJB has one per value of `switches`.
 
     Args:
         spec (`str` or `dict`):
-            `{name: {option: value}}` with a name from the registry and the options of that class's `load`, or the data
-            of `verification` alone. Every protocol has the option `name`, what its metrics are prefixed with.
+            `{name: {option: value}}` with a registered name and the options of that class's `load`, or only the data
+            of `verification`. Every protocol has the option `name`, the prefix of its metrics.
 
     Raises:
-        FileNotFoundError: if the data is not there.
-        ValueError: for an unknown name, an unknown option or a missing one.
+        FileNotFoundError: if the data does not exist.
+        ValueError: if the name or an option is unknown, or a required option is missing.
     """
     name, options = parse_protocol(spec)
     entry = protocols[name]
@@ -52,10 +52,10 @@ def load_protocol(spec: Spec) -> list[Evaluator]:
 
 def load_protocols(specs: Sequence[Spec]) -> list[Evaluator]:
     """
-    The evaluators of several protocols, to be run together.
+    Build the evaluators of several protocols that run together.
 
     Raises:
-        ValueError: as [`load_protocol`], and if two evaluators have one name.
+        ValueError: as for [`load_protocol`], and if two evaluators have the same name.
     """
     evaluators = [evaluator for spec in specs for evaluator in load_protocol(spec)]
     check_names(evaluators)
@@ -65,18 +65,18 @@ def load_protocols(specs: Sequence[Spec]) -> list[Evaluator]:
 def check_names(evaluators: Sequence[Evaluator]) -> None:
     """
     Raises:
-        ValueError: if two evaluators have one name, and with it the same keys in logs.
+        ValueError: if two evaluators have the same name, and would log the same keys.
     """
     for name, count in Counter(evaluator.name for evaluator in evaluators).items():
         if count > 1:
             raise ValueError(
-                f"{count} protocols of this run are called {name!r}. Give them different names, for instance "
+                f"{count} protocols of this run are called {name!r}. Give them different names, for example "
                 f"{{verification: {{data: ..., name: {name}_2}}}}."
             )
 
 
 def parse_protocol(spec: Spec) -> tuple[str, dict[str, Any]]:
-    """Name and options of a protocol; a path or Hub name is the data of `verification`."""
+    """Parse the name and options of a protocol; a path or Hub name is the data of `verification`."""
     name, options = parse_spec(spec, protocols.kind)
     if isinstance(spec, str) and name not in protocols and ("/" in name or looks_like_path(name)):
         return "verification", {"data": name}
@@ -84,18 +84,18 @@ def parse_protocol(spec: Spec) -> tuple[str, dict[str, Any]]:
 
 
 def options_of(name: str) -> list[str]:
-    """The options that a protocol takes; all take `name`."""
+    """The options of a protocol; all protocols have `name`."""
     return list(dict.fromkeys([*_signature(protocols[name].target).parameters, "name"]))
 
 
 def _signature(protocol: Any) -> inspect.Signature:
-    """What the protocol's `load` takes, or its constructor where it has no `load` of its own."""
+    """The signature of the protocol's `load`, or of its constructor if it does not override `load`."""
     has_load = protocol.load.__func__ is not cast(Any, Evaluator.load).__func__
     return inspect.signature(protocol.load if has_load else protocol)
 
 
 def _as_in_python(options: dict[str, Any]) -> dict[str, Any]:
-    """YAML and command lines have no None but "none", and YAML takes 1e-4 for text."""
+    """Convert options from YAML or a command line, where None is "none" and YAML reads 1e-4 as text."""
     options = dict(options)
     if options.get("flip") == "none":
         options["flip"] = None
@@ -111,73 +111,73 @@ def _as_in_python(options: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass
 class ProtocolArguments:
-    """Where the protocols' data is and how to run them; each option goes to the protocols that have it."""
+    """The data of the protocols and how to run them; each option is passed to the protocols that have it."""
 
     data: str | None = field(
         default=None,
         metadata={
             "help": "The protocols' data. verification, quality: a .bin, a pairs.txt, a CSV of pairs, Parquet, a Hub "
-            "name, or a folder of published sets (lfw.bin, cfp_fp.bin, ...), all of which are run. lfw, ...: the set's "
-            "file or such a folder. folder, all_pairs, identification: identity data (a folder with one folder of "
-            "photographs a person, RecordIO, Parquet, a Hub name, orl). fairness: pairs with a column group, a folder "
-            "with one .bin a group, or RFW's own folder. ijb: the folder of IJB-B or IJB-C. tinyface: its folder."
+            "name, or a folder of published sets (lfw.bin, cfp_fp.bin, ...) to run all of. lfw, ...: the set's file or "
+            "such a folder. folder, all_pairs, identification: identity data (a folder with one subfolder of images "
+            "per person, RecordIO, Parquet, a Hub name, orl). fairness: pairs with a column group, a folder with one "
+            ".bin file per group, or RFW's folder. ijb: the folder of IJB-B or IJB-C. tinyface: its folder."
         },
     )
     images: str | None = field(
-        default=None, metadata={"help": "Folder of the images that a list of pairs names, or of aligned copies."}
+        default=None, metadata={"help": "Folder of the images in a list of pairs, or of aligned copies of them."}
     )
     probes: str | None = field(
         default=None,
         metadata={
-            "help": "Identity data to search in `data`; if left out, everybody's first image in `data` is enrolled and "
-            "the others are probes."
+            "help": "Identity data to search for in `data`. By default, the first image of each person in `data` is "
+            "enrolled and the others are probes."
         },
     )
     flip: Literal["sum", "concat", "none"] | None = field(
         default=None,
-        metadata={"help": "How to join the embeddings of an image and of its flipped image; sum if left out."},
+        metadata={"help": "How to combine the embeddings of an image and its flipped image; sum by default."},
     )
     similarity: Literal["cosine", "squared_euclidean"] | None = field(
         default=None,
-        metadata={"help": "Whether thresholds are similarities or distances; similarities (cosine) if left out."},
+        metadata={"help": "Whether thresholds are similarities or distances; similarities (cosine) by default."},
     )
     fars: list[float] | None = field(
         default=None,
         metadata={
-            "help": "False accept rates to report: 1e-1 to 1e-6 if left out, 1e-4 to 1e-6 of all_pairs, which keeps as "
-            "many impostor scores as the highest rate takes."
+            "help": "False accept rates to report: 1e-1 to 1e-6 by default, 1e-4 to 1e-6 for all_pairs, which keeps as "
+            "many impostor scores as the highest rate requires."
         },
     )
     far: float | None = field(
         default=None,
         metadata={
-            "help": "False accept rate that sets the threshold of quality and fairness: if left out 1e-3, or the next "
-            "power of ten that the pairs can show."
+            "help": "False accept rate that sets the threshold of quality and fairness: 1e-3 by default, or the next "
+            "power of ten that the pairs can measure."
         },
     )
     quality: str | None = field(
-        default=None, metadata={"help": "Column of the images with their quality; the embedding's norm if left out."}
+        default=None, metadata={"help": "Column of the images with their quality; the embedding's norm by default."}
     )
     switches: list[str] | None = field(
         default=None,
         metadata={
-            "help": "What weighs an image of ijb: embedding norm (N), detector score (D), flipped image (F); N1D1F1 if "
-            "left out."
+            "help": "How ijb weights images: embedding norm (N), detector score (D), flipped image (F); N1D1F1 by "
+            "default."
         },
     )
     cache_dir: str | None = field(
-        default=None, metadata={"help": "Where ijb keeps its embeddings, so that an interrupted run goes on."}
+        default=None, metadata={"help": "Folder for ijb's embeddings, to resume an interrupted run."}
     )
 
     def specs(self, chosen: Sequence[str]) -> list[Spec]:
         """
-        The protocols of a command line, each with those of these options that it takes.
+        The specifications of the protocols on a command line, each with the options that it takes.
 
         Args:
-            chosen: Names, data of `verification`, or YAML as recipes have it: `'{ijb: {data: IJBC}}'`.
+            chosen: Names, data of `verification`, or YAML as in recipes: `'{ijb: {data: IJBC}}'`.
 
         Raises:
-            ValueError: if an option is set that none of them takes, or for a name that is not known.
+            ValueError: if a name is unknown, or an option is set that none of the protocols takes.
         """
         given = {option: value for option, value in vars(self).items() if value is not None}
         used: set[str] = set()
@@ -193,7 +193,7 @@ class ProtocolArguments:
 
 
 def describe_protocols() -> str:
-    """The protocols of the registry for `--help`: their names, what each is and its options."""
+    """Describe the registered protocols for `--help`: names, summary and options."""
     names: dict[Callable[..., Any], list[str]] = {}
     for name, entry in protocols.items():
         names.setdefault(entry.target, []).append(name)

@@ -1,4 +1,4 @@
-"""The quality protocol: does a quality score, such as the embedding's norm, know which comparisons go wrong?"""
+"""The quality protocol: does a quality score, such as the embedding's norm, predict which comparisons are wrong?"""
 
 from pathlib import Path
 
@@ -31,34 +31,34 @@ ERROR_VERSUS_DISCARD = """
 @protocols.register("quality", citation=ERROR_VERSUS_DISCARD)
 class QualityEvaluator(Evaluator):
     """
-    Does a quality score, such as the embedding's norm, know which comparisons go wrong? The error-versus-discard curve
-    of verification pairs, its area, and the correlation of quality with error.
+    Does a quality score, such as the embedding's norm, predict which comparisons are wrong? Computes the
+    error-versus-discard curve of verification pairs, its area, and the correlation of quality with error.
 
-    A pair is worth what the lesser of its two images is worth. The error is the false non-match rate (FNMR), the share
-    of genuine pairs below the threshold of a stated FAR; that threshold is set once, before anything is discarded.
+    The quality of a pair is the lower quality of its two images. The error is the false non-match rate (FNMR), the
+    share of genuine pairs below the threshold at a given FAR, which is set once, before any pairs are discarded.
 
     Metrics:
 
-    - `fnmr@far=...`: the FNMR with nothing discarded, and `fnmr@discard=0.1`, ... once that share of pairs is gone;
-    - `erc_area`, and `erc_area@discard=0.2` of the first fifth only (a useless quality gives 0.2 times the FNMR);
-    - `genuine_correlation`: Spearman's rank correlation of quality and score over the genuine pairs;
-    - `error_correlation`: the same of quality and error (0 or 1) over all pairs, impostors accepted being errors too.
-      A good quality has it negative.
+    - `fnmr@far=...`: the FNMR of all pairs, and `fnmr@discard=0.1`, ... after discarding this share of pairs;
+    - `erc_area`, and `erc_area@discard=0.2` for the first fifth only (0.2 times the FNMR for a useless quality);
+    - `genuine_correlation`: Spearman's rank correlation of quality and score over genuine pairs;
+    - `error_correlation`: Spearman's rank correlation of quality and error (0 or 1) over all pairs, where accepted
+      impostors are errors too. It is negative for a good quality.
 
-    A correlation with what is constant (a useless quality, no error at all) is undefined and left out.
+    Correlations with constants (a useless quality, no errors) are undefined and left out.
 
     Args:
-        pairs (`VerificationPairs`): Images and pairs. The protocol is called `<name of the pairs>_quality`.
+        pairs (`VerificationPairs`): Images and pairs. The protocol is named `<name of the pairs>_quality`.
         quality (`np.ndarray` of shape (N,) or `str`, *optional*):
-            Quality of each of `pairs.images`, higher is better, or the column of `pairs.images` that holds it;
-            otherwise the norm of its embedding (MagFace, AdaFace).
+            Quality of each of `pairs.images`, higher is better, or the column of `pairs.images` with the quality. The
+            default is the norm of the embedding (MagFace, AdaFace).
         far (`float`, *optional*):
-            The false accept rate that sets the threshold; by default 1e-3, or where the impostor pairs cannot show
-            that, the finest of 1e-2 and 1e-1. The metrics' names say which.
+            False accept rate that sets the threshold. The default is 1e-3, or the finest of 1e-2 and 1e-1 that the
+            impostor pairs can measure. It is part of the metrics' names.
         flip (`str`, *optional*): Test-time augmentation by the flipped image: `"sum"`, `"concat"` or `None`.
 
     Raises:
-        ValueError: if `far` is finer than one of the impostor pairs, or `quality` does not fit the images.
+        ValueError: if `far` is below one impostor pair, or `quality` does not match the images.
     """
 
     primary_metric = "erc_area"
@@ -76,7 +76,7 @@ class QualityEvaluator(Evaluator):
         self.measure = quality if isinstance(quality, str) else "norm" if quality is None else "quality"
         self.far = choose_far(far, int((~pairs.same).sum()), pairs.name)
         self.flip = flip
-        self.name = f"{pairs.name}_quality"  # the pairs' own name is that of their verification
+        self.name = f"{pairs.name}_quality"  # verification has the name of the pairs
 
     @classmethod
     def load(
@@ -87,7 +87,7 @@ class QualityEvaluator(Evaluator):
         far: float | None = None,
         flip: Flip = "sum",
     ) -> list[Evaluator]:
-        """One evaluator for each set of pairs that [`find_pairs`] finds."""
+        """Build one evaluator per set of pairs that [`find_pairs`] finds."""
         return [cls(pairs, quality, far, flip) for pairs in find_pairs(data, images)]
 
     def compute(self, embedder: Embedder) -> Findings:
@@ -120,7 +120,7 @@ def _quality_of_images(pairs: VerificationPairs, quality: np.ndarray | str | Non
         return None
     if isinstance(quality, str):
         if quality not in pairs.images.column_names:
-            raise ValueError(f"{pairs.name}: no column {quality!r} in the images, only {pairs.images.column_names}")
+            raise ValueError(f"{pairs.name}: no column {quality!r} in the images, found {pairs.images.column_names}")
         quality = pairs.images[quality]
     quality = np.asarray(quality, dtype=np.float64)
     if quality.shape != (len(pairs.images),):

@@ -1,6 +1,6 @@
-"""Other projects' verification figures, computed as their scripts compute them, so that published numbers compare.
+"""Other projects' verification metrics, computed as in their scripts for comparison with published results.
 
-They differ from `hf_face.evaluation.metrics` in ways that docs/evaluation.md lists; none of them is our default.
+See docs/evaluation.md for how they differ from `hf_face.evaluation.metrics`.
 """
 
 from typing import NamedTuple
@@ -15,8 +15,8 @@ NUM_FOLDS = 10
 
 
 class InsightFaceAccuracy(NamedTuple):
-    """InsightFace's `calculate_roc`: accuracy of each fold at the threshold chosen on the others, both (num_folds,),
-    and the means over the folds of true and false accept rates at each of its 400 thresholds, both (400,)."""
+    """InsightFace's `calculate_roc`: accuracy of each fold and the threshold chosen on the others, both (num_folds,),
+    and true and false accept rates at each of 400 thresholds, averaged over folds, both (400,)."""
 
     accuracies: np.ndarray
     thresholds: np.ndarray
@@ -25,7 +25,7 @@ class InsightFaceAccuracy(NamedTuple):
 
 
 class InsightFaceVal(NamedTuple):
-    """InsightFace's VAL: means over the test folds, `val_std` the population standard deviation."""
+    """InsightFace's VAL: means over the test folds; `val_std` is the population standard deviation."""
 
     val: float
     val_std: float
@@ -36,9 +36,9 @@ class InsightFaceVal(NamedTuple):
 def insightface_accuracy(distances: np.ndarray, same: np.ndarray, num_folds: int = NUM_FOLDS) -> InsightFaceAccuracy:
     """`calculate_roc` of InsightFace's `eval/verification.py`: ten-fold accuracy on squared distances.
 
-    A pair is accepted when its distance is strictly below the threshold; a fold's threshold is the first of
-    `np.arange(0, 4, 0.01)` with the best accuracy on the other folds, which are consecutive and unshuffled. A rate of a
-    fold without pairs of its kind counts as zero.
+    A pair is accepted if its distance is strictly below the threshold. A fold's threshold is the first of
+    `np.arange(0, 4, 0.01)` with the best accuracy on the other folds. Folds are consecutive and not shuffled. A rate is
+    zero in a fold without pairs of its kind.
 
     Args:
         distances (`np.ndarray` of shape (P,)): squared distances of unit-length embeddings, in [0, 4].
@@ -64,18 +64,20 @@ def insightface_accuracy(distances: np.ndarray, same: np.ndarray, num_folds: int
 def insightface_val(
     distances: np.ndarray, same: np.ndarray, far_target: float = 1e-3, num_folds: int = NUM_FOLDS
 ) -> InsightFaceVal:
-    """`calculate_val` of InsightFace's `eval/verification.py`: the share of genuine pairs accepted at a FAR.
+    """`calculate_val` of InsightFace's `eval/verification.py`: the share of accepted genuine pairs at a FAR.
 
-    Each fold's threshold is read off the other folds' FAR over `np.arange(0, 4, 0.001)` by linear interpolation, and is
-    zero where that FAR never reaches `far_target`. The FAR seen on the test folds may lie above the target.
+    Each fold's threshold is linearly interpolated from the other folds' FAR over `np.arange(0, 4, 0.001)`, or zero if
+    that FAR does not reach `far_target`. The FAR on the test folds may be above the target.
 
     Raises:
-        ValueError: if a fold lacks genuine or impostor pairs (the reference divides by zero there).
+        ValueError: if a fold has no genuine or no impostor pairs (the reference divides by zero).
     """
     thresholds = np.arange(0, 4, 0.001)
     same = np.asarray(same, dtype=bool)
     if not folds_are_mixed(same, num_folds):
-        raise ValueError("every fold needs genuine and impostor pairs; mix the pairs before taking consecutive folds")
+        raise ValueError(
+            "every fold needs genuine and impostor pairs; mix the pairs before splitting them into consecutive folds"
+        )
     vals, fars, chosen = [], [], []
     for train, test in KFold(num_folds).split(distances):
         genuine, impostors = distances[test][same[test]], distances[test][~same[test]]
@@ -89,15 +91,15 @@ def insightface_val(
 
 
 def folds_are_mixed(same: np.ndarray, num_folds: int = NUM_FOLDS) -> bool:
-    """Whether each consecutive fold holds genuine and impostor pairs, without which `insightface_val` is undefined."""
+    """Whether each consecutive fold has genuine and impostor pairs, as `insightface_val` requires."""
     return all(0 < same[test].sum() < len(test) for _, test in KFold(num_folds).split(same))
 
 
 def timm_face_accuracy(scores: np.ndarray, same: np.ndarray, num_folds: int = NUM_FOLDS) -> FoldAccuracies:
-    """`kfold_accuracy` of timm-face's `train.py`: accuracy at cosine thresholds taken from the training folds' scores.
+    """`kfold_accuracy` of timm-face's `train.py`: accuracy at cosine thresholds from the training folds' scores.
 
-    A pair is accepted when `score >= threshold`; candidates are those of sklearn's thinned ROC curve, infinity first,
-    and the first best wins. The project scores single images, without their flipped images.
+    A pair is accepted if `score >= threshold`. The threshold is the first best one of sklearn's thinned ROC curve,
+    which starts at infinity. The project does not use flipped images.
 
     Args:
         scores (`np.ndarray` of shape (P,)): similarity of each pair.
@@ -107,7 +109,7 @@ def timm_face_accuracy(scores: np.ndarray, same: np.ndarray, num_folds: int = NU
     accuracies, chosen = [], []
     for train, test in KFold(num_folds).split(scores):
         thresholds = roc_curve(same[train], scores[train])[2]
-        # Impostors rejected less genuine pairs rejected: the number of correct pairs but for a constant.
+        # Rejected impostors minus rejected genuine pairs: the number of correct pairs up to a constant.
         correct = _below(scores[train][~same[train]], thresholds) - _below(scores[train][same[train]], thresholds)
         threshold = thresholds[np.argmax(correct)]
         accuracies.append(np.mean((scores[test] >= threshold) == same[test]))
@@ -116,5 +118,5 @@ def timm_face_accuracy(scores: np.ndarray, same: np.ndarray, num_folds: int = NU
 
 
 def _below(values: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """How many values lie strictly below each threshold, (T,)."""
+    """Number of values strictly below each threshold (T,)."""
     return np.searchsorted(np.sort(values), thresholds, side="left")

@@ -1,6 +1,6 @@
-"""InsightFace's IJB figures as its scripts compute them, so that published numbers compare; none is our default.
+"""InsightFace's IJB metrics, computed as in its scripts for comparison with published results.
 
-How they differ from the definitions in `comparison_scores` and `identification` is written down in docs/ijb.md.
+See docs/ijb.md for how they differ from the definitions in `comparison_scores` and `identification`.
 """
 
 import math
@@ -15,16 +15,16 @@ from .metrics import OperatingPoint, format_far
 
 
 def insightface_roc(scores: ComparisonScores) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The curve that `eval_ijbc.py` reads, sklearn's `roc_curve` with its default thinning: FAR, TAR, thresholds (R,).
+    """The curve of `eval_ijbc.py`, sklearn's `roc_curve` with its default thinning: FAR, TAR, thresholds (R,).
 
-    The same points from scores that are already sorted, several times faster than from labels.
+    Computes the same points from sorted scores, which is several times faster than from labels.
     """
     merged = np.insert(scores.impostors, np.searchsorted(scores.impostors, scores.genuine), scores.genuine)[::-1]
-    last = np.append(np.flatnonzero(merged[1:] != merged[:-1]), len(merged) - 1)  # of each distinct score, falling
+    last = np.append(np.flatnonzero(merged[1:] != merged[:-1]), len(merged) - 1)  # of each distinct score, descending
     thresholds = merged[last]
     tps = len(scores.genuine) - np.searchsorted(scores.genuine, thresholds, side="left")
     fps = last + 1 - tps
-    # A point goes where both counts rise by what they rose by before.
+    # Points where both counts rise by the same amounts as before are dropped.
     corner = np.ones(len(last), dtype=bool)
     corner[1:-1] = (np.diff(fps, 2) != 0) | (np.diff(tps, 2) != 0)
     far = np.append(0, fps[corner]) / scores.num_impostors
@@ -33,10 +33,10 @@ def insightface_roc(scores: ComparisonScores) -> tuple[np.ndarray, np.ndarray, n
 
 
 def insightface_tar_at_far(scores: ComparisonScores, fars: Sequence[float]) -> list[OperatingPoint]:
-    """The table of `eval_ijbc.py`: the point of the thinned curve whose FAR is nearest to each target.
+    """The table of `eval_ijbc.py`: the point of the thinned curve with the FAR nearest to each target.
 
-    That FAR may lie above the target, and is zero where the target is finer than half an impostor. Among points of
-    equal distance the one of the larger TAR counts.
+    That FAR may be above the target, and is zero for targets below half an impostor pair. Of equally near points, the
+    one with the larger TAR is used.
     """
     far, tar, thresholds = insightface_roc(scores)
     points = []
@@ -57,13 +57,13 @@ def insightface_identification(
     ranks: Sequence[int] = (1, 5, 10),
     fpirs: Sequence[float] = (1e-2, 1e-1),
 ) -> dict[str, float]:
-    """The figures of `ijb_1n.py`: a closed set, the galleries G1 and G2 in one.
+    """The metrics of `ijb_1n.py`, which searches a closed set: the combined galleries G1 and G2.
 
-    The threshold at FPIR f is the ceil(f P)-th largest of all wrong similarities, of which one probe may hold several,
-    and TPIR is the share of probes that score above it with their own entry, whatever its rank.
+    The threshold at FPIR f is the ceil(f P)-th largest of all wrong similarities, several of which may belong to one
+    probe. TPIR is the share of probes that score above it with their subject's entry, regardless of its rank.
 
     Raises:
-        ValueError: a probe's subject is not exactly once in the gallery.
+        ValueError: if a probe's subject does not occur exactly once in the gallery.
     """
     gallery_subjects = np.asarray(gallery_subjects)
     subjects, columns, entries = np.unique(gallery_subjects, return_index=True, return_counts=True)
@@ -72,8 +72,8 @@ def insightface_identification(
     if (counts != 1).any():
         first = int(np.argmax(counts != 1))
         raise ValueError(
-            f"probe {first}: its subject {probe_subjects[first]} is {counts[first]} times in the gallery; "
-            "a closed set needs every probe's subject exactly once"
+            f"probe {first}: subject {probe_subjects[first]} occurs {counts[first]} times in the gallery; "
+            "a closed set requires every probe's subject exactly once"
         )
     wanted = [math.ceil(fpir * len(probes)) for fpir in fpirs]
     own, places_found, wrong = [], [], torch.empty(0).to(probes)
@@ -96,8 +96,8 @@ def insightface_identification(
 def insightface_open_set_tpir(result: SearchResult, fpir: float) -> OperatingPoint:
     """TPIR and threshold of `ijb_evals.py` (pull requests 1387 and 1739) for one gallery.
 
-    The same definition as `SearchResult.at_fpir` but for the threshold: the max(int(f N) - 1, 0)-th of the N non-mated
-    probes' highest scores, counted from zero, itself rejected. That is one false alarm fewer than the target allows.
+    Differs from `SearchResult.at_fpir` only in the threshold: the max(int(f N) - 1, 0)-th of the N non-mated probes'
+    highest scores, counted from zero, and itself rejected. This is one false alarm fewer than the target allows.
     """
     alarms = np.sort(result.impostor_scores[~result.mated])[::-1]
     threshold = alarms[max(int(len(alarms) * fpir) - 1, 0)]

@@ -1,4 +1,4 @@
-"""A model on protocols, from names to a report: what the command line does."""
+"""Evaluation of a saved model on protocols, as on the command line."""
 
 import json
 from collections.abc import Sequence
@@ -20,23 +20,23 @@ Autocast = Literal["no", "bf16", "fp16"]
 
 @dataclass
 class EvaluationArguments:
-    """A model and what to run on it."""
+    """The model to evaluate and how to run it."""
 
     model: str = field(metadata={"help": "Model folder or Hub name, with its image processor."})
     protocol: list[str] = field(
         metadata={
-            "help": "One or more protocols: names, verification pairs (lfw.bin), or YAML with options as a recipe has "
-            "it: '{ijb: {data: IJBC}}'."
+            "help": "One or more protocols: names, verification pairs (lfw.bin), or YAML with options as in a recipe: "
+            "'{ijb: {data: IJBC}}'."
         }
     )
     plugins: list[str] = field(
-        default_factory=list, metadata={"help": "Modules to import first, which register protocols of their own."}
+        default_factory=list, metadata={"help": "Modules to import first, which register their own protocols."}
     )
-    output_dir: str | None = field(default=None, metadata={"help": "Where figures and metrics.json go."})
+    output_dir: str | None = field(default=None, metadata={"help": "Folder to save figures and metrics.json to."})
     batch_size: int = field(default=128, metadata={"help": "Images per forward pass and process."})
     autocast: Autocast = field(default="no", metadata={"help": "Precision of the forward passes."})
-    num_workers: int = field(default=0, metadata={"help": "Processes that read and decode images ahead."})
-    trust_remote_code: bool = field(default=False, metadata={"help": "Run model code that the model folder brings."})
+    num_workers: int = field(default=0, metadata={"help": "Number of processes that load images."})
+    trust_remote_code: bool = field(default=False, metadata={"help": "Whether to run code from the model folder."})
 
 
 def evaluate_model(
@@ -49,19 +49,19 @@ def evaluate_model(
     trust_remote_code: bool = False,
 ) -> dict[str, Any]:
     """
-    Evaluate a saved model on one or more protocols, which share the embeddings of the images they share.
+    Evaluate a saved model on one or more protocols. Images that several protocols share are embedded once.
 
     Args:
         model (`str` or `Path`): Model folder or Hub name, with its image processor.
-        specs (sequence of `str` or `dict`): The protocols, as [`load_protocol`] takes each.
-        output_dir (`str` or `Path`, *optional*): Where figures and the report (`metrics.json`) go.
+        specs (sequence of `str` or `dict`): The protocols; see [`load_protocol`].
+        output_dir (`str` or `Path`, *optional*): Folder to save figures and the report (`metrics.json`) to.
         batch_size (`int`): Images per forward pass and process.
         autocast (`str`): Precision of the forward passes: `"no"`, `"bf16"` or `"fp16"`.
-        num_workers (`int`): Processes that read and decode images ahead.
-        trust_remote_code (`bool`): Whether to run model code that the model folder brings.
+        num_workers (`int`): Number of processes that load images.
+        trust_remote_code (`bool`): Whether to run code from the model folder.
 
     Returns:
-        The report, the same on every rank: `model`, `metrics` and `not_measurable`, names as they are logged
+        The report, the same on every rank: `model`, `metrics` and `not_measurable`, with names as logged
         ("lfw_accuracy").
 
     Example:

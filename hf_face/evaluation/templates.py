@@ -1,9 +1,9 @@
 """Templates: several images of one person pooled into one feature, and the similarity of pairs of templates.
 
-A template is pooled by media first, so that a video of a hundred frames does not outvote a photograph: mean over the
+A template is pooled by media first, so that a video of a hundred frames does not outweigh a photograph: mean over the
 images of a media, sum over the medias, unit length (Crosswhite et al. 2017, "Template adaptation for face verification
-and identification"; the IJB protocol of VGGFace2 and InsightFace). Both steps, and the norm and detector-score switches
-of the protocol, are one weighted segment sum over the images.
+and identification"; the IJB protocol of VGGFace2 and InsightFace). Both steps, including the protocol's norm and
+detector-score switches, are computed as a single weighted segment sum over images.
 """
 
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-# A grid of similarities pays while at least one in this many of its entries is asked for.
+# Computing the grid of all similarities is faster if at least one in this many entries is used.
 DENSE_ENTRIES_PER_PAIR = 64
 
 
 @dataclass
 class TemplateFeatures:
-    """Pooled templates: `ids` (T,) ascending int64, and `features` (T, D) of unit length in the same order."""
+    """Pooled templates: ascending `ids` (T,), int64, and unit-length `features` (T, D) in the same order."""
 
     ids: np.ndarray
     features: torch.Tensor
@@ -27,11 +27,11 @@ class TemplateFeatures:
         """Rows of the given template ids.
 
         Raises:
-            ValueError: a template has no image; `source` says which list asked for it.
+            ValueError: if a template has no images; the message names the list, `source`.
         """
         template_ids = np.asarray(template_ids)
         first, span = self.ids[0], self.ids[-1] - self.ids[0] + 1
-        if span <= len(template_ids):  # a table is faster than a search, by far for millions of pairs
+        if span <= len(template_ids):  # a lookup table is much faster than a search for millions of pairs
             table = np.full(span + 2, -1)
             table[self.ids - first + 1] = np.arange(len(self.ids))
             rows = table[(template_ids - first + 1).clip(0, span + 1)]
@@ -42,19 +42,19 @@ class TemplateFeatures:
         if missing.any():
             entry = int(np.argmax(missing))
             raise ValueError(
-                f"{source}: entry {entry + 1} asks for template {template_ids[entry]}, which has no image "
-                f"({missing.sum()} of {len(rows)} entries are like it); give its images or take it off the list"
+                f"{source}: entry {entry + 1} refers to template {template_ids[entry]}, which has no images "
+                f"(as do {missing.sum()} of {len(rows)} entries); provide its images or remove the entry"
             )
         return rows
 
 
 def image_weights(features, detector_scores=None, norm_score: bool = True) -> torch.Tensor:
-    """Weight (N,) of every image in its template.
+    """Compute the weight (N,) of each image in its template.
 
     Args:
-        features: embeddings (N, D) as the network gave them, not normalized.
-        detector_scores: confidence (N,) of the face detector, the switch D of the protocol; None leaves it out.
-        norm_score: let the embedding's norm weigh the image, the switch N; otherwise every image has unit length.
+        features: embeddings (N, D) as returned by the network, not normalized.
+        detector_scores: confidence (N,) of the face detector (the protocol's switch D); None to not use it.
+        norm_score: whether to weight images by the norm of their embedding (switch N), or normalize all to unit length.
     """
     features = torch.as_tensor(features)
     weights = features.new_ones(len(features)) if norm_score else torch.linalg.vector_norm(features, dim=1).reciprocal()
@@ -62,22 +62,22 @@ def image_weights(features, detector_scores=None, norm_score: bool = True) -> to
 
 
 def pool_templates(features, templates, medias, weights=None) -> TemplateFeatures:
-    """Pool image features (N, D) into one feature of unit length a template, in their dtype and on their device.
+    """Pool image features (N, D) into one unit-length feature per template, in their dtype and on their device.
 
     Args:
         features: embeddings (N, D), not normalized.
-        templates, medias: template id and media id of each image (N,). Media ids may recur in other templates.
-        weights: (N,) from `image_weights`; None counts every image as it is.
+        templates, medias: template id and media id of each image (N,). Media ids may repeat in other templates.
+        weights: (N,) from `image_weights`; None for no weighting.
 
     Raises:
-        ValueError: lengths differ, or a template's feature is not finite (the message names the template).
+        ValueError: if lengths differ, or a template's feature is not finite (the message names the template).
     """
     features = torch.as_tensor(features)
     templates, medias = np.asarray(templates), np.asarray(medias)
     if not len(features) == len(templates) == len(medias):
         raise ValueError(
-            f"{len(features)} features, {len(templates)} template ids and {len(medias)} media ids: one of each is "
-            "needed for every image, in the same order"
+            f"{len(features)} features, {len(templates)} template ids and {len(medias)} media ids: expected one of "
+            "each per image, in the same order"
         )
     ids, template_rows, template_sizes = np.unique(templates, return_inverse=True, return_counts=True)
     media_ids, media_rows = np.unique(medias, return_inverse=True)
@@ -97,14 +97,14 @@ def pool_templates(features, templates, medias, weights=None) -> TemplateFeature
 
 
 def pair_scores(features: torch.Tensor, rows_a, rows_b, block_size: int = 2**24) -> np.ndarray:
-    """Dot product (P,) of each pair of rows of `features` (T, D), given as two integer arrays (P,).
+    """Compute the dot product (P,) of each pair of rows of `features` (T, D), given as two integer arrays (P,).
 
-    Where the pairs fill enough of the grid of all pairs, as in the IJB protocols, the grid is multiplied out in blocks
-    of about `block_size` entries and the pairs are read off: that is faster than gathering two rows for every pair.
+    If the pairs fill enough of the grid of all pairs, as in the IJB protocols, the grid is computed in blocks of about
+    `block_size` entries, which is faster than gathering two rows for every pair.
     """
     rows_a, rows_b = np.asarray(rows_a), np.asarray(rows_b)
-    # Rows that stand first in a pair lead the grid, so that gallery against probes is a rectangle of it, and of each
-    # pair the earlier row is the left one: half of the grid is enough.
+    # Rows that are first in any pair come first in the grid, so that gallery x probes is a rectangle of it. The earlier
+    # row of each pair is the left one, so half of the grid is enough.
     leads = np.zeros(len(features), dtype=bool)
     leads[rows_a] = True
     order = np.argsort(~leads, kind="stable")

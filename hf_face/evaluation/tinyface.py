@@ -1,4 +1,4 @@
-"""TinyFace, the benchmark of identification for faces of about 20 x 16 pixels."""
+"""TinyFace, an identification benchmark with faces of about 20 x 16 pixels."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ from .evaluator import Evaluator
 from .identification import IdentificationEvaluator
 
 TINYFACE_RANKS = (1, 5, 10, 20, 50)
-DISTRACTOR = -100  # the label of TinyFace's own scripts for gallery images of nobody who is searched for
+DISTRACTOR = -100  # TinyFace's label for gallery images of other people than the probes'
 
 TINYFACE = """
 @inproceedings{tinyface,
@@ -28,7 +28,8 @@ TINYFACE = """
 @protocols.register("tinyface", citation=TINYFACE)
 class TinyFaceEvaluator(IdentificationEvaluator):
     """
-    TinyFace: faces of about 20 x 16 pixels, searched in a gallery with distractors. Rank-k and mean average precision.
+    TinyFace: faces of about 20 x 16 pixels searched for in a gallery with distractors. Rank-k and mean average
+    precision.
 
     Example:
     ```python
@@ -51,16 +52,16 @@ class TinyFaceEvaluator(IdentificationEvaluator):
 
 
 def load_tinyface(folder: str | Path, images: str | Path | None = None) -> tuple[Dataset, Dataset]:
-    """TinyFace's gallery (matches and distractors) and probes, columns `image` and `label`.
+    """Load TinyFace's gallery (matches and distractors) and probes, with columns `image` and `label`.
 
     Args:
-        folder: holds `gallery_match_img_ID_pairs.mat` and `probe_img_ID_pairs.mat`, itself or in `Testing_Set`.
-        images: holds `Gallery_Match`, `Gallery_Distractor` and `Probe`; the folder of the two lists if left out.
-            Aligned copies may have another file type.
+        folder: folder of `gallery_match_img_ID_pairs.mat` and `probe_img_ID_pairs.mat`, or of `Testing_Set` with them.
+        images: folder of `Gallery_Match`, `Gallery_Distractor` and `Probe`; by default, the folder of the two lists.
+            Aligned copies may have a different file type.
 
     Raises:
-        FileNotFoundError: a list, a folder or a listed image is missing.
-        ValueError: a list is not in TinyFace's format.
+        FileNotFoundError: if a list, a folder or a listed image is missing.
+        ValueError: if a list is not in TinyFace's format.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -74,7 +75,7 @@ def load_tinyface(folder: str | Path, images: str | Path | None = None) -> tuple
 
 
 def _listed(path: Path, kind: str, images: Path) -> Dataset:
-    """The images of a list, whose `<kind>_set` holds names and `<kind>_ids` the people."""
+    """Load the images of a list, with file names in `<kind>_set` and people in `<kind>_ids`."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing")
     content = loadmat(path)

@@ -1,4 +1,4 @@
-"""Verification (1:1): are the two images of a pair of one person?"""
+"""Verification (1:1): do the two images of a pair show the same person?"""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,24 +30,24 @@ Similarity = Literal["cosine", "squared_euclidean"]
 @protocols.register("verification")
 class VerificationEvaluator(Evaluator):
     """
-    Are the two images of a pair of one person? Ten-fold accuracy, TAR at stated FARs, EER and AUC.
+    Do the two images of a pair show the same person? Ten-fold accuracy, TAR at given FARs, EER and AUC.
 
-    The metrics are those of [`verification_metrics`], the cosine thresholds of single images whatever `flip` and
-    `similarity` (`single_image_threshold@far=1e-3`), and the references' own figures: `insightface_accuracy`,
-    `insightface_val@far=1e-3` (flip-sum, as InsightFace does; absent without flipped embeddings) and
-    `timm_face_accuracy` (single images, as timm-face does), each with its threshold. The references take ten
-    consecutive folds: their figures are absent from fewer than ten pairs.
+    The metrics are those of [`verification_metrics`], the cosine thresholds of single images regardless of `flip` and
+    `similarity` (`single_image_threshold@far=1e-3`), and those of other projects: `insightface_accuracy`,
+    `insightface_val@far=1e-3` (flip-sum, as in InsightFace; only with flipped embeddings) and `timm_face_accuracy`
+    (single images, as in timm-face), each with its threshold. Other projects' metrics use ten consecutive folds and
+    are left out for fewer than ten pairs.
 
     Args:
-        pairs (`VerificationPairs`): Images and pairs. Their name is the protocol's.
+        pairs (`VerificationPairs`): Images and pairs. Their name is the name of the protocol.
         flip (`str`, *optional*): Test-time augmentation by the flipped image: `"sum"`, `"concat"` or `None`.
         similarity (`str`):
-            `"cosine"`, or `"squared_euclidean"`, whose thresholds are distances of unit-length embeddings,
-            2 - 2 cosine; all other figures are the same.
-        fars (sequence of `float`): The false accept rates to report. `not_measurable` names those that are too fine.
+            `"cosine"`, or `"squared_euclidean"` to report thresholds as distances of unit-length embeddings,
+            2 - 2 cosine; all other metrics are the same.
+        fars (sequence of `float`): False accept rates to report. Those that are too small are in `not_measurable`.
 
     Raises:
-        ValueError: if the pairs cannot be judged fold by fold, or `similarity` is unknown.
+        ValueError: if the pairs cannot be split into folds, or `similarity` is unknown.
 
     Example:
     ```python
@@ -88,12 +88,12 @@ class VerificationEvaluator(Evaluator):
         similarity: Similarity = "cosine",
         fars: Sequence[float] = DEFAULT_FARS,
     ) -> list[Evaluator]:
-        """One evaluator for each set of pairs that [`find_pairs`] finds."""
+        """Build one evaluator per set of pairs that [`find_pairs`] finds."""
         return [cls(pairs, flip, similarity, fars) for pairs in find_pairs(data, images, set_name)]
 
     @property
     def not_measurable(self) -> list[str]:
-        """Metrics left out because their FAR is finer than one of the impostor pairs."""
+        """Metrics left out because their FAR is below one impostor pair."""
         num_impostors = int((~self.pairs.same).sum())
         return [f"tar@far={format_far(far)}" for far in self.fars if far < 1 / num_impostors]
 
@@ -112,14 +112,14 @@ class VerificationEvaluator(Evaluator):
         return Findings(metrics, plots)
 
     def single_image_thresholds(self, embedder: Embedder) -> dict[str, float]:
-        """Cosine thresholds at each FAR without flipped images, as users of the model compare."""
+        """Cosine thresholds at each FAR without flipped images, as users of the model compare images."""
         scores = compare(embedder(self.pairs.images, None).embeddings, self.pairs.pairs)
         roc = ROC.from_scores(self.pairs.same, scores)
         measurable = [far for far in self.fars if far >= roc.finest_far]
         return {f"single_image_threshold@far={format_far(far)}": roc.at_far(far).threshold for far in measurable}
 
     def scores(self, embedder: Embedder) -> np.ndarray:
-        """Similarity (P,) of each pair, float64; minus the distance where distances are asked for."""
+        """Similarity (P,) of each pair, float64; the negative distance if `similarity` is a distance."""
         embeddings = embedder(self.pairs.images, self.flip).embeddings
         if self.similarity == "cosine":
             return compare(embeddings, self.pairs.pairs)
@@ -133,8 +133,8 @@ for _name, _citation in VERIFICATION_SETS.items():
 @protocols.register("folder")
 class FolderVerificationEvaluator(VerificationEvaluator):
     """
-    Verification of one's own photographs, a folder of them for each person: every genuine pair and as many random
-    impostor pairs, in ten folds.
+    Verification on a folder with one subfolder of images per person: all genuine pairs and as many random impostor
+    pairs, in ten folds.
 
     Example:
     ```python
@@ -156,7 +156,7 @@ class FolderVerificationEvaluator(VerificationEvaluator):
         """
         Args:
             data (`str` or `Path`): The folder, or any other identity data that [`load_identities`] reads.
-            seed (`int`): Seed of the choice of impostor pairs and of the folds.
+            seed (`int`): Seed for choosing impostor pairs and folds.
             flip, similarity, fars: As in [`VerificationEvaluator`].
         """
         pairs = make_verification_pairs(load_people(data), seed, name=Path(data).stem)
@@ -169,7 +169,7 @@ def compare(
     measure: Callable[[np.ndarray, np.ndarray], np.ndarray] = cosine_similarities,
     chunk_size: int = 65536,
 ) -> np.ndarray:
-    """`measure` in float64 of the rows of `embeddings` (N, D) that `pairs` (P, 2) names, (P,), in bounded memory."""
+    """Apply `measure` in float64 to each of `pairs` (P, 2) of rows of `embeddings` (N, D), in bounded memory."""
     scores = np.empty(len(pairs))
     for start in range(0, len(pairs), chunk_size):
         first, second = (embeddings[rows].astype(np.float64) for rows in pairs[start : start + chunk_size].T)
@@ -178,13 +178,13 @@ def compare(
 
 
 def reference_metrics(embeddings: Embeddings, pairs: VerificationPairs) -> dict[str, float]:
-    """Other projects' figures under their own names, each with that project's test-time augmentation and folds."""
+    """Other projects' metrics, each with that project's test-time augmentation and folds."""
     if len(pairs) < reference.NUM_FOLDS:
         return {}
     single = compare(embeddings.with_flip(None).embeddings, pairs.pairs)
     folds = reference.timm_face_accuracy(single, pairs.same)
     metrics = {"timm_face_accuracy": float(folds.accuracies.mean())}
-    if np.isfinite(folds.thresholds).all():  # infinity where a fold does best to accept nothing
+    if np.isfinite(folds.thresholds).all():  # infinite if accepting nothing is best on a fold
         metrics["timm_face_threshold"] = float(folds.thresholds.mean())
     if embeddings.flipped is None:
         return metrics

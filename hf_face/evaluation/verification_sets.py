@@ -1,4 +1,4 @@
-"""The verification sets that everybody reports, and their papers. All but XQLFW are shipped by InsightFace as .bin."""
+"""Commonly reported verification sets and their papers. InsightFace distributes all but XQLFW as .bin files."""
 
 LFW = """
 @techreport{lfw,

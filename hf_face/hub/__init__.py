@@ -1,4 +1,4 @@
-"""Publishing models, data sets and metrics on the Hub, and the cards that go with them."""
+"""Publishing models, datasets and metrics with their cards on the Hub."""
 
 from .card_data import (
     ARCFACE_ALIGNMENT,

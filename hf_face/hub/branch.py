@@ -1,4 +1,4 @@
-"""The branch that a publication goes to: found, checked, made, and put back as it was when something fails."""
+"""The branch to publish to: checked, created if necessary, and restored on errors."""
 
 import json
 from collections.abc import Iterator
@@ -11,22 +11,22 @@ from huggingface_hub.errors import HTTPError, RepositoryNotFoundError, RevisionN
 
 from .model_folder import is_face_model
 
-# What any repository may hold without holding a model.
+# Files that any repository may contain.
 NEUTRAL_FILES = {".gitattributes", "README.md", "LICENSE", "LICENSE.md", "LICENSE.txt"}
 
 
 class HubBranch:
     """
-    A branch of a model repository as it is before a push.
+    A branch of a model repository in its state before a push.
 
     Args:
-        api (`HfApi`): Whom to ask.
+        api (`HfApi`): The client.
         repo_id (`str`): `org/name`.
-        name (`str`, *optional*): The branch; default `main`.
+        name (`str`, *optional*): The branch, `main` by default.
 
     Attributes:
-        start (`ModelInfo`, *optional*): The commit to build on: the branch's, or `main`'s where the branch has still to
-            be made; None where the repository has.
+        start (`ModelInfo`, *optional*): The parent commit: that of the branch, or of `main` if the branch does not
+            exist; None if the repository does not exist.
     """
 
     def __init__(self, api: HfApi, repo_id: str, name: str | None = None):
@@ -45,7 +45,7 @@ class HubBranch:
         return {sibling.rfilename for sibling in self.start.siblings}
 
     def read_json(self, name: str) -> dict[str, Any]:
-        """A JSON file at the root of the branch; nothing where there is none."""
+        """Read a JSON file at the root of the branch; empty if it does not exist."""
         if name not in self.files:
             return {}
         path = self.api.hf_hub_download(self.repo_id, name, revision=self.start.sha)
@@ -54,15 +54,15 @@ class HubBranch:
     def check(self, private: bool | None, overwrite: bool) -> None:
         """
         Raises:
-            ValueError: the repository is public and `private` asks for the opposite, or the other way round; or it
-                holds something else than a face model, unless `overwrite`.
+            ValueError: if `private` contradicts the repository's visibility, or it contains something other than a face
+                model and `overwrite` is not set.
         """
         if self.start is None:
             return
         if private is not None and private != self.start.private:
             raise ValueError(
                 f"The repository {self.repo_id} is {'private' if self.start.private else 'public'}, which a push does "
-                f"not change: leave private={private} out, or change it in the repository's settings."
+                f"not change: remove private={private}, or change it in the repository's settings."
             )
         if not overwrite:
             self._check_content()
@@ -71,19 +71,19 @@ class HubBranch:
         names = self.files - NEUTRAL_FILES
         if not names:
             return
-        what = f"files that are not a model's ({', '.join(sorted(names)[:3])})"
+        what = f"files that do not belong to a model ({', '.join(sorted(names)[:3])})"
         if "config.json" in names:
             model_type = self.read_json("config.json").get("model_type")
             if is_face_model(model_type):
                 return
             what = f"a model of type {model_type!r}"
         raise ValueError(
-            f"The repository {self.repo_id} holds {what}, not a face model. Choose another name, or give "
-            "overwrite=True to replace all of it."
+            f"The repository {self.repo_id} contains {what}, not a face model. Choose another name, or pass "
+            "overwrite=True to replace its contents."
         )
 
     def make(self, private: bool | None) -> None:
-        """Create what is missing, repository or branch."""
+        """Create the repository or branch if it does not exist."""
         if self.start is None:
             self.api.create_repo(self.repo_id, private=private)
             self.made_repository = True
@@ -95,7 +95,7 @@ class HubBranch:
 
     @contextmanager
     def put_back_on_error(self) -> Iterator[None]:
-        """On an error take away what `make` made, and say with the error in which state the repository is."""
+        """On errors, remove what `make` created and add the state of the repository to the error."""
         try:
             yield
         except BaseException as error:
@@ -104,23 +104,23 @@ class HubBranch:
 
     def _put_back(self) -> str:
         if self.start is None:
-            return f"Nothing was published: there is no repository {self.repo_id}."
+            return f"Nothing was published: the repository {self.repo_id} does not exist."
         try:
             branches = self.api.list_repo_refs(self.repo_id).branches
             now = next((branch.target_commit for branch in branches if branch.name == self.name), self.start.sha)
             if now != self.start.sha:
                 return (
-                    f"{self.name} of {self.repo_id} has moved from {self.start.sha} to {now}: by this push, whose "
-                    "answer was lost, or by someone else's. Look at it before pushing again."
+                    f"{self.name} of {self.repo_id} has moved from {self.start.sha} to {now}, by this push, if its "
+                    "response was lost, or by another one. Check it before pushing again."
                 )
             if self.made_repository:
                 self.api.delete_repo(self.repo_id)
-                return f"Nothing was published: {self.repo_id}, made for this push, was removed again."
+                return f"Nothing was published: {self.repo_id}, created for this push, was removed."
             if self.made_branch:
                 self.api.delete_branch(self.repo_id, branch=self.name)
         except HTTPError as error:
             return (
-                f"{self.repo_id} was at {self.start.sha}; what it holds now could not be found out, or what was made "
-                f"for this push could not be removed: {error}"
+                f"{self.repo_id} was at {self.start.sha}; its current state could not be determined, or what was "
+                f"created for this push could not be removed: {error}"
             )
-        return f"Nothing was published: {self.repo_id} is still at {self.start.sha}. The same call can be made again."
+        return f"Nothing was published: {self.repo_id} is still at {self.start.sha}. The push can be retried."

@@ -1,4 +1,4 @@
-"""What a model card is made from: what was measured and what the publisher states; nothing is guessed."""
+"""The data of a model card: measurements and what the publisher states."""
 
 import csv
 import dataclasses
@@ -24,14 +24,14 @@ ARCFACE_ALIGNMENT = (
 @dataclass
 class TrainingData:
     """
-    A data set the model was trained on.
+    A dataset the model was trained on.
 
     Args:
-        name (`str`): What people call it ("ORL faces", "MS1MV3").
-        license (`str`): Its own license or terms, in words ("CC BY 4.0", "non-commercial research only").
+        name (`str`): Its display name ("ORL faces", "MS1MV3").
+        license (`str`): Its license or terms, as text ("CC BY 4.0", "non-commercial research only").
         hub_id (`str`, *optional*): Its repository on the Hub, `org/name`.
-        url (`str`, *optional*): Where it is described or its terms are found.
-        images, identities (`int`, *optional*): How much of it was seen in training.
+        url (`str`, *optional*): Page that describes it or its terms.
+        images, identities (`int`, *optional*): How many of them were used in training.
         citation (`str`, *optional*): BibTeX entry, or the key of one in `templates/citations.bib`.
     """
 
@@ -47,20 +47,20 @@ class TrainingData:
 @dataclass
 class Evaluation:
     """
-    The figures of one evaluation.
+    The metrics of one evaluation.
 
     Args:
-        name (`str`): What was evaluated on, for people ("ORL, 10 people held out").
-        metrics (`dict[str, float]`): Metric to value, as the evaluators name them ("accuracy", "tar@far=1e-3").
-        dataset_id (`str`, *optional*): The data set's repository on the Hub.
-        note (`str`, *optional*): How it was evaluated, where that matters to who compares.
+        name (`str`): Display name of the data ("ORL, 10 people held out").
+        metrics (`dict[str, float]`): Values by metric, named as by the evaluators ("accuracy", "tar@far=1e-3").
+        dataset_id (`str`, *optional*): The dataset's repository on the Hub.
+        note (`str`, *optional*): Details of the evaluation that matter for comparisons.
         source_name, source_url (`str`, *optional*):
-            Where the figures come from, when they were not measured here. The card shows them apart.
+            Source of the metrics if they were not measured here. The card lists them separately.
         primary_metric (`str`, *optional*):
-            The metric that the card leads with. By default accuracy, else TAR at FAR 1e-4, else rank 1, else the first.
+            The first metric in the card. Defaults to accuracy, TAR at FAR 1e-4, rank 1 or the first, in this order.
 
     Raises:
-        ValueError: if only one of `source_name` and `source_url` is given, or `primary_metric` is no result.
+        ValueError: if only one of `source_name` and `source_url` is given, or `primary_metric` is not a result.
     """
 
     name: str
@@ -74,7 +74,7 @@ class Evaluation:
     def __post_init__(self):
         if (self.source_name is None) != (self.source_url is None):
             raise ValueError(
-                f"evaluation {self.name!r}: source_name and source_url belong together, give both or none."
+                f"evaluation {self.name!r}: source_name and source_url belong together, pass both or neither."
             )
         if self.primary_metric is not None and self.primary_metric not in self.own_results:
             raise ValueError(
@@ -85,9 +85,9 @@ class Evaluation:
     @property
     def thresholds(self) -> dict[str, float]:
         """
-        Cosine similarity threshold by false accept rate, `{"1e-3": 0.31}`, where the pairs allowed to measure it: for
-        embeddings of single images, which is what a model or its pipeline gives. Other thresholds belong to a
-        protocol's test-time augmentation, and may be distances.
+        Cosine similarity threshold by measurable false accept rate, `{"1e-3": 0.31}`, for embeddings of single images,
+        as returned by a model or its pipeline. Other thresholds are for a protocol's test-time augmentation, and may be
+        distances.
         """
         found = {re.fullmatch(r"single_image_threshold@far=(.+)", key): value for key, value in self.metrics.items()}
         return {match[1]: float(value) for match, value in found.items() if match and math.isfinite(value)}
@@ -95,26 +95,26 @@ class Evaluation:
     @property
     def results(self) -> dict[str, float]:
         """
-        The metrics that say how good the model is, the primary one first and those of other projects last: no
-        thresholds, and no sizes of the evaluation.
+        The metrics of the model's quality, without thresholds and data sizes, with the primary metric first and those
+        of other projects last.
         """
         return self.own_results | self.other_projects_results
 
     @property
     def own_results(self) -> dict[str, float]:
-        """The results by this library's definitions, the primary one first."""
+        """The results by this library's definitions, with the primary metric first."""
         found = {key: value for key, value in self._results().items() if not OTHER_PROJECTS.fullmatch(key)}
         preferred = [key for key in (self.primary_metric, *USUAL_PRIMARY_METRICS) if key in found]
         return {key: found[key] for key in preferred[:1]} | found
 
     @property
     def other_projects_results(self) -> dict[str, float]:
-        """The results computed as another project computes them, `insightface_accuracy` and the like."""
+        """The results by other projects' definitions, such as `insightface_accuracy`."""
         return {key: value for key, value in self._results().items() if OTHER_PROJECTS.fullmatch(key)}
 
     @property
     def description(self) -> str:
-        """How many pairs there were and how they were evaluated, as far as that is known."""
+        """The number of pairs and how they were evaluated, if known."""
         counts = [self.metrics.get(f"num_{kind}") for kind in ("genuine", "impostors")]
         pairs = "{:,.0f} genuine and {:,.0f} impostor pairs".format(*counts) if all(counts) else None
         return "; ".join(part for part in (pairs, self.note) if part)
@@ -125,14 +125,14 @@ class Evaluation:
 
 def evaluations_from_metrics(metrics: dict[str, float], titles: dict[str, str]) -> list[Evaluation]:
     """
-    Sort the flat metrics of a `Trainer` (`{"eval_orl_accuracy": 0.98, ...}`) by evaluation.
+    Group the flat metrics of a `Trainer` (`{"eval_orl_accuracy": 0.98, ...}`) by evaluation.
 
     Args:
-        metrics: What `trainer.evaluate()` returned. Keys that belong to no evaluation (run times, losses) are left out.
-        titles: Name of each evaluator, as it begins its keys, to what the card calls it.
+        metrics: The return value of `trainer.evaluate()`. Keys of no evaluation (run times, losses) are left out.
+        titles: Names of evaluators, which prefix their keys, to titles in the card.
     """
     evaluations = {name: Evaluation(title, {}) for name, title in titles.items()}
-    longest_first = sorted(titles, key=len, reverse=True)  # "agedb_30_accuracy" belongs to "agedb_30", not to "agedb"
+    longest_first = sorted(titles, key=len, reverse=True)  # "agedb_30_accuracy" belongs to "agedb_30", not "agedb"
     for key, value in metrics.items():
         key = key.removeprefix("eval_")
         name = next((name for name in longest_first if key.startswith(f"{name}_")), None)
@@ -144,27 +144,27 @@ def evaluations_from_metrics(metrics: dict[str, float], titles: dict[str, str]) 
 @dataclass
 class FaceModelCardData:
     """
-    What the card of a face model says beside what the model itself shows (size, input, parameters, latency).
+    The contents of a face model's card that the model itself does not provide (size, input, parameters, latency).
 
     Args:
         license (`str`):
-            License of the weights, one of the Hub's identifiers ("apache-2.0", "cc-by-nc-4.0"). For terms that have no
-            identifier: "other", with `license_name` and `license_link`. A converted checkpoint keeps its source's.
+            License of the weights, one of the Hub's identifiers ("apache-2.0", "cc-by-nc-4.0"). For terms without
+            identifier, "other" with `license_name` and `license_link`. A converted checkpoint keeps its license.
         training_data (`list[TrainingData]`):
-            What the weights were trained on, each with its own license.
-        base_model (`str`, *optional*): Hub name of the model the training started from, or that was converted.
-        license_name, license_link (`str`, *optional*): For a license that has no identifier.
-        evaluations (`list[Evaluation]`): Figures measured here, and figures of others with their source.
-        thresholds_from (`str`, *optional*): Name of the evaluation whose thresholds are the model's; default the first
-            one that was measured here and has any.
-        hyperparameters (`dict`): What the training was set to, to be listed as it is.
-        log_history (`list[dict]`): The trainer's log, one entry a logging step.
-        figures (`list[str]`): PNG files to show (ROC curve, training curves); each is named by its file name.
-        train_runtime (`float`, *optional*): Seconds of training.
-        hardware (`str`, *optional*): What it was trained on.
-        emissions_kg (`float`, *optional*): kg of CO2 equivalent, as codecarbon measured them.
-        alignment (`str`, *optional*): How the crops the model expects are cut, such as `ARCFACE_ALIGNMENT`.
-        description (`str`, *optional*): A sentence or two of the publisher's own.
+            The datasets the weights were trained on, each with its own license.
+        base_model (`str`, *optional*): Hub name of the model that was fine-tuned or converted.
+        license_name, license_link (`str`, *optional*): Name and link of a license without identifier.
+        evaluations (`list[Evaluation]`): Evaluations measured here, and others with their source.
+        thresholds_from (`str`, *optional*): Name of the evaluation that sets the model's thresholds. Defaults to the
+            first one measured here that has any.
+        hyperparameters (`dict`): Settings of the training, listed without changes.
+        log_history (`list[dict]`): The trainer's log, one entry per logging step.
+        figures (`list[str]`): PNG files to show (ROC curve, training curves), titled by their file names.
+        train_runtime (`float`, *optional*): Duration of training in seconds.
+        hardware (`str`, *optional*): Hardware used for training.
+        emissions_kg (`float`, *optional*): kg of CO2 equivalent, as measured by codecarbon.
+        alignment (`str`, *optional*): Alignment of the crops the model expects, such as `ARCFACE_ALIGNMENT`.
+        description (`str`, *optional*): A short description by the publisher.
         citations (`list[str]`): Further BibTeX entries, or keys of `templates/citations.bib`.
         tags (`list[str]`): Further tags for the Hub.
     """
@@ -197,7 +197,7 @@ class FaceModelCardData:
 
     @property
     def calibration(self) -> Evaluation | None:
-        """The evaluation whose thresholds are the model's."""
+        """The evaluation that sets the model's thresholds."""
         candidates = [evaluation for evaluation in self.measured if evaluation.thresholds]
         if self.thresholds_from is None:
             return candidates[0] if candidates else None
@@ -205,31 +205,31 @@ class FaceModelCardData:
             if evaluation.name == self.thresholds_from:
                 return evaluation
         raise ValueError(
-            f"thresholds_from={self.thresholds_from!r} names no evaluation measured here that has thresholds; "
-            f"there are {[evaluation.name for evaluation in candidates]}."
+            f"thresholds_from={self.thresholds_from!r} is not an evaluation measured here with thresholds. "
+            f"Available: {[evaluation.name for evaluation in candidates]}."
         )
 
     def save(self, folder: str | Path) -> Path:
-        """Write `model_card.json`, so that the card of a model folder can be rendered again under another name."""
+        """Write `model_card.json`, to render the card of a model folder again with another name."""
         path = Path(folder) / CARD_DATA_NAME
         path.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n", encoding="utf-8")
         return path
 
     @classmethod
     def load(cls, folder: str | Path) -> "FaceModelCardData":
-        """Read what `save` wrote; figures are found beside it."""
+        """Read the file written by `save`; paths of figures are relative to `folder`."""
         return cls.read(Path(folder) / CARD_DATA_NAME)
 
     @classmethod
     def read(cls, path: str | Path, base: "FaceModelCardData | None" = None) -> "FaceModelCardData":
         """
-        Read card data from a JSON or YAML file; figures are found beside it.
+        Read card data from a JSON or YAML file; paths of figures are relative to it.
 
         Args:
-            base: What holds for the fields that the file does not have.
+            base: Card data to use for fields that are not in the file.
 
         Raises:
-            ValueError: for a field that there is not.
+            ValueError: if a field is unknown.
         """
         path = Path(path)
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -240,13 +240,13 @@ class FaceModelCardData:
     @classmethod
     def from_dict(cls, values: dict[str, Any], origin: str = "the card's data") -> "FaceModelCardData":
         """
-        From plain values, such as a recipe has them. Licenses that are left out are asked for when it is published.
+        Build card data from plain values, such as those of a recipe. Licenses are only required for publishing.
 
         Raises:
-            ValueError: for a field that there is not; `origin` says where.
+            ValueError: if a field is unknown; the message names `origin`.
         """
         if unknown := values.keys() - {field.name for field in dataclasses.fields(cls)}:
-            raise ValueError(f"{origin} holds unknown fields {sorted(unknown)}.")
+            raise ValueError(f"{origin} has unknown fields {sorted(unknown)}.")
         values = {"license": "", "training_data": [], "evaluations": [], **values}
         values["training_data"] = [TrainingData(**data) for data in values["training_data"]]
         values["evaluations"] = [Evaluation(**evaluation) for evaluation in values["evaluations"]]
@@ -255,8 +255,8 @@ class FaceModelCardData:
 
 def read_emissions(folder: str | Path, since: float = 0.0) -> float | None:
     """
-    kg of CO2 equivalent of the last run in codecarbon's `emissions.csv`; None where it did not run, or last ran before
-    `since` (seconds since the epoch).
+    Read the kg of CO2 equivalent of the last run in codecarbon's `emissions.csv`. Returns None if the file does not
+    exist or is older than `since` (seconds since the epoch).
     """
     path = Path(folder) / "emissions.csv"
     if not path.is_file() or path.stat().st_mtime < since:

@@ -1,4 +1,4 @@
-"""Data sets and metrics on the Hub."""
+"""Datasets and metrics on the Hub."""
 
 import re
 from pathlib import Path
@@ -21,7 +21,7 @@ from ..data import VerificationPairs
 from .model_card import LICENSES
 from .publishing import full_name
 
-LEFT_OVER = {".unfinished", ".pyc"}  # of a conversion that was interrupted; of Python
+LEFT_OVER = {".unfinished", ".pyc"}  # from interrupted conversions; from Python
 SHARD_NUMBER = re.compile(r"-\d+-of-\d+\.parquet")
 
 
@@ -32,20 +32,20 @@ def push_dataset(
     license: str | None = None,
     private: bool | None = None,
     token: str | None = None,
-    commit_message: str = "Publish data set",
+    commit_message: str = "Publish dataset",
 ) -> CommitInfo:
     """
-    Publish verification pairs, or a folder of Parquet files with its card as `scripts/convert_dataset.py` writes it, in
-    one commit. A push that was interrupted goes on where it stopped: what arrived is not sent again.
+    Publish verification pairs, or a folder of Parquet files with its card as written by `scripts/convert_dataset.py`,
+    in one commit. Retrying an interrupted push does not upload files again that already arrived.
 
     Args:
-        data: The pairs, or the folder: Parquet files and `README.md`.
-        license: License or terms of the data, one of the Hub's identifiers; written into the card. May be left out if
-            the card states one.
+        data: The pairs, or a folder of Parquet files and `README.md`.
+        license: License of the data, one of the Hub's identifiers, which is written into the card. Optional if the card
+            has a license.
 
     Raises:
-        FileNotFoundError: no card or no Parquet file.
-        ValueError: no license, or a Parquet file that is not complete.
+        FileNotFoundError: if there is no card or no Parquet file.
+        ValueError: if there is no license, or a Parquet file is incomplete.
     """
     if isinstance(data, VerificationPairs):
         with TemporaryDirectory() as folder:
@@ -76,7 +76,7 @@ def push_dataset(
 def check_license(license: str | None) -> None:
     """
     Raises:
-        ValueError: the license of a data set is not stated, or not with one of the Hub's identifiers.
+        ValueError: if `license` is not one of the Hub's identifiers.
     """
     if license not in LICENSES:
         raise ValueError(
@@ -94,24 +94,24 @@ def push_metric(
     commit_message: str = "Publish metric",
 ) -> CommitInfo:
     """
-    Publish a metric of `evaluate` as a Space, to be loaded with `evaluate.load(repo_id)`.
+    Publish an `evaluate` metric as a Space, which can be loaded with `evaluate.load(repo_id)`.
 
     Args:
-        folder: The metric's module, named as the folder, `app.py`, `requirements.txt` and `README.md`.
-        repo_id: `org/name`, where the name is the module's.
+        folder: Folder of the metric's module, with the same name, `app.py`, `requirements.txt` and `README.md`.
+        repo_id: `org/name`, with the name of the module.
 
     Raises:
-        FileNotFoundError: one of these files is missing.
-        ValueError: a name other than the module's, by which `evaluate` would not find it.
+        FileNotFoundError: if one of these files is missing.
+        ValueError: if the name differs from the module's, so that `evaluate` would not find it.
     """
     folder = Path(folder).resolve()
     card = _load_card(folder, SpaceCard)
     for name in (f"{folder.name}.py", "app.py", "requirements.txt"):
         if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder} has no {name}, which a metric's Space needs.")
+            raise FileNotFoundError(f"{folder} has no {name}, which a metric's Space requires.")
     if repo_id.split("/")[-1] != folder.name:
         raise ValueError(
-            f"evaluate looks for a module of the Space's name: push to '.../{folder.name}', not {repo_id!r}."
+            f"evaluate looks for a module with the name of the Space: push to '.../{folder.name}', not {repo_id!r}."
         )
     return _push_folder(folder, repo_id, card, token, private, commit_message)
 
@@ -125,7 +125,7 @@ def _load_card(folder: Path, card_class: type[RepoCard]) -> Any:
 def _push_folder(
     folder: Path, repo_id: str, card: Any, token: str | None, private: bool | None, commit_message: str
 ) -> CommitInfo:
-    """Unlike a model's, a new repository stays when its push fails: what arrived need not be sent again."""
+    """Push a folder. Unlike for models, a new repository is kept on errors, to not upload files again on a retry."""
     api = HfApi(token=token, library_name="hf_face")
     repo_id = full_name(api, repo_id)
     card.validate()
@@ -143,10 +143,10 @@ def _push_folder(
     ]
     return api.create_commit(
         **kind, operations=operations, commit_message=commit_message, parent_commit=before.sha
-    )  # not upload_folder, which may split a folder over several commits
+    )  # not upload_folder, which may split a folder into several commits
 
 
 def _is_shard_of(name: str, files: dict[str, Path]) -> bool:
-    """Whether it is a shard of a split that `files` hold in another number of shards."""
+    """Whether `name` is a shard of a split in `files`, which may have a different number of shards."""
     splits = {SHARD_NUMBER.sub("", file) for file in files if SHARD_NUMBER.search(file)}
     return SHARD_NUMBER.search(name) is not None and SHARD_NUMBER.sub("", name) in splits

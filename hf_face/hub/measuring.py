@@ -1,4 +1,4 @@
-"""Figures of a model that anyone can measure again: parameters, operations, latency."""
+"""Reproducible measurements of a model: parameters, operations, latency."""
 
 import platform
 import statistics
@@ -18,9 +18,9 @@ class ModelMeasurements:
     """
     Args:
         parameters (`int`): Number of parameters.
-        flops (`int`): Floating point operations for one image; a multiplication and an addition are two.
-        cpu_latency (`float`): Median seconds for one image on the CPU.
-        cpu (`str`): The CPU, the threads it used and the precision.
+        flops (`int`): Floating-point operations for one image; a multiply-accumulate counts as two.
+        cpu_latency (`float`): Median latency for one image on the CPU, in seconds.
+        cpu (`str`): The CPU, number of threads and precision.
     """
 
     parameters: int
@@ -32,15 +32,15 @@ class ModelMeasurements:
 @torch.inference_mode()
 def measure_model(model: PreTrainedModel, repeats: int = 10) -> ModelMeasurements:
     """
-    Measure a face backbone on one image of its own size, on the CPU and in its own precision.
+    Measure a face backbone with one image of its input size, on the CPU and in its own precision.
 
-    Operations are counted by torch's `FlopCounterMode` (matrix products and convolutions, those of attention included).
-    Papers on face recognition often write "FLOPs" for multiply-accumulates, which are half as many.
+    Operations are counted by torch's `FlopCounterMode` (matrix products and convolutions, including attention). Face
+    recognition papers often count multiply-accumulates as "FLOPs", which are half as many.
     """
     config, precision = model.config, model.dtype
     pixel_values = torch.zeros(1, config.num_channels, config.image_size, config.image_size, dtype=precision)
     with evaluated_on_cpu(model):
-        # Plain matrix products: not every version of torch counts every fused kernel of attention.
+        # Some versions of torch do not count all fused attention kernels.
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             model(pixel_values)
         latencies = []
@@ -58,7 +58,7 @@ def measure_model(model: PreTrainedModel, repeats: int = 10) -> ModelMeasurement
 
 @contextmanager
 def evaluated_on_cpu(model: PreTrainedModel):
-    """The model on the CPU and in evaluation mode; afterwards where it was, each module in the mode it was in."""
+    """Move the model to the CPU in eval mode, and restore its device and the mode of each module afterwards."""
     device = model.device
     modes = [(module, module.training) for module in model.modules()]
     try:
@@ -70,7 +70,7 @@ def evaluated_on_cpu(model: PreTrainedModel):
 
 
 def cpu_name() -> str:
-    """The processor's name as the system gives it, such as "AMD EPYC 7763"."""
+    """The processor's name, such as "AMD EPYC 7763"."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
         for line in cpuinfo.read_text().splitlines():

@@ -1,4 +1,4 @@
-"""The card of a face model, made from what was seen: the model, its measurements, and `FaceModelCardData`."""
+"""Rendering the card of a face model from the model, its measurements and `FaceModelCardData`."""
 
 import math
 import re
@@ -36,13 +36,13 @@ def create_model_card(
     measurements: ModelMeasurements | None = None,
 ) -> ModelCard:
     """
-    Render the card of a backbone for the repository (or folder) `repo_id`, from which its code samples load.
+    Render the card of a backbone for the repository (or folder) `repo_id`, which its code samples load.
 
     Args:
-        measurements: What `measure_model` gave; measured now if not given.
+        measurements: The result of `measure_model`, which is called if left out.
 
     Raises:
-        ValueError: metadata that the Hub would refuse, with all that is wrong.
+        ValueError: if the Hub would reject the metadata; the message lists all errors.
     """
     measured = measurements or measure_model(model)
     metadata = card_metadata(data, model.config.model_type, model.config.margin, repo_id)
@@ -71,7 +71,7 @@ def create_model_card(
 
 
 def card_metadata(data: FaceModelCardData, model_type: str, margin: dict | None, repo_id: str) -> ModelCardData:
-    """The card's metadata block, with one `model-index` result for each metric of each evaluation."""
+    """Build the card's metadata, with one `model-index` result per metric of each evaluation."""
     tags = ["face-recognition", "face-verification", "hf_face", model_type]
     tags += [margin["name"]] if margin else []
     return ModelCardData(
@@ -90,8 +90,8 @@ def card_metadata(data: FaceModelCardData, model_type: str, margin: dict | None,
 
 
 def evaluation_results(data: FaceModelCardData) -> list[EvalResult]:
-    # huggingface_hub merges results of one data set and configuration under the source of the first of them: what
-    # others report gets a configuration of its own, so that it never passes for measured here or the other way round.
+    # huggingface_hub merges results with the same dataset and configuration under the source of the first one. Results
+    # reported by others get their own configuration, to keep them separate from those measured here.
     return [
         EvalResult(
             task_type=f"face-{task_of(metric)}",
@@ -123,22 +123,22 @@ def emissions_metadata(data: FaceModelCardData) -> dict | None:
 
 def check_metadata(metadata: ModelCardData) -> None:
     """
-    Refuse what the Hub would refuse, without asking it.
+    Check metadata by the Hub's rules, without connecting to it.
 
     Raises:
-        ValueError: naming every field that is wrong and what is expected.
+        ValueError: listing all invalid fields and what is expected.
     """
     wrong = []
     if metadata.license not in LICENSES:
         wrong.append(
             f"license={metadata.license!r} is not one of the Hub's identifiers such as 'apache-2.0' or 'cc-by-nc-4.0'; "
-            "for other terms give 'other' with license_name and license_link"
+            "for other terms use 'other' with license_name and license_link"
         )
     if metadata.license == "other":
         if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", metadata.license_name or ""):
-            wrong.append(f"license_name={metadata.license_name!r} must be given in lowercase letters, digits, '.', '-'")
+            wrong.append(f"license_name={metadata.license_name!r} must consist of lowercase letters, digits, '.', '-'")
         if not metadata.license_link:
-            wrong.append("license_link must say where the terms of the 'other' license are")
+            wrong.append("license_link must link to the terms of the 'other' license")
     names = [("base_model", metadata.base_model)] if metadata.base_model else []
     names += [("hub_id of training data", name) for name in metadata.datasets or []]
     wrong += [f"{field} {name!r} is not a Hub name such as 'org/name'" for field, name in names if not is_repo_id(name)]
@@ -160,7 +160,7 @@ def is_repo_id(name: object) -> bool:
 
 
 def describe_architecture(model: PreTrainedModel) -> str:
-    """The model class and the settings that are its family's own."""
+    """The model class and the settings specific to its family."""
     config = model.config
     settings = {name: getattr(config, name) for name in config.__dataclass_fields__.keys() - COMMON_SETTINGS}
     if "backbone_config" in settings:
@@ -198,7 +198,7 @@ def figure_title(path: str) -> str:
 
 
 def metric_rows(results: dict[str, float]) -> dict[str, str]:
-    """Metric to value as the card shows it, a standard deviation beside its mean: "0.93778 ± 0.0174"."""
+    """Format metrics for the card, with standard deviations next to their means: "0.93778 ± 0.0174"."""
     deviations = {deviation_of(metric) for metric in results}
     rows = {metric: f"{value:.5g}" for metric, value in results.items() if metric not in deviations}
     return {
@@ -208,24 +208,24 @@ def metric_rows(results: dict[str, float]) -> dict[str, str]:
 
 
 def deviation_of(metric: str) -> str:
-    """The name of a metric's standard deviation: "val@far=1e-3" has "val_std@far=1e-3"."""
+    """The name of a metric's standard deviation: "val_std@far=1e-3" for "val@far=1e-3"."""
     name, at, rate = metric.partition("@")
     return f"{name}_std{at}{rate}"
 
 
 def cell(value: object) -> str:
-    """A value as it can stand in a cell of a table."""
+    """Escape a value for a table cell."""
     return " ".join(str(value).replace("|", "\\|").split())
 
 
 def collect_citations(data: FaceModelCardData, config: PreTrainedConfig) -> list[str]:
-    """BibTeX entries of backbone, margin and data, each once."""
+    """Collect BibTeX entries of backbone, margin and data, without duplicates."""
     known = known_citations() | {citation_key(entry): entry for entry in config.citations}
     stated = [source.citation for source in data.training_data if source.citation] + data.citations
     for entry in stated:
         if entry not in known and not entry.lstrip().startswith("@"):
             raise ValueError(f"citation {entry!r} is neither a BibTeX entry nor one of {', '.join(sorted(known))}.")
-    margin = margins.get(config.margin["name"]) if config.margin else None  # None too where its plugin is not here
+    margin = margins.get(config.margin["name"]) if config.margin else None  # also None if its plugin is not loaded
     entries = [*config.citations, *(margin.citations if margin else ()), *(known.get(entry, entry) for entry in stated)]
     unique: dict[str, str] = {}
     for entry in entries:
@@ -234,6 +234,6 @@ def collect_citations(data: FaceModelCardData, config: PreTrainedConfig) -> list
 
 
 def known_citations() -> dict[str, str]:
-    """Key to entry: of everything registered, and of what is no class (templates/citations.bib)."""
+    """Entries by key, of everything registered and from templates/citations.bib for everything else."""
     entries = (TEMPLATES / "citations.bib").read_text(encoding="utf-8").strip().split("\n\n")
     return {citation_key(entry): entry for entry in entries} | registry.known_citations()

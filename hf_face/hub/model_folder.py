@@ -1,4 +1,4 @@
-"""The folder that is published: weights, code, image processor, card and figures that belong together."""
+"""The folder to publish: matching weights, code, image processor, card and figures."""
 
 import copy
 import dataclasses
@@ -38,22 +38,22 @@ def write_model_folder(
     include_head: bool = False,
 ) -> Path:
     """
-    Write what is published as `repo_id` into `folder`, and check that its code, weights and image processor fit. The
-    folder loads like the repository: `AutoModel.from_pretrained(folder, trust_remote_code=True)`.
+    Write the contents of the repository `repo_id` to `folder`, and check that code, weights and image processor match.
+    The folder loads like the repository: `AutoModel.from_pretrained(folder, trust_remote_code=True)`.
 
     Args:
-        model: A backbone, a training model (its backbone is published), or a folder with either of them. LoRA adapters
+        model: A backbone, a training model (to publish its backbone), or a folder with either of them. LoRA adapters
             are merged.
-        folder: Where to write; created if it does not exist. Its last name is how transformers caches the code.
+        folder: Folder to write to, created if it does not exist. transformers caches the code under its base name.
         repo_id: The name that the card's code samples load.
-        card: What the card says; default what is in the model folder's `model_card.json`. A model in memory has such a
-            folder as long as its weights are those it was loaded with.
-        image_processor: Default the one in that folder.
-        include_head: Also write the training model's margin head, see `hf_face.heads.head_files`.
+        card: Data of the card. Defaults to the `model_card.json` in the model's folder, which a model in memory has if
+            its weights have not changed since loading.
+        image_processor: Defaults to the one in that folder.
+        include_head: Whether to write the training model's margin head too, see `hf_face.heads.head_files`.
 
     Raises:
-        FileNotFoundError: a model folder without weights, configuration, image processor or card data.
-        ValueError: no licenses stated, metadata the Hub refuses, or weights that do not fit the code.
+        FileNotFoundError: if the model folder has no weights, configuration, image processor or card data.
+        ValueError: if licenses are missing, the Hub would reject the metadata, or the weights do not fit the code.
     """
     folder, source = Path(folder), None
     if isinstance(model, str | Path):
@@ -68,9 +68,11 @@ def write_model_folder(
         if source is not None and (source / IMAGE_PROCESSOR_NAME).is_file():
             image_processor = image_processor or load_image_processor(source)
     if card is None:
-        raise ValueError("A model is published with a card: card=FaceModelCardData(license=..., training_data=[...]).")
+        raise ValueError(
+            "Publishing a model requires a card: card=FaceModelCardData(license=..., training_data=[...])."
+        )
     if image_processor is None:
-        raise ValueError("A model is published with its image processor: image_processor=FaceImageProcessor(...).")
+        raise ValueError("Publishing a model requires its image processor: image_processor=FaceImageProcessor(...).")
     check_licenses(card)
     backbone = bare_backbone(model)
     backbone.save_pretrained(folder)
@@ -83,13 +85,13 @@ def write_model_folder(
 
 
 def bare_backbone(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
-    """What embeds faces: of a training model the backbone; low-rank adapters are merged into a copy."""
+    """The backbone of a model, with LoRA adapters merged into a copy."""
     backbone: Any = model if model.config.model_type in families else model.backbone
     return copy.deepcopy(backbone).merge_and_unload() if isinstance(backbone, PeftModel) else backbone
 
 
 def add_head(model: PreTrainedModel, source: Path | None, folder: Path) -> None:
-    """Writes a training model's margin head beside its backbone, or copies the one that lies in its folder."""
+    """Save a training model's margin head next to its backbone, or copy the one in its folder."""
     head = getattr(model, "head", None)
     if isinstance(head, MarginHead):
         refuse_split_head(head)
@@ -99,19 +101,19 @@ def add_head(model: PreTrainedModel, source: Path | None, folder: Path) -> None:
         for name in (HEAD_INDEX_NAME, *(shard["file"] for shard in shards)):
             copy_file(source / name, folder / name)
     else:
-        raise ValueError(f"include_head=True asks for a training model; {type(model).__name__} has no head.")
+        raise ValueError(f"include_head=True requires a training model, but {type(model).__name__} has no head.")
 
 
 def refuse_split_head(head: MarginHead) -> None:
     if head.group is not None:
         raise ValueError(
-            "The margin head is split over ranks, each of which has a part of it: push a checkpoint folder, which "
-            "holds all of it, push_to_hub('run/checkpoint-1000', ..., include_head=True)."
+            "The margin head is split over ranks: push a checkpoint folder, which contains all of it, with "
+            "push_to_hub('run/checkpoint-1000', ..., include_head=True)."
         )
 
 
 def folder_of(model: PreTrainedModel) -> Path | None:
-    """The folder a model was loaded from, if its weights are still those in it."""
+    """The folder a model was loaded from, if its weights have not changed since."""
     file = Path(model.name_or_path, SAFE_WEIGHTS_NAME)
     if not model.name_or_path or not file.is_file():
         return None
@@ -135,8 +137,8 @@ def write_model_card(
     repo_id: str,
 ) -> None:
     """
-    Write the card of the model saved in `folder`, with its figures, the training log, and the data the card is rendered
-    from; the calibrated thresholds go into the saved configuration too.
+    Write the card of the model saved in `folder`, with its figures, the training log and the card's data, and save the
+    calibrated thresholds in the configuration.
 
     Arguments and errors as for [`write_model_folder`].
     """
@@ -144,7 +146,7 @@ def write_model_card(
     check_licenses(card)
     names = [Path(figure).name for figure in card.figures]
     if len(set(names)) < len(names):
-        raise ValueError(f"Two figures have one file name: {sorted(names)}.")
+        raise ValueError(f"Two figures have the same file name: {sorted(names)}.")
     create_model_card(card, backbone, image_processor, repo_id).save(folder / "README.md")
     write_thresholds(folder / "config.json", card)
     for figure, name in zip(card.figures, names, strict=True):
@@ -155,7 +157,7 @@ def write_model_card(
 
 
 def write_thresholds(config_file: Path, card: FaceModelCardData) -> None:
-    """Thresholds of other weights, such as those a fine-tuning started from, do not stay."""
+    """Replace the configuration's thresholds, which may be those of the weights that were fine-tuned."""
     config = json.loads(config_file.read_text(encoding="utf-8"))
     config.pop("similarity_thresholds", None)
     if card.calibration:
@@ -164,14 +166,14 @@ def write_thresholds(config_file: Path, card: FaceModelCardData) -> None:
 
 
 def copy_file(source: Path, target: Path) -> None:
-    """Copy a file, unless it is where it belongs already."""
+    """Copy a file, unless source and target are the same."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if source.resolve() != target.resolve():
         shutil.copyfile(source, target)
 
 
 def load_model(folder: Path) -> PreTrainedModel:
-    """The backbone or training model of a folder, with every weight accounted for."""
+    """Load the backbone or training model of a folder, checking all weights."""
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} has no config.json: it is not a model folder.")
     if not any(folder.glob("*.safetensors")) and not any(folder.glob("pytorch_model*.bin")):
@@ -179,18 +181,18 @@ def load_model(folder: Path) -> PreTrainedModel:
     model_type = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
     if not is_face_model(model_type):
         raise ValueError(
-            f"{folder} holds a model of type {model_type!r}, expected one of {', '.join(sorted(families))}."
+            f"{folder} contains a model of type {model_type!r}, expected one of {', '.join(sorted(families))}."
         )
     return load_every_weight(AutoModel, folder)
 
 
 def is_face_model(model_type: str | None) -> bool:
-    """Whether this is the type of a backbone or of a training model."""
+    """Whether this is the type of a backbone or training model."""
     return model_type in families or model_type == FaceRecognitionConfig.model_type
 
 
 def load_every_weight(model_class: Any, folder: Path, **kwargs) -> PreTrainedModel:
-    """`from_pretrained`, but a weight that is missing, left over or of another shape is an error."""
+    """`from_pretrained` with an error for missing, unexpected and misshaped weights."""
     model, report = model_class.from_pretrained(
         folder, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
     )
@@ -215,13 +217,13 @@ def load_every_weight(model_class: Any, folder: Path, **kwargs) -> PreTrainedMod
 def load_card_data(folder: Path) -> FaceModelCardData:
     if not (folder / CARD_DATA_NAME).is_file():
         raise FileNotFoundError(
-            f"{folder} has no {CARD_DATA_NAME}; give card=FaceModelCardData(license=..., training_data=[...])."
+            f"{folder} has no {CARD_DATA_NAME}; pass card=FaceModelCardData(license=..., training_data=[...])."
         )
     return FaceModelCardData.load(folder)
 
 
 def check_licenses(card: FaceModelCardData) -> None:
-    """The license of the weights and that of every training set are asked for: nobody else can know them."""
+    """Check that the publisher stated the licenses of the weights and of all training data."""
     if not card.license:
         raise ValueError("State the license of the weights: license='apache-2.0', 'cc-by-nc-4.0', ..., 'unknown'.")
     if not card.training_data:
@@ -233,16 +235,16 @@ def check_licenses(card: FaceModelCardData) -> None:
 
 def check_model_folder(folder: Path, backbone: PreTrainedModel, image_processor: BaseImageProcessor) -> None:
     """
-    Load the folder's own code, as someone without hf_face does, and see that it takes the folder's weights and answers
-    what `backbone` answers. The code runs on the tensors of `backbone`, so that no second copy of the weights is made.
+    Check that the code in the folder, as used without hf_face, fits the folder's weights and has the same output as
+    `backbone`. The code runs on the tensors of `backbone`, to avoid a second copy of the weights.
 
     Raises:
-        ValueError: with the weights that do not fit, or the difference of the answers.
+        ValueError: if weights do not fit, or the outputs differ.
     """
     if broken := [name for name, weight in backbone.state_dict().items() if not weight.isfinite().all()]:
-        raise ValueError(f"{len(broken)} weights are not finite numbers, among them {broken[0]}: nobody can use them.")
+        raise ValueError(f"{len(broken)} weights have non-finite values, for example {broken[0]}.")
     code = get_class_from_dynamic_module(AutoConfig.from_pretrained(folder).auto_map["AutoModel"], folder)
-    attention = backbone.config._attn_implementation  # another one rounds otherwise
+    attention = backbone.config._attn_implementation  # others round differently
     published = load_every_weight(code, folder, device_map="meta", attn_implementation=attention)
 
     size = image_processor.size  # type: ignore[attr-defined]  # every image processor has one
@@ -250,7 +252,7 @@ def check_model_folder(folder: Path, backbone: PreTrainedModel, image_processor:
     crop = torch.randint(256, (1, 3, size.height, size.width), dtype=torch.uint8, generator=generator)
     with evaluated_on_cpu(backbone), torch.inference_mode():
         published.load_state_dict(backbone.state_dict(), assign=True)
-        for name, buffer in backbone.named_buffers():  # also those that no file holds
+        for name, buffer in backbone.named_buffers():  # including those that are not saved
             module, _, leaf = name.rpartition(".")
             setattr(published.get_submodule(module), leaf, buffer)
         pixel_values = image_processor(crop, return_tensors="pt").pixel_values.to(backbone.dtype)
@@ -258,6 +260,6 @@ def check_model_folder(folder: Path, backbone: PreTrainedModel, image_processor:
     difference = (here.pooler_output - there.pooler_output).abs().max().item()
     if not difference < 1e-5:
         raise ValueError(
-            f"The code in {folder} does not answer what {type(backbone).__name__} answers with the same weights: the "
+            f"The output of the code in {folder} differs from {type(backbone).__name__} with the same weights: the "
             f"embeddings differ by {difference:.2g}."
         )

@@ -1,4 +1,4 @@
-"""Publishing a face model: a complete folder, checked before anything is sent, then one commit."""
+"""Publishing a face model: a complete folder, checked before uploading, in one commit."""
 
 import tempfile
 from pathlib import Path
@@ -33,34 +33,34 @@ def push_to_hub(
     Publish a face model with its image processor, code, card, figures and training log, in one commit. Also a method of
     every face model: `model.push_to_hub("org/name")`.
 
-    The folder is written and checked on this machine first: weights, code and card belong together, and the Hub will
-    take the metadata. Only then a repository or branch is created. A push that fails on the way removes what it created
-    and leaves the rest at the commit it was at; large files that arrived there are not sent again by the next.
+    First, the folder is written and checked locally: weights, code and card have to match, and the metadata has to be
+    valid on the Hub. Only then, the repository or branch is created. A failed push removes what it created and leaves
+    existing branches unchanged; large files that already arrived are not uploaded again on a retry.
 
     Args:
-        model: A backbone, a training model (its backbone is published), or a folder with either of them. LoRA adapters
+        model: A backbone, a training model (to publish its backbone), or a folder with either of them. LoRA adapters
             are merged.
-        repo_id: `org/name`, or `name` for a repository of one's own.
-        card: What the card says; default what is in the folder's `model_card.json`. A model in memory has such a folder
-            as long as its weights are those it was loaded with.
-        image_processor: Default the one in that folder.
-        include_head: Also publish the training model's margin head, `head.index.json` and the files that it lists.
-        private: For a repository that does not exist yet.
-        token: Default the one that `hf auth login` stored, or `HF_TOKEN`.
-        revision: Branch, created if it does not exist; default `main`.
-        create_pr: Open a pull request instead, which needs no write access.
-        overwrite: Replace all of a repository that holds something else than a face model.
-        commit_message: First line of the commit, title of the pull request.
+        repo_id: `org/name`, or `name` for your own namespace.
+        card: Data of the card. Defaults to the `model_card.json` in the model's folder, which a model in memory has if
+            its weights have not changed since loading.
+        image_processor: Defaults to the one in that folder.
+        include_head: Whether to publish the training model's margin head too, `head.index.json` and the listed files.
+        private: Visibility of a new repository.
+        token: Defaults to the token stored by `hf auth login`, or `HF_TOKEN`.
+        revision: Branch, created if it does not exist; defaults to `main`.
+        create_pr: Open a pull request instead, which requires no write access.
+        overwrite: Whether to replace a repository that contains something other than a face model.
+        commit_message: First line of the commit, or title of the pull request.
 
     Returns:
-        `CommitInfo`: its `commit_url`, `oid` and, with `create_pr`, `pr_url`.
+        `CommitInfo`: with `commit_url`, `oid` and, with `create_pr`, `pr_url`.
 
     Raises:
-        FileNotFoundError: a folder without weights or image processor.
-        ValueError: no licenses stated, metadata the Hub refuses, weights that do not fit the code, or a repository
-            with other content or of the other visibility.
-        huggingface_hub.errors.LocalTokenNotFoundError: nobody is logged in.
-        huggingface_hub.errors.HfHubHTTPError: wrong token (401) or no permission (403).
+        FileNotFoundError: if the folder has no weights or image processor.
+        ValueError: if licenses are missing, the Hub would reject the metadata, the weights do not fit the code, or the
+            repository has other contents or a different visibility.
+        huggingface_hub.errors.LocalTokenNotFoundError: if not logged in.
+        huggingface_hub.errors.HfHubHTTPError: if the token is invalid (401) or lacks permission (403).
 
     Example:
     ```python
@@ -71,7 +71,9 @@ def push_to_hub(
     ```
     """
     if create_pr and revision:
-        raise ValueError(f"A pull request is made to main: give create_pr=True or revision={revision!r}, not both.")
+        raise ValueError(
+            f"Pull requests are opened against main: pass create_pr=True or revision={revision!r}, not both."
+        )
     api = HfApi(token=token, library_name="hf_face")
     repo_id = full_name(api, repo_id)
     with tempfile.TemporaryDirectory() as parent:
@@ -93,8 +95,8 @@ def push_to_hub(
 
 def full_name(api: HfApi, repo_id: str) -> str:
     """
-    `user/name` for a `name` of one's own. Asks the Hub who is logged in, so that nobody waits for a folder to be
-    written that cannot be sent.
+    Add the user's namespace to a bare `name`. Checks the login, to fail before writing a folder that cannot be
+    uploaded.
     """
     validate_repo_id(repo_id)
     user = api.whoami()["name"]
@@ -112,13 +114,13 @@ def publish_folder(
     create_pr: bool = False,
     overwrite: bool = False,
 ) -> CommitInfo:
-    """Send what `write_model_folder` wrote; arguments and errors as for [`push_to_hub`]."""
+    """Publish a folder written by `write_model_folder`; arguments and errors as for [`push_to_hub`]."""
     ModelCard.load(folder / "README.md").validate()
     branch = HubBranch(api, repo_id, revision)
     branch.check(private, overwrite)
     with branch.put_back_on_error():
         branch.make(private)
-        # Not upload_folder: it may split a folder over several commits.
+        # Not upload_folder, which may split a folder into several commits.
         return api.create_commit(
             repo_id,
             commit_operations(folder, branch, overwrite),
@@ -132,7 +134,7 @@ def publish_folder(
 def commit_operations(
     folder: Path, branch: HubBranch, overwrite: bool
 ) -> list[CommitOperationAdd | CommitOperationDelete]:
-    """Add every file of `folder`, and take away what the repository must not keep beside them."""
+    """Add all files of `folder` and delete files of earlier pushes that no longer belong there."""
     files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     old = branch.files - files.keys() - {".gitattributes"}
     stale = old if overwrite else stale_files(old, set(files), branch)
@@ -142,8 +144,8 @@ def commit_operations(
 
 def stale_files(old: set[str], new: set[str], branch: HubBranch) -> set[str]:
     """
-    What an earlier push left that is not right beside the new one: weights, code, log, and the rest of the folders that
-    both have. Files that publishing does not write stay.
+    Files of an earlier push that do not belong to the new one: weights, code, log, and other files in shared folders.
+    Files that publishing does not write are kept.
     """
     auto_map = branch.read_json("config.json").get("auto_map", {})
     code = {f"{reference.split('.')[0]}.py" for reference in auto_map.values()}

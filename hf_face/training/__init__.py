@@ -1,4 +1,4 @@
-"""Training: its arguments, its Trainer, its methods."""
+"""Training: arguments, Trainer and methods."""
 
 from .arguments import FaceTrainingArguments
 from .methods import MarginSoftmax, TrainingMethod

@@ -1,4 +1,4 @@
-"""What can be set about a training run."""
+"""Settings of a training run."""
 
 from dataclasses import dataclass, field
 
@@ -9,38 +9,38 @@ from transformers import TrainingArguments
 
 @dataclass
 class FaceTrainingArguments(TrainingArguments):
-    """transformers' `TrainingArguments` and what face recognition adds. Defaults that differ are the field's."""
+    """`TrainingArguments` with settings and defaults for face recognition."""
 
     head_learning_rate: float | None = field(
-        default=None, metadata={"help": "Learning rate of the class centers. Left out: the backbone's."}
+        default=None, metadata={"help": "Learning rate of the class centers; that of the backbone by default."}
     )
     head_weight_decay: float | None = field(
-        default=None, metadata={"help": "Weight decay of the class centers. Left out: the backbone's."}
+        default=None, metadata={"help": "Weight decay of the class centers; that of the backbone by default."}
     )
     ema_decay: float | None = field(
         default=None,
         metadata={
-            "help": "Keep an exponential moving average of the backbone's weights with this decay (0.999 forgets over "
-            "a thousand steps). The average is what is evaluated and saved."
+            "help": "Decay of an exponential moving average of the backbone's weights (0.999 averages over about a "
+            "thousand steps). The average is evaluated and saved."
         },
     )
     channels_last: bool = field(
         default=False,
-        metadata={"help": "Lay images out with the channels last, which convolutional nets run faster in."},
+        metadata={"help": "Use the channels-last memory format, which is faster for convolutional networks."},
     )
     partial_fc_sample_rate: float = field(
         default=1.0,
-        metadata={"help": "Share of the negative class centers that each step trains (Partial FC); 1 trains all."},
+        metadata={"help": "Share of negative class centers to train in each step (Partial FC); 1 trains all."},
     )
     shard_head: bool = field(
         default=False,
-        metadata={"help": "Split the class centers over the ranks, for more identities than one device holds."},
+        metadata={"help": "Split the class centers over ranks, for more identities than fit on one device."},
     )
     dataloader_drop_last: bool = field(
-        default=True, metadata={"help": "Leave out an epoch's last, smaller batch (batch norm needs full ones)."}
+        default=True, metadata={"help": "Drop the last, incomplete batch of an epoch (batch norm needs full batches)."}
     )
     remove_unused_columns: bool = field(
-        default=False, metadata={"help": "Not used: batches hold the image and the label only."}
+        default=False, metadata={"help": "Not used: batches only have images and labels."}
     )
     report_to: None | str | list[str] = field(  # noqa: RUF036  HfArgumentParser asks for this order
         default="tensorboard", metadata={"help": "Where to log to: tensorboard, trackio, wandb, none ..."}
@@ -50,27 +50,28 @@ class FaceTrainingArguments(TrainingArguments):
         self._check_engine()
         super().__post_init__()
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
-            raise ValueError(f"ema_decay must lie between 0 and 1, found {self.ema_decay}.")
+            raise ValueError(f"ema_decay must be between 0 and 1, found {self.ema_decay}.")
         if not 0 < self.partial_fc_sample_rate <= 1:
             raise ValueError(
                 f"partial_fc_sample_rate must be above 0 and at most 1, found {self.partial_fc_sample_rate}."
             )
         if self.shard_head and self.mixed_precision == "fp16":
             raise ValueError(
-                "shard_head does not work with fp16: the ranks would scale their losses apart. Use bf16 instead."
+                "shard_head does not work with fp16, where the ranks would scale their losses differently. Use bf16."
             )
         if self.partial_fc_sample_rate < 1 and self.world_size > 1 and not self.shard_head:
             raise ValueError(
-                "partial_fc_sample_rate below 1 on several ranks needs shard_head: each samples its own centers."
+                "partial_fc_sample_rate below 1 on several ranks requires shard_head, so that each rank samples its "
+                "own centers."
             )
         if (self.shard_head or self.partial_fc_sample_rate < 1) and self.n_gpu > 1:
             raise ValueError(
-                f"shard_head and partial_fc_sample_rate work with one process a GPU, not one for {self.n_gpu} of them: "
-                "start with `accelerate launch --multi_gpu`, or show the process one GPU (CUDA_VISIBLE_DEVICES=0)."
+                f"shard_head and partial_fc_sample_rate require one process per GPU, not one for {self.n_gpu} GPUs: "
+                "start with `accelerate launch --multi_gpu`, or make only one GPU visible (CUDA_VISIBLE_DEVICES=0)."
             )
 
     def _check_engine(self) -> None:
-        """Engines that are asked for here or, as `accelerate launch` does, through the environment."""
+        """Check for engines set here or in the environment, as by `accelerate launch`."""
         engine = None
         if self.deepspeed or parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
             engine = "DeepSpeed"
@@ -84,11 +85,11 @@ class FaceTrainingArguments(TrainingArguments):
         for name in asked:
             if engine and asked[name]:
                 raise ValueError(
-                    f"{name} does not work with {engine}, which splits the weights its own way. Leave {name} out, or "
-                    "train with plain data parallelism (`accelerate launch --multi_gpu`)."
+                    f"{name} does not work with {engine}, which splits the weights itself. Leave {name} out, or train "
+                    "with plain data parallelism (`accelerate launch --multi_gpu`)."
                 )
 
     @property
     def head_group(self) -> dist.ProcessGroup | None:
-        """The ranks to split the class centers over, None for no split."""
+        """The ranks to split the class centers over, or None to not split them."""
         return dist.group.WORLD if self.shard_head and self.world_size > 1 else None

@@ -1,4 +1,4 @@
-"""What the trainer is given, looked at before work starts."""
+"""Checks of the trainer's arguments."""
 
 from collections.abc import Sequence
 
@@ -15,10 +15,10 @@ Protocols = VerificationPairs | Evaluator | Sequence[VerificationPairs | Evaluat
 
 def as_evaluators(protocols: Protocols | None) -> list[Evaluator] | None:
     """
-    Protocols as a list of evaluators; pairs are verified.
+    Convert protocols to a list of evaluators, using [`VerificationEvaluator`] for pairs.
 
     Raises:
-        ValueError: if two of them have one name, which their metrics would share.
+        ValueError: if two of them have the same name, and would log the same metrics.
     """
     if protocols is None:
         return None
@@ -30,7 +30,7 @@ def as_evaluators(protocols: Protocols | None) -> list[Evaluator] | None:
 
 
 def choose_best_model_metric(args: FaceTrainingArguments, evaluators: list[Evaluator] | None) -> None:
-    """Takes the first protocol's primary metric where transformers would take the loss, which no protocol has."""
+    """Use the first protocol's primary metric instead of the loss, transformers' default, which no protocol has."""
     if evaluators and args.metric_for_best_model == "loss":
         first = evaluators[0]
         args.metric_for_best_model = f"eval_{first.name}_{first.primary_metric}"
@@ -40,14 +40,14 @@ def choose_best_model_metric(args: FaceTrainingArguments, evaluators: list[Evalu
 def check_training_data(dataset: Dataset, model: FaceRecognitionModel, args: FaceTrainingArguments) -> None:
     """
     Raises:
-        ValueError: for labels that do not fit the head, an identity without images, or less than a batch of images.
+        ValueError: if labels do not fit the head, an identity has no images, or there are fewer images than in a batch.
     """
     check_identities(dataset, "the training data", min_identities=2)
     identities = dataset.features["label"].num_classes
     if identities > model.config.num_identities:
         raise ValueError(
-            f"The training data has {identities} identities, the model's head {model.config.num_identities}: build it "
-            f"with num_identities={identities}."
+            f"The training data has {identities} identities, but the model's head has {model.config.num_identities}: "
+            f"build the model with num_identities={identities}."
         )
     batch_size = args.train_batch_size * args.world_size
     if args.dataloader_drop_last and len(dataset) < batch_size:

@@ -1,4 +1,4 @@
-"""The part of training that knows the class centers: their parameter group, their gradient, their files."""
+"""Class centers in training: their parameter group, gradient and files."""
 
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,11 @@ from .arguments import FaceTrainingArguments
 
 class ClassCenters:
     """
-    The margin head as the optimizer and the checkpoints see it.
+    Handles the margin head in the optimizer and in checkpoints.
 
-    Class centers have a learning rate and weight decay of their own. Where they are split over ranks, every rank holds
-    other ones: it clips them with the norm over all ranks, and writes them, with their optimizer state, to files of its
-    own (see `hf_face.heads.head_files`). Where they are sampled (Partial FC), only the sampled rows are stepped.
+    Class centers have their own learning rate and weight decay. If they are split over ranks, each rank clips its
+    centers with the norm over all ranks, and saves them with their optimizer state to its own files (see
+    `hf_face.heads.head_files`). If they are sampled (Partial FC), only the sampled rows are updated.
 
     Args:
         head ([`MarginHead`]): The head of the training model.
@@ -28,7 +28,7 @@ class ClassCenters:
         self.head, self.args = head, args
         head.sample_rate = args.partial_fc_sample_rate
         if args.head_group is not None and head.group is None:
-            head.shard(args.head_group)  # before the model goes to a device, which may not hold all of it
+            head.shard(args.head_group)  # before moving the model to a device that may be too small for all of it
 
     @property
     def is_split(self) -> bool:
@@ -36,11 +36,11 @@ class ClassCenters:
 
     @property
     def needs_own_clipping(self) -> bool:
-        """Whether torch's clipping would not do: for a norm over ranks, or for sparse gradients."""
+        """Whether gradient clipping needs a norm over ranks or sparse gradients, which torch does not support."""
         return self.is_split or self.head.sample_rate < 1
 
     def add_to(self, optimizer: torch.optim.Optimizer) -> None:
-        """Moves the class centers into parameter groups with their own settings, and splits their state off."""
+        """Move the class centers to parameter groups with their own settings, and exclude their state if split."""
         settings = {"lr": self.args.head_learning_rate, "weight_decay": self.args.head_weight_decay}
         settings = {name: value for name, value in settings.items() if value is not None}
         own = {id(parameter) for parameter in self.head.parameters()}
@@ -55,16 +55,16 @@ class ClassCenters:
             optimizer.register_state_dict_post_hook(self._leave_out_own_state)
 
     def clip_grad_norm(self, model: nn.Module, max_norm: float) -> Tensor:
-        """As torch's, with the norm over all ranks."""
+        """Clip like torch, with the norm over all ranks."""
         shard = self.head.weight if self.is_split else None
         return clip_grad_norm_(model.parameters(), max_norm, shard, self.head.group)
 
     def save(self, folder: Path, optimizer: torch.optim.Optimizer | None) -> None:
-        """Writes this rank's class centers. To be called by every rank."""
+        """Save this rank's class centers. Must be called on every rank."""
         save_head(self.head, folder, optimizer)
 
     def load(self, folder: Path, optimizer: torch.optim.Optimizer | None) -> None:
-        """Reads this rank's class centers, from a split or a whole head, whatever the number of ranks that wrote it."""
+        """Load this rank's class centers from a whole or split head, saved by any number of ranks."""
         if (folder / INDEX_NAME).is_file():
             load_head(self.head, folder)
             if optimizer is not None:

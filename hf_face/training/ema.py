@@ -1,4 +1,4 @@
-"""The exponential moving average of the backbone's weights."""
+"""Exponential moving average of the backbone's weights."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,12 +17,12 @@ class WeightAverage(TrainerCallback):
     """
     Averages the backbone's weights and buffers after every step.
 
-    A checkpoint's `model.safetensors` holds the average, which is what is evaluated and published; the weights that
-    training goes on from lie beside it.
+    A checkpoint's `model.safetensors` contains the average, which is evaluated and published. The weights to resume
+    training from are saved separately.
 
     Args:
-        backbone (`nn.Module`): What is trained.
-        decay (`float`): Weight of the old average, in (0, 1).
+        backbone (`nn.Module`): The backbone that is trained.
+        decay (`float`): Weight of the previous average, in (0, 1).
     """
 
     def __init__(self, backbone: nn.Module, decay: float):
@@ -39,7 +39,7 @@ class WeightAverage(TrainerCallback):
 
     @contextmanager
     def in_place_of_the_weights(self) -> Iterator[None]:
-        """Inside, the trained backbone holds the average."""
+        """Put the average into the trained backbone temporarily."""
         self._swap()
         try:
             yield
@@ -47,14 +47,14 @@ class WeightAverage(TrainerCallback):
             self._swap()
 
     def save(self, folder: Path) -> None:
-        """Writes the weights that the average was taken of. To be called by one process."""
+        """Save the weights that are averaged. Must be called by only one process."""
         weights = {name: tensor.contiguous() for name, tensor in self.backbone.state_dict().items()}
         save_file(weights, folder / RAW_BACKBONE_FILE)
 
     def load(self, folder: Path) -> None:
-        """Takes the average from the backbone, into which the checkpoint was loaded, and its raw weights from disk."""
+        """Restore the average from the backbone, which has loaded the checkpoint, and the raw weights from disk."""
         self.averaged.module.load_state_dict(self.backbone.state_dict())
-        self.averaged.n_averaged.fill_(1)  # 0 would make the next update a copy
+        self.averaged.n_averaged.fill_(1)  # with 0, the next update would copy the weights
         self.backbone.load_state_dict(load_file(folder / RAW_BACKBONE_FILE))
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Training with weights that FSDP or DeepSpeed split over the ranks."""
+"""Training with weights that FSDP or DeepSpeed split over ranks."""
 
 from accelerate import Accelerator
 from accelerate.utils import DeepSpeedPlugin, DistributedType, FullyShardedDataParallelPlugin
@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 def prepare_engine(accelerator: Accelerator) -> None:
     """
-    Replaces or refuses settings of an engine that would fail, or would fail only when the model is saved.
+    Adapt or reject engine settings that would fail, possibly only when saving the model.
 
     Raises:
-        ValueError: for settings of FSDP or DeepSpeed that do not work with face models.
+        ValueError: if settings of FSDP or DeepSpeed do not work with face models.
     """
     if accelerator.distributed_type == DistributedType.FSDP:
         _prepare_fsdp(accelerator.state.fsdp_plugin)
@@ -19,12 +19,12 @@ def prepare_engine(accelerator: Accelerator) -> None:
 
 
 def splits_weights(accelerator: Accelerator) -> bool:
-    """Whether an engine holds the weights, of which a rank may have a part only."""
+    """Whether an engine manages the weights, so that a rank may only have a part of them."""
     return accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
 
 def whole_state_dict(accelerator: Accelerator, wrapped: nn.Module, part: str) -> dict[str, Tensor]:
-    """Weights of a part (`"backbone"`, `"head"`) of a model that an engine splits; empty on all ranks but the first."""
+    """Gather the weights of a part (`"backbone"`, `"head"`) of a split model; empty on all ranks but the first."""
     weights = accelerator.get_state_dict(wrapped) or {}
     return {name.removeprefix(f"{part}."): weight for name, weight in weights.items() if name.startswith(f"{part}.")}
 
@@ -32,24 +32,24 @@ def whole_state_dict(accelerator: Accelerator, wrapped: nn.Module, part: str) ->
 def _prepare_fsdp(plugin: FullyShardedDataParallelPlugin) -> None:
     if plugin.fsdp_version == 2 and plugin.cpu_ram_efficient_loading:
         raise ValueError(
-            "FSDP's cpu_ram_efficient_loading cannot hand out buffers, such as the statistics of batch norm: set it to "
-            "false in fsdp_config (fsdp_cpu_ram_efficient_loading of accelerate)."
+            "FSDP's cpu_ram_efficient_loading cannot distribute buffers, such as batch norm statistics: set it to "
+            "false in fsdp_config (fsdp_cpu_ram_efficient_loading in accelerate)."
         )
-    # FSDP would cast all weights, those of batch norm too, which fails beside its float32 statistics. The loss is
-    # computed under autocast instead, as with plain data parallelism.
+    # FSDP would cast all weights, including those of batch norm, which fails with its float32 statistics. The loss is
+    # computed with autocast instead, as with plain data parallelism.
     plugin.mixed_precision_policy = None
 
 
 def _check_deepspeed(plugin: DeepSpeedPlugin, mixed_precision: str) -> None:
     if mixed_precision != "no":
         raise ValueError(
-            "DeepSpeed would cast all weights, those of batch norm too, which fails beside its float32 statistics: "
-            "leave bf16 and fp16 out, and let DeepSpeed's settings say "
+            "DeepSpeed would cast all weights, including those of batch norm, which fails with its float32 statistics: "
+            "leave bf16 and fp16 out, and set in DeepSpeed's configuration "
             '"torch_autocast": {"enabled": true, "dtype": "bfloat16"} (see recipes/accelerate/deepspeed.json).'
         )
     zero = plugin.deepspeed_config["zero_optimization"]
     if plugin.zero_stage == 3 and not zero.get("stage3_gather_16bit_weights_on_model_save"):
         raise ValueError(
-            "The model could not be saved: set stage3_gather_16bit_weights_on_model_save to true in the "
-            "zero_optimization of DeepSpeed's settings."
+            "The model cannot be saved: set stage3_gather_16bit_weights_on_model_save to true in the "
+            "zero_optimization of DeepSpeed's configuration."
         )

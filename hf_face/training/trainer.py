@@ -43,8 +43,8 @@ class FaceTrainer(Trainer):
     """
     transformers' `Trainer` for a [`FaceRecognitionModel`].
 
-    Batches travel as uint8 and are augmented and normalized on the device, a [`TrainingMethod`] turns them into losses,
-    the class centers have a learning rate of their own, and evaluation runs the field's protocols.
+    Batches are uint8, and are augmented and normalized on the device. A [`TrainingMethod`] computes the losses, the
+    class centers have their own learning rate, and evaluation runs face recognition protocols.
 
     Args:
         model ([`FaceRecognitionModel`]):
@@ -52,21 +52,21 @@ class FaceTrainer(Trainer):
         args ([`FaceTrainingArguments`]):
             Settings of the run.
         train_dataset (`datasets.Dataset` or `datasets.IterableDataset`):
-            Identity data: columns `image` and `label`. A stream is read pass after pass, whole (every rank and worker
-            takes its own part) and in full batches; `shuffle` it with a seed.
+            Identity data: columns `image` and `label`. A stream is read completely in each pass (every rank and worker
+            reads its own part), in full batches; `shuffle` it with a seed.
         eval_dataset ([`VerificationPairs`], [`Evaluator`], or a sequence of these, *optional*):
-            Protocols that evaluation runs. Their metrics are logged as `eval_<name>_<metric>`, and any of them can be
+            Evaluation protocols. Their metrics are logged as `eval_<name>_<metric>`, and any of them can be
             `metric_for_best_model`; the default is the primary metric of the first protocol.
         image_processor ([`FaceImageProcessor`], *optional*):
             Size and normalization of the crops, saved with the model. The default is the backbone's `preprocessing`.
         augmentation (`str` or list, *optional*, defaults to `"flip"`):
-            What is done to the crops in training, see [`hf_face.data.build_augmentation`]; None for nothing.
+            Augmentation of the training crops, see [`hf_face.data.build_augmentation`]; None to disable it.
         on_bad_image (`str`, *optional*, defaults to `"raise"`):
-            `"skip"` to go on, with a warning, when an image cannot be decoded.
+            `"skip"` to replace images that cannot be decoded, with a warning, instead of raising an error.
         card ([`FaceModelCardData`], *optional*):
-            What the model's publisher states: licenses, data, description. The rest of the card is what was measured.
+            The publisher's statements: licenses, data, description. The trainer adds its settings and measurements.
         method ([`TrainingMethod`], *optional*):
-            What a step minimizes. The default is the loss of the margin head, [`MarginSoftmax`].
+            The losses to minimize. The default is the loss of the margin head, [`MarginSoftmax`].
         kwargs:
             Further arguments of `Trainer`.
 
@@ -108,13 +108,13 @@ class FaceTrainer(Trainer):
         choose_best_model_metric(args, evaluators)
         self.publisher = Publisher(self, card)
         self.method = method or MarginSoftmax()
-        model.method = self.method  # whose modules are trained, wrapped and checkpointed with the model
+        model.method = self.method  # its modules are trained, wrapped and checkpointed with the model
         model.head.requires_grad_(self.method.uses_head)
         self.class_centers = ClassCenters(model.head, args)
         if self.class_centers.is_split:
             model._ddp_params_and_buffers_to_ignore = ["head.weight"]  # type: ignore[assignment]
         if self.class_centers.needs_own_clipping and args.max_grad_norm == 0:
-            args.max_grad_norm = math.inf  # clips nothing, but has Trainer ask us for the norm
+            args.max_grad_norm = math.inf  # does not clip, but makes Trainer compute the norm
         super().__init__(
             model=model,
             args=args,
@@ -139,7 +139,7 @@ class FaceTrainer(Trainer):
         for callback in filter(None, (_FurtherParts(self), self.ema, self.publisher)):
             self.add_callback(callback)
         self.method.setup(self)
-        self.method.to(args.device)  # with the modules that it made just now
+        self.method.to(args.device)  # including modules created in setup
 
     def create_accelerator_and_postprocess(self) -> None:
         super().create_accelerator_and_postprocess()
@@ -147,12 +147,12 @@ class FaceTrainer(Trainer):
 
     def train(self, resume_from_checkpoint: str | Path | bool | None = None, **kwargs) -> TrainOutput:
         """
-        As `Trainer.train`.
+        Train the model; see `Trainer.train`.
 
         Args:
-            resume_from_checkpoint: A checkpoint, a run's folder, `True` or `"auto"`; see
-                [`hf_face.training.find_checkpoint`]. A checkpoint of the run's last step is loaded and not trained
-                further: `metrics` of the answer are then empty.
+            resume_from_checkpoint: A checkpoint, the folder of a run, `True` or `"auto"`; see
+                [`hf_face.training.find_checkpoint`]. A checkpoint from the last step of the run is only loaded, and
+                the returned `metrics` are empty.
             kwargs: Further arguments of `Trainer.train`.
         """
         self._resumed_from = checkpoint = find_checkpoint(resume_from_checkpoint, self.args.output_dir)
@@ -169,7 +169,7 @@ class FaceTrainer(Trainer):
     # Batches and losses
 
     def get_train_dataloader(self) -> DataLoader:
-        """As `Trainer`'s; a stream comes as numbered batches, which each rank's workers read and decode themselves."""
+        """As in `Trainer`, but streams return numbered batches, which each rank's workers read and decode."""
         if not isinstance(self.train_dataset, IterableDataset):
             return super().get_train_dataloader()
         self._streamed = StreamedBatches(self.train_dataset, self.args, self._train_batch_size)
@@ -182,8 +182,8 @@ class FaceTrainer(Trainer):
         )
 
     def prepare_batch(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What a [`TrainingMethod`] is given, from a batch of the collator: augmented (in training) and normalized."""
-        images = inputs["pixel_values"].contiguous()  # planes, which augmentation is faster on
+        """Augment (in training) and normalize a batch of the collator for a [`TrainingMethod`]."""
+        images = inputs["pixel_values"].contiguous()  # augmentation is faster on planes
         if self.augment is not None and self.model.training:
             images = self.augment(images, self._generator())
         pixel_values = self.normalize(images)
@@ -193,7 +193,7 @@ class FaceTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs: bool = False, num_items_in_batch=None):
         batch = self.prepare_batch(inputs)
-        with self.accelerator.autocast():  # which accelerate leaves out under FSDP
+        with self.accelerator.autocast():  # accelerate does not use autocast with FSDP
             loss, logged = self.method.compute(model, batch)
         for name, value in logged.items():
             self._logged.setdefault(name, []).append(value.float())
@@ -207,7 +207,7 @@ class FaceTrainer(Trainer):
         super().log(logs, start_time)
 
     def _generator(self) -> torch.Generator:
-        """Draws that depend on seed, step, batch within the step and rank alone, so that a resumed run repeats them."""
+        """A generator that depends only on seed, step, batch within the step and rank, to be repeatable on resuming."""
         step, batch = self.state.global_step, 0
         if self._last_draw[0] == step:
             batch = self._last_draw[1] + 1
@@ -219,7 +219,7 @@ class FaceTrainer(Trainer):
 
     @staticmethod
     def get_optimizer_cls_and_kwargs(args: FaceTrainingArguments, model: PreTrainedModel | None = None):
-        """As `Trainer`'s; but SGD on a GPU is the fused one, which decays weights without a copy of the gradient."""
+        """As in `Trainer`, but with fused SGD on GPUs, which decays weights without copying the gradient."""
         optimizer_cls, kwargs = Trainer.get_optimizer_cls_and_kwargs(args, model)
         if optimizer_cls is torch.optim.SGD and args.device.type == "cuda":
             kwargs["fused"] = True
@@ -232,7 +232,7 @@ class FaceTrainer(Trainer):
         return self.optimizer
 
     def _clip_grad_norm(self, model: nn.Module):
-        # No public way: accelerate's clipping knows neither gradients of which each rank has a part nor sparse ones.
+        # Not public, but accelerate can clip neither gradients that are split over ranks nor sparse ones.
         if not self.class_centers.needs_own_clipping:
             return super()._clip_grad_norm(model)
         self.accelerator.unscale_gradients()
@@ -248,22 +248,22 @@ class FaceTrainer(Trainer):
         figures_dir: str | Path | None = None,
     ) -> dict[str, float]:
         """
-        Runs the protocols. Images that several of them share are embedded once.
+        Run the protocols. Images that several of them share are embedded once.
 
         Args:
-            eval_dataset: As in the constructor, whose protocols are the default.
-            ignore_keys: Not used; `Trainer` passes it.
-            metric_key_prefix: First part of every metric's name.
-            figures_dir: Where to draw the protocols' figures; none are drawn if left out.
+            eval_dataset: Protocols as for the constructor; defaults to those passed there.
+            ignore_keys: Not used, but passed by `Trainer`.
+            metric_key_prefix: Prefix of the metrics.
+            figures_dir: Folder to save the protocols' figures to; no figures are drawn if left out.
 
         Raises:
-            ValueError: if there is no protocol to run.
+            ValueError: if there are no protocols.
         """
         evaluators = self.eval_dataset if eval_dataset is None else as_evaluators(eval_dataset)
         if not evaluators:
-            raise ValueError("There is nothing to evaluate on: pass verification pairs or a protocol as eval_dataset.")
+            raise ValueError("Evaluation requires a protocol: pass verification pairs or a protocol as eval_dataset.")
         start_time = time.time()
-        # All ranks take the first one's batch norm statistics, which are those that are saved.
+        # All ranks use the batch norm statistics of the first one, which are the ones saved.
         broadcast(list(self.evaluated_model.buffers()))
         embedder = Embedder(
             self.evaluated_model,
@@ -286,14 +286,14 @@ class FaceTrainer(Trainer):
 
     @property
     def evaluated_model(self) -> nn.Module:
-        """What evaluation embeds faces with: the averaged backbone, or the backbone, or all of a split model."""
+        """The model to evaluate: the averaged backbone, the backbone, or the whole model if its weights are split."""
         if splits_weights(self.accelerator):
-            return self.model_wrapped  # its parts cannot be called alone
+            return self.model_wrapped  # its parts cannot be called separately
         return self.model.backbone if self.ema is None else self.ema.module
 
     @property
     def backbone(self) -> PreTrainedModel:
-        """The backbone as it is published: averaged when `ema_decay` is set, with LoRA adapters merged."""
+        """The backbone to publish: averaged if `ema_decay` is set, with LoRA adapters merged."""
         if self.ema is not None:
             backbone: Any = self.ema.module
         else:
@@ -301,7 +301,7 @@ class FaceTrainer(Trainer):
         return copy.deepcopy(backbone).merge_and_unload() if isinstance(backbone, PeftModel) else backbone
 
     def whole_state_dict(self, part: str) -> dict[str, Tensor]:
-        """Weights of the backbone or the head, whole on the first rank whoever splits them over the ranks."""
+        """Weights of the backbone or the head, complete on the first rank even if an engine splits them."""
         if splits_weights(self.accelerator):
             return whole_state_dict(self.accelerator, self.model_wrapped, part)
         return getattr(self.model, part).state_dict()
@@ -310,9 +310,9 @@ class FaceTrainer(Trainer):
 
     def save_model(self, output_dir: str | Path | None = None, _internal_call: bool = False) -> None:
         """
-        Saves the backbone and its image processor, to be loaded with `AutoModel.from_pretrained(output_dir)`.
+        Save the backbone and its image processor, to be loaded with `AutoModel.from_pretrained(output_dir)`.
 
-        Checkpoints hold the training model instead, margin head included.
+        Checkpoints contain the training model instead, including the margin head.
         """
         output_dir = str(output_dir or self.args.output_dir)
         if _internal_call:
@@ -337,14 +337,14 @@ class FaceTrainer(Trainer):
             self._streamed.save(Path(output_dir), self.state.global_step)
 
     def load_further_weights(self, checkpoint: Path) -> None:
-        """Loads what `Trainer` does not know of: split class centers, with their optimizer state, and the average."""
+        """Load what `Trainer` does not: split class centers with their optimizer state, and the averaged weights."""
         self.class_centers.load(checkpoint, self.optimizer)
         if self.ema is not None:
             self.ema.load(checkpoint)
 
     def _save_rng_state(self, output_dir: str) -> None:
-        # No public way: trainer_state.json comes next and says that a checkpoint is complete. No rank may still be
-        # writing then.
+        # Not public, but trainer_state.json is written next and marks the checkpoint as complete, so all ranks must
+        # have finished writing.
         super()._save_rng_state(output_dir)
         self.accelerator.wait_for_everyone()
 
@@ -352,11 +352,11 @@ class FaceTrainer(Trainer):
 
     @property
     def card(self) -> FaceModelCardData | None:
-        """What the publisher states."""
+        """The publisher's statements."""
         return self.publisher.card
 
     def create_model_card(self, *args, **kwargs) -> None:
-        """Saves the model into `output_dir` with its card, evaluated with these weights. To be called on every rank."""
+        """Save the model to `output_dir` with its card, after evaluating it. Must be called on every rank."""
         self.publisher.write_card()
 
     def push_to_hub(
@@ -370,8 +370,8 @@ class FaceTrainer(Trainer):
         **kwargs,
     ) -> CommitInfo | None:
         """
-        Publishes the backbone, its card and figures as `hub_model_id`, in one commit; see [`hf_face.hub.push_to_hub`],
-        which takes the further arguments. To be called on every rank. Always blocks: a failed push raises.
+        Publish the backbone, its card and figures as `hub_model_id`, in one commit; see [`hf_face.hub.push_to_hub`] for
+        further arguments. Must be called on every rank. Always blocks, and raises an error if the push fails.
         """
         return self.publisher.push(
             include_head,
@@ -383,16 +383,16 @@ class FaceTrainer(Trainer):
         )
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """Makes the repository and branch. `Trainer` calls it before training."""
+        """Create the repository and branch. Called by `Trainer` before training."""
         self.publisher.make_repository(token, private)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        # No public way: Trainer would upload the training model, and in several commits.
+        # Not public, but Trainer would upload the training model, and in several commits.
         self.publisher.push_checkpoint(checkpoint_folder)
 
 
 class _FurtherParts(TrainerCallback):
-    """Loads a checkpoint's further parts once `Trainer` has loaded what it knows of."""
+    """Loads the parts of a checkpoint that `Trainer` does not load."""
 
     def __init__(self, trainer: FaceTrainer):
         self.trainer = trainer
@@ -408,4 +408,4 @@ class _FurtherParts(TrainerCallback):
         if args.load_best_model_at_end and state.best_model_checkpoint is not None:
             self.trainer.load_further_weights(Path(state.best_model_checkpoint))
         if skipped := self.trainer.data_collator.num_skipped:
-            logger.warning(f"Skipped {skipped} images that could not be decoded, and took another in place of each.")
+            logger.warning(f"Replaced {skipped} images that could not be decoded with other images.")

@@ -45,7 +45,7 @@ EMBED = ("embed", "--images", "photographs", "--output", "embeddings.parquet", "
             ["embed", "--model", "m"],
             "hf-face embed: error: the following arguments are required: --images, --output\nhf-face embed --help",
         ),
-        ([*EMBED, "m", "n"], "hf-face embed: error: 'n' belongs to no option.\nhf-face embed --help"),
+        ([*EMBED, "m", "n"], "hf-face embed: error: Unexpected argument 'n'.\nhf-face embed --help"),
         (
             [*EMBED, "m", "--batch_size", "many"],
             "hf-face embed: error: argument --batch_size/--batch-size: invalid int value: 'many'\nhf-face embed --help",
@@ -67,7 +67,7 @@ EMBED = ("embed", "--images", "photographs", "--output", "embeddings.parquet", "
     ],
 )
 def test_usage(error_of, arguments, expected):
-    assert error_of(*arguments) == f"{expected} explains what there is.\n"
+    assert error_of(*arguments) == f"{expected} shows the usage.\n"
 
 
 def test_settings_that_contradict_each_other(error_of):
@@ -76,9 +76,9 @@ def test_settings_that_contradict_each_other(error_of):
     stated = error_of("push", "--model", "m", "--repo_id", "me/m", "--results", "results")
     assert stated.startswith("hf-face push: error: --results and --evaluations belong together")
     stated = error_of("push", "--model", "m", "--repo_id", "me/m", "--results", "r", "--evaluations", "lfw")
-    assert stated == 'hf-face push: error: --evaluations is JSON such as {"lfw": "LFW"}, found lfw\n'
+    assert stated == 'hf-face push: error: --evaluations must be JSON such as {"lfw": "LFW"}, found lfw\n'
     stated = error_of("train", "demo/orl", "--max_steps", 1, "--use_cpu", "true", "--ema_decay", 2)
-    assert stated == "hf-face train: error: ema_decay must lie between 0 and 1, found 2.0.\n"
+    assert stated == "hf-face train: error: ema_decay must be between 0 and 1, found 2.0.\n"
 
 
 @pytest.mark.parametrize("name", ["nope", "/nowhere/model", "outputs/run/model"])
@@ -91,11 +91,11 @@ def test_a_model_that_is_not_there(error_of, name):
 def test_a_name_that_the_hub_does_not_have_either(error_of, hub):
     assert error_of(*EMBED, "outputs/demo") == (
         "hf-face embed: error: no such file or folder: outputs/demo\n"
-        "Nor has the Hub a model of this name; a private one asks for `hf auth login`.\n"
+        "There is no such model on the Hub either; a private one requires `hf auth login`.\n"
     )
     assert error_of("data", "--output_dir", "out", "--source", "data/faces") == (
         "hf-face data: error: no such file or folder: data/faces\n"
-        "Nor has the Hub a dataset of this name; a private one asks for `hf auth login`.\n"
+        "There is no such dataset on the Hub either; a private one requires `hf auth login`.\n"
     )
 
 
@@ -103,7 +103,7 @@ def test_a_name_when_the_hub_cannot_be_asked(error_of, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert error_of(*EMBED, "outputs/demo") == (
         "hf-face embed: error: no such file or folder: outputs/demo\n"
-        "The Hub could not be asked for a model of this name.\n"
+        "The Hub could not be reached to look for such a model.\n"
     )
 
 
@@ -111,14 +111,15 @@ def test_a_name_when_the_hub_cannot_be_asked(error_of, monkeypatch):
 def test_a_file_where_a_model_folder_is_wanted(error_of, name):
     Path(name).touch()
     assert error_of(*EMBED, name) == (
-        f"hf-face embed: error: {name} is a file, and a model is a folder: make one, hf-face convert {name} my-model\n"
+        f"hf-face embed: error: {name} is a file, but a model is a folder: "
+        f"convert it with `hf-face convert {name} my-model`.\n"
     )
 
 
 def test_a_file_of_a_model_folder(error_of, model_folder):
     assert error_of(*EMBED, model_folder / "model.safetensors") == (
-        f"hf-face embed: error: {model_folder}/model.safetensors is a file, and a model is a folder: "
-        f"give {model_folder}.\n"
+        f"hf-face embed: error: {model_folder}/model.safetensors is a file, but a model is a folder: "
+        f"pass {model_folder}.\n"
     )
 
 
@@ -148,14 +149,14 @@ def test_recipes_that_are_not_there(error_of):
         "hf-face train: error: no such file or recipe: recipes/demo/orl.yaml; did you mean demo/orl?\n"
     )
     stated = error_of("recipes", "xyz")
-    assert stated.startswith("hf-face recipes: error: no such file or recipe: xyz; there are ")
+    assert stated.startswith("hf-face recipes: error: no such file or recipe: xyz; expected one of ")
     assert "demo/orl" in stated and "accelerate" not in stated
 
 
 def test_a_recipe_with_a_mistyped_field(error_of):
     Path("mine.yaml").write_text("margn: cosface\n")
     assert error_of("train", "mine.yaml") == (
-        "hf-face train: error: mine.yaml sets 'margn', which is no field. Did you mean 'margin'?\n"
+        "hf-face train: error: mine.yaml sets 'margn', which is not a field. Did you mean 'margin'?\n"
     )
 
 

@@ -79,7 +79,9 @@ def test_refuses_a_broken_safetensors_file(tmp_path):
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "cut.safetensors").read_bytes()[:-4])
     (tmp_path / "pointer.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
     for name in ("cut", "pointer"):
-        with pytest.raises(ValueError, match=rf"{name}\.safetensors is no whole safetensors file.*Git LFS pointer"):
+        with pytest.raises(
+            ValueError, match=rf"{name}\.safetensors is not a complete safetensors file.*Git LFS pointer"
+        ):
             read_checkpoint(tmp_path / f"{name}.safetensors")
 
 

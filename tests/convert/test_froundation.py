@@ -93,7 +93,7 @@ def test_scale_of_plain_lora_is_alpha_over_rank(case, told):
 
 def test_asks_for_alpha(case, told):
     del told["lora_alpha"]
-    with pytest.raises(ValueError, match="Say `lora_alpha=`"):
+    with pytest.raises(ValueError, match="Pass `lora_alpha=`"):
         convert_checkpoint(case.state_dict, "froundation", **told)
 
 
@@ -245,7 +245,7 @@ def test_what_does_not_fit_is_named():
         convert_checkpoint(tensors, "froundation", lora_alfa=8)
     with pytest.raises(ValueError, match="not a checkpoint of froundation"):
         convert_checkpoint({"conv1.weight": torch.zeros(1)}, "froundation")
-    with pytest.raises(ValueError, match="Say `num_attention_heads=`"):
+    with pytest.raises(ValueError, match="Pass `num_attention_heads=`"):
         convert_checkpoint(tiny_dinov2(hidden_size=32, image_size=28), "froundation")
 
 

@@ -43,7 +43,7 @@ def test_insightface_files_become_one_head_and_go_back(num_ranks, tmp_path):
 
 
 def test_broken_insightface_folders_are_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"holds no checkpoint_gpu_0.pt"):
+    with pytest.raises(FileNotFoundError, match=r"contains no checkpoint_gpu_0.pt"):
         convert_insightface_heads(tmp_path, tmp_path / "ours")
     insightface_files(tmp_path / "theirs")
     (tmp_path / "theirs" / "checkpoint_gpu_1.pt").unlink()

@@ -80,7 +80,7 @@ def test_without_average_the_trained_weights_are_taken(training_checkpoint):
 @pytest.mark.parametrize("architecture", ["resnet10t", "levit_128s"])  # whose classifiers are fc and head.linear
 def test_naming_the_architecture_says_that_it_is_timms(architecture):
     tensors = timm.create_model(architecture, num_classes=24).state_dict()
-    with pytest.raises(ValueError, match="of no project known here"):
+    with pytest.raises(ValueError, match="does not match any known project"):
         convert_checkpoint(tensors)
     model, _ = convert_checkpoint(tensors, architecture=architecture)
     assert (model.config.architecture, model.config.embedding_size) == (architecture, 24)
@@ -149,7 +149,7 @@ def test_epsilon_and_activation_are_timms(load_reference):
 def test_asks_for_what_a_state_dict_does_not_tell():
     model = timm.create_model(CONVNEXT["architecture"], num_classes=24, **CONVNEXT["model_args"]).eval()
     tensors = model.state_dict()
-    with pytest.raises(ValueError, match=r"Say `architecture=`.*model_args"):
+    with pytest.raises(ValueError, match=r"Pass `architecture=`.*model_args"):
         convert_checkpoint(tensors, "timm")
     with pytest.raises(ValueError, match="Did you mean convnext_atto"):
         convert_checkpoint(tensors, "timm", architecture="convnext_ato")

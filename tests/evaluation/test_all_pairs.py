@@ -73,7 +73,7 @@ def test_evaluator_over_labeled_images(model, image_processor, tmp_path):
     assert evaluator.primary_metric in metrics
     assert evaluator.not_measurable == ["tar@far=1e-6"]
     assert {path.name for path in tmp_path.iterdir()} == {"all_pairs_roc.png", "all_pairs_det.png"}
-    with pytest.raises(ValueError, match="measure none of the FARs"):
+    with pytest.raises(ValueError, match="are too few for any of the FARs"):
         AllPairsEvaluator(faces, fars=[1e-9])
 
 

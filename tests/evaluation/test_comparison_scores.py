@@ -32,9 +32,9 @@ def test_tail_gives_the_same_points_and_says_where_it_ends():
     whole = ComparisonScores(genuine, impostors, 10_000)
     tail = ComparisonScores(genuine, impostors[-101:], 10_000)
     assert tail.at_far(0.01) == whole.at_far(0.01)
-    with pytest.raises(ValueError, match="takes the 102 highest impostor scores; 101 were kept"):
+    with pytest.raises(ValueError, match="requires the 102 highest impostor scores; 101 were kept"):
         tail.at_far(0.0101)
-    with pytest.raises(ValueError, match="needs all 10000 impostor scores"):
+    with pytest.raises(ValueError, match="requires all 10000 impostor scores"):
         _ = tail.auc
 
 
@@ -45,7 +45,7 @@ def test_far_finer_than_one_impostor_is_not_measurable():
 
 
 def test_bad_scores_are_named():
-    with pytest.raises(ValueError, match="pair 2 scores nan"):
+    with pytest.raises(ValueError, match="the score of pair 2 is nan"):
         ComparisonScores.from_pairs([1, 0, 0], np.array([0.1, 0.2, np.nan]))
     with pytest.raises(ValueError, match="found 2 genuine and 0 impostor pairs"):
         ComparisonScores.from_pairs([1, 1], np.array([0.1, 0.2]))

@@ -115,7 +115,7 @@ def test_split_keeps_every_pair_with_its_fold(grouped):
 def test_unusable_groups_are_named(orl_pairs, grouped):
     with pytest.raises(ValueError, match="orl: the pairs have no column 'group'"):
         split_by_group(orl_pairs)
-    with pytest.raises(ValueError, match=r"rfw: fairness compares two groups or more, found \['a'\]"):
+    with pytest.raises(ValueError, match=r"rfw: fairness requires at least two groups, found \['a'\]"):
         FairnessEvaluator({"a": Fixed("a", accuracy=1.0)}, name="rfw")
     with pytest.raises(ValueError, match=r"fairness: FAR 0\.001 is not measurable with 180 impostor pairs"):
         VerificationFairnessEvaluator(split_by_group(grouped), far=1e-3)

@@ -85,9 +85,9 @@ def test_insightface_open_set_threshold_allows_one_false_alarm_fewer():
 
 
 def test_insightface_closed_set_needs_every_subject_once():
-    with pytest.raises(ValueError, match="probe 1: its subject 5 is 0 times in the gallery"):
+    with pytest.raises(ValueError, match="probe 1: subject 5 occurs 0 times in the gallery"):
         insightface_identification(unit([0.0, 1.0]), [8, 5], GALLERY[2:], ENROLLED[2:])
-    with pytest.raises(ValueError, match="probe 0: its subject 7 is 2 times in the gallery"):
+    with pytest.raises(ValueError, match="probe 0: subject 7 occurs 2 times in the gallery"):
         insightface_identification(unit([0.0]), [7], GALLERY, ENROLLED)
 
 

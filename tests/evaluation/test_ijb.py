@@ -166,7 +166,7 @@ def test_folder_without_identification_lists(ijb_folder, model, image_processor,
             "ijbc_1N_probe_mixed.csv",
             3,
             "7,1001,x.png",
-            r"mixed\.csv, line 3: template 7 is of subject 1001, before 1000",
+            r"mixed\.csv, line 3: template 7 has subject 1001, but 1000 in an earlier line",
         ),
     ],
 )
@@ -177,7 +177,7 @@ def test_bad_line_is_named(broken, name, line, text, message):
 
 def test_template_without_images_is_named(broken, model, image_processor):
     folder = broken("ijbc_template_pair_label.txt", 5, "0 55 0")
-    with pytest.raises(ValueError, match=r"ijbc_template_pair_label\.txt: entry 5 asks for template 55, which has no"):
+    with pytest.raises(ValueError, match=r"ijbc_template_pair_label\.txt: entry 5 refers to template 55, which has no"):
         IJBEvaluator(load_ijb(folder))(model, image_processor)
 
 
@@ -187,7 +187,7 @@ def test_any_white_space_separates(broken):
 
 
 def test_missing_files_are_named(tmp_path, ijb_folder):
-    with pytest.raises(FileNotFoundError, match=r"holds 0 files \*_face_tid_mid\.txt"):
+    with pytest.raises(FileNotFoundError, match=r"contains 0 files \*_face_tid_mid\.txt"):
         load_ijb(tmp_path)
     folder = shutil.copytree(ijb_folder, tmp_path / "IJBC")
     (folder / "meta" / "ijbc_1N_gallery_G2.csv").unlink()
@@ -199,7 +199,7 @@ def test_missing_photographs_and_empty_lists_are_named_before_work_starts(ijb_fo
     folder = shutil.copytree(ijb_folder, tmp_path / "IJBC")
     (folder / "loose_crop" / "3_2.png").unlink()
     with pytest.raises(
-        FileNotFoundError, match=r"lacks 1 of the 48 photographs in .*score\.txt, for instance 3_2\.png"
+        FileNotFoundError, match=r"1 of the 48 images in .*score\.txt are missing from .*, for example 3_2\.png"
     ):
         load_ijb(folder)
     (folder / "meta" / "ijbc_template_pair_label.txt").write_text("")

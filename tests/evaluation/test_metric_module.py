@@ -49,7 +49,7 @@ def test_identification_is_the_librarys():
     found = (best == subjects) & (cosines.max(1) > alarm)
     assert results["tpir@fpir=5e-2"] == pytest.approx(found[mated].mean())
     assert "tpir@fpir=1e-2" not in results
-    with pytest.raises(ValueError, match="no probe is of a person in the gallery"):
+    with pytest.raises(ValueError, match="no probe shows a person in the gallery"):
         metric.compute(predictions=probes[:2], references=[100, 101], **arguments)
 
 

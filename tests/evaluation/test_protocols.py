@@ -175,7 +175,7 @@ def test_file_that_holds_no_pairs_says_what_was_expected(orl_pairs, tmp_path):
     (file,) = (orl_pairs.to_parquet(tmp_path) / "pairs").iterdir()
     for spec in (str(file), {"fairness": {"data": file}}):
         with pytest.raises(
-            ValueError, match=r"\.parquet holds no verification pairs: expected a file \.bin, \.txt, \.csv"
+            ValueError, match=r"\.parquet contains no verification pairs: expected a file \.bin, \.txt, \.csv"
         ):
             load_protocol(spec)
 
@@ -220,7 +220,7 @@ def test_built_in_sets_are_found_as_bin_converted_or_listed(orl_pairs, shared_da
     assert [(evaluator.name, len(evaluator.pairs)) for evaluator in evaluators] == [("lfw", 40), ("agedb_30", 360)]
     (evaluator,) = load_protocol({"lfw": {"data": tmp_path, "flip": "none", "similarity": "squared_euclidean"}})
     assert (evaluator.name, evaluator.flip, evaluator.similarity) == ("lfw", None, "squared_euclidean")
-    with pytest.raises(FileNotFoundError, match=r"holds no cplfw: expected cplfw\.bin"):
+    with pytest.raises(FileNotFoundError, match=r"contains no cplfw: expected cplfw\.bin"):
         find_pairs(tmp_path, set_name="cplfw")
 
 

@@ -23,9 +23,9 @@ def test_weights_are_norm_switch_times_detector_score():
 def test_template_without_images_is_named():
     pooled = pool_templates(torch.eye(2), [3, 8], [0, 0])
     assert pooled.rows([8, 3, 8], "list").tolist() == [1, 0, 1]
-    with pytest.raises(ValueError, match=r"probes\.csv: entry 2 asks for template 5, which has no image"):
+    with pytest.raises(ValueError, match=r"probes\.csv: entry 2 refers to template 5, which has no images"):
         pooled.rows([8, 5], "probes.csv")
-    with pytest.raises(ValueError, match="asks for template 99"):
+    with pytest.raises(ValueError, match="refers to template 99"):
         pooled.rows([99], "probes.csv")
 
 
@@ -33,7 +33,7 @@ def test_template_without_images_is_named():
 def test_long_lists_are_looked_up_in_a_table(missing):
     pooled = pool_templates(torch.eye(3), [3, 8, 4], [0, 0, 0])
     assert pooled.rows([8, 3, 4, 3, 8, 8], "pairs").tolist() == [2, 0, 1, 0, 2, 2]
-    with pytest.raises(ValueError, match=f"pairs: entry 4 asks for template {missing}, .*1 of 6 entries"):
+    with pytest.raises(ValueError, match=f"pairs: entry 4 refers to template {missing}, .*1 of 6 entries"):
         pooled.rows([8, 3, 4, missing, 8, 8], "pairs")
 
 

@@ -74,5 +74,5 @@ def test_people_of_two_data_sets_are_told_by_name(orl, model, image_processor):
 
 
 def test_probes_of_nobody_are_an_error(orl):
-    with pytest.raises(ValueError, match="no probe is of a person in the gallery"):
+    with pytest.raises(ValueError, match="no probe shows a person in the gallery"):
         IdentificationEvaluator(orl.select(range(10)), orl.select(range(20, 30)))

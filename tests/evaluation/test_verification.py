@@ -145,13 +145,13 @@ def test_each_fold_is_judged_at_the_others_threshold():
 def test_pairs_that_cannot_be_judged_fold_by_fold_are_named(orl_pairs):
     rows = np.flatnonzero(orl_pairs.same)[:6], np.flatnonzero(~orl_pairs.same)[:3]
     few = replace(orl_pairs, pairs=orl_pairs.pairs[:9], same=orl_pairs.same[:9], fold=None)
-    with pytest.raises(ValueError, match="orl: 9 pairs make no 10 folds"):
+    with pytest.raises(ValueError, match="orl: cannot split 9 pairs into 10 folds"):
         VerificationEvaluator(few)
     sorted_rows = np.concatenate([rows[0], rows[1]])
     pairs, same = orl_pairs.pairs[sorted_rows], orl_pairs.same[sorted_rows]
-    with pytest.raises(ValueError, match="orl: the folds other than 3 hold 0 genuine and 3 impostor pairs"):
+    with pytest.raises(ValueError, match="orl: the folds other than 3 have 0 genuine and 3 impostor pairs"):
         VerificationEvaluator(replace(orl_pairs, pairs=pairs, same=same, fold=[3] * 6 + [7] * 3))
-    with pytest.raises(ValueError, match="the folds other than 0 hold 0 genuine and 18 impostor pairs"):
+    with pytest.raises(ValueError, match="the folds other than 0 have 0 genuine and 18 impostor pairs"):
         verification_metrics(np.arange(20) < 2, np.arange(20.0))
 
 

@@ -74,7 +74,7 @@ def test_other_shards_take_the_place_of_the_old_ones_in_one_commit(hub, folder, 
     identities.to_parquet(folder / "data" / "train-00000-of-00001.parquet")
     (folder / "data" / "train-00000-of-00001.unfinished").write_bytes(b"of a run that was interrupted")
     push_dataset(folder, "org/resharded")
-    assert [commit.title for commit in repo.history("main")] == ["Publish data set", "by hand"]
+    assert [commit.title for commit in repo.history("main")] == ["Publish dataset", "by hand"]
     assert repo.commit("main").files.keys() == {
         ".gitattributes",
         "README.md",

@@ -220,14 +220,14 @@ def test_citations_are_no_setting(config_class, tmp_path):
     ("changes", "message"),
     [
         ({"license": "apache2"}, r"license='apache2' is not one of the Hub's identifiers"),
-        ({"license": "other", "license_link": "https://x.org"}, r"license_name=None must be given in lowercase"),
+        ({"license": "other", "license_link": "https://x.org"}, r"license_name=None must consist of lowercase"),
         ({"license": "other", "license_name": "Its Own", "license_link": "https://x.org"}, r"license_name='Its Own'"),
-        ({"license": "other", "license_name": "its-own"}, r"license_link must say where the terms"),
+        ({"license": "other", "license_name": "its-own"}, r"license_link must link to the terms"),
         ({"base_model": "not a name"}, r"base_model 'not a name' is not a Hub name"),
         ({"training_data": [TrainingData("X", "y", hub_id="a/b/c")]}, r"hub_id of training data 'a/b/c'"),
         ({"evaluations": [Evaluation("LFW", {"accuracy": math.nan})]}, r"metric accuracy of 'LFW' is nan"),
         ({"citations": ["arcfase"]}, r"citation 'arcfase' is neither a BibTeX entry nor one of adaface, .*arcface"),
-        ({"thresholds_from": "IJB-C"}, r"thresholds_from='IJB-C' names no evaluation .* \['ORL'\]"),
+        ({"thresholds_from": "IJB-C"}, r"thresholds_from='IJB-C' is not an evaluation .* \['ORL'\]"),
     ],
 )
 def test_metadata_that_the_hub_refuses(render, card, changes, message):
@@ -256,7 +256,7 @@ def test_card_data_comes_back_from_its_file(card, tmp_path):
     again = FaceModelCardData.load(tmp_path)
     assert again == dataclasses.replace(card, figures=[str(tmp_path / "figures" / "roc.png")])
     (tmp_path / "model_card.json").write_text('{"license": "mit", "licens": "mit", "training_data": []}')
-    with pytest.raises(ValueError, match=r"model_card\.json holds unknown fields \['licens'\]"):
+    with pytest.raises(ValueError, match=r"model_card\.json has unknown fields \['licens'\]"):
         FaceModelCardData.load(tmp_path)
 
 

@@ -278,9 +278,11 @@ def test_a_repository_with_other_content(hub, push, main):
     api.upload_file(path_or_fileobj=b'{"model_type": "bert"}', path_in_repo="config.json", repo_id="org/bert")
     api.create_repo("org/notes")
     api.upload_file(path_or_fileobj=b"notes", path_in_repo="thesis/chapter.txt", repo_id="org/notes")
-    with pytest.raises(ValueError, match="org/bert holds a model of type 'bert', not a face model"):
+    with pytest.raises(ValueError, match="org/bert contains a model of type 'bert', not a face model"):
         push("org/bert")
-    with pytest.raises(ValueError, match=r"org/notes holds files that are not a model's \(thesis/chapter.txt\)"):
+    with pytest.raises(
+        ValueError, match=r"org/notes contains files that do not belong to a model \(thesis/chapter.txt\)"
+    ):
         push("org/notes")
     assert main("org/notes").files.keys() == {".gitattributes", "thesis/chapter.txt"}
     push("org/notes", overwrite=True)
@@ -303,7 +305,7 @@ def test_an_incomplete_folder(hub, backbone, image_processor, card, tmp_path, mi
 def test_a_folder_that_is_not_a_face_model(hub, tmp_path, card, image_processor):
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     (tmp_path / "model.safetensors").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"holds a model of type 'bert', expected one of .*iresnet"):
+    with pytest.raises(ValueError, match=r"contains a model of type 'bert', expected one of .*iresnet"):
         push_to_hub(tmp_path, "org/bert_folder", card=card, image_processor=image_processor)
 
 
@@ -324,15 +326,15 @@ def test_code_that_answers_something_else(hub, push, backbone, monkeypatch):
 
     forward = IResNetModel.forward
     monkeypatch.setattr(IResNetModel, "forward", doubled)
-    with pytest.raises(ValueError, match="does not answer what IResNetModel answers with the same weights"):
+    with pytest.raises(ValueError, match="differs from IResNetModel with the same weights"):
         push("org/changed")
     assert nothing_was_sent(hub)
 
 
 def test_no_card_no_processor_no_license(hub, push, card):
-    with pytest.raises(ValueError, match="published with a card"):
+    with pytest.raises(ValueError, match="requires a card"):
         push("org/bare", card=None)
-    with pytest.raises(ValueError, match="published with its image processor"):
+    with pytest.raises(ValueError, match="requires its image processor"):
         push("org/bare", image_processor=None)
     with pytest.raises(ValueError, match="State the license of the weights"):
         push("org/bare", card=FaceModelCardData(license="", training_data=card.training_data))

@@ -81,5 +81,5 @@ def test_a_recipe_states_figures_of_others_too():
     figure = {"name": "LFW", "metrics": {"accuracy": 0.99}, "source_name": "they", "source_url": "https://example.org"}
     card = CardArguments(card=stated | {"evaluations": [figure]}).build()
     assert card.training_data == [TrainingData("ORL", "free")] and card.reported == [Evaluation(**figure)]
-    with pytest.raises(ValueError, match=r"the recipe's card holds unknown fields \['license'\]"):
-        CardArguments(card={"license": "mit"}).build()
+    with pytest.raises(ValueError, match=r"the recipe's card has unknown fields \['licens'\]"):
+        CardArguments(card={"licens": "mit"}).build()

@@ -124,7 +124,9 @@ def test_the_margin_head_is_published_when_asked_for(make_trainer, hub, tmp_path
     trainer.train()
     expected = trainer.model.head.weight.detach()
     trainer.push_to_hub(include_head=True)
-    assert torch.equal(load(hub.store.read(trainer.hub_model_id, "head-00001-of-00001.safetensors"))["weight"], expected)
+    assert torch.equal(
+        load(hub.store.read(trainer.hub_model_id, "head-00001-of-00001.safetensors"))["weight"], expected
+    )
     push_to_hub(tmp_path / "run" / "checkpoint-2", "org/with_centers", card=STATED, include_head=True)
     assert torch.equal(load(hub.store.read("org/with_centers", "head-00001-of-00001.safetensors"))["weight"], expected)
 
@@ -308,9 +310,9 @@ def test_weights_that_cannot_be_published_do_not_end_the_training(make_trainer, 
     trainer.train()
     assert trainer.state.global_step == 2
     assert [commit.title for commit in repository(hub, trainer).history("main")] == ["initial commit"]
-    assert sum("weights are not finite numbers" in record.message for record in caplog.records) == 2
+    assert sum("weights have non-finite values" in record.message for record in caplog.records) == 2
     assert not list((tmp_path / "run").glob("_push*"))
-    with pytest.raises(ValueError, match="weights are not finite numbers"):
+    with pytest.raises(ValueError, match="weights have non-finite values"):
         trainer.push_to_hub()
 
 
@@ -328,13 +330,13 @@ def test_a_run_is_resumed_from_the_checkpoint_on_the_hub(make_trainer, hub, tmp_
 
 
 def test_what_is_refused_before_training(make_trainer, hub):
-    with pytest.raises(ValueError, match="A model card states licenses"):
+    with pytest.raises(ValueError, match="A model card requires licenses"):
         make_trainer(card=None)
     with pytest.raises(ValueError, match="State the license of the weights"):
         make_trainer(card=dataclasses.replace(STATED, license=""))
     HfApi().create_repo("org/busy")
     HfApi().upload_file(path_or_fileobj=b"notes", path_in_repo="thesis.txt", repo_id="org/busy")
-    with pytest.raises(ValueError, match=r"org/busy holds files that are not a model's \(thesis.txt\)"):
+    with pytest.raises(ValueError, match=r"org/busy contains files that do not belong to a model \(thesis.txt\)"):
         make_trainer(hub_model_id="org/busy")
     assert hub.store.repos["model", "org/busy"].commit("main").files.keys() == {".gitattributes", "thesis.txt"}
 

@@ -38,7 +38,7 @@ def test_converts_loads_in_a_pipeline_and_comes_back(tmp_path, run):
         {"state_dict": {**{f"model.{k}": v for k, v in tensors.items()}, "head.kernel": centers}}, tmp_path / "in.ckpt"
     )
 
-    with pytest.raises(ValueError, match="Say neck='gwp' or neck='gap'"):
+    with pytest.raises(ValueError, match="Pass neck='gwp' or neck='gap'"):
         run("--source", "auto", tmp_path / "in.ckpt", tmp_path / "out")
     said = run("--source", "auto", "--set", "neck=gwp", "--keep_class_centers", tmp_path / "in.ckpt", tmp_path / "out")
     assert "iresnet" in said and "bgr input" in said
@@ -93,7 +93,7 @@ def test_a_plugins_source_is_recognized_listed_and_exported_to(tmp_path, run, mo
 def test_what_is_not_there_is_named(tmp_path, run):
     with pytest.raises(FileNotFoundError, match=r"nowhere\.pth: no such file or folder"):
         run(tmp_path / "nowhere.pth", tmp_path / "out")
-    with pytest.raises(FileNotFoundError, match=r"is no model folder: it has no config\.json"):
+    with pytest.raises(FileNotFoundError, match=r"is not a model folder: it has no config\.json"):
         run("--export", "adaface", tmp_path, tmp_path / "back.pth")
     with pytest.raises(ValueError, match="Did you mean 'arcface_torch'"):
         run("--source", "arcface", tmp_path / "in.pth", tmp_path / "out")

@@ -47,13 +47,13 @@ def test_fields_come_from_the_recipe_and_the_command_line_overrides_them(recipe)
 
 def test_an_unknown_key_is_named_with_what_was_meant(recipe):
     recipe.write_text(RECIPE.replace("learning_rate", "lerning_rate"))
-    with pytest.raises(ValueError, match=r"'lerning_rate', which is no field. Did you mean 'learning_rate'"):
+    with pytest.raises(ValueError, match=r"'lerning_rate', which is not a field. Did you mean 'learning_rate'"):
         parse_recipe([str(recipe)])
 
 
 def test_a_recipe_that_is_no_mapping_is_refused(recipe):
     recipe.write_text("- a list")
-    with pytest.raises(ValueError, match="one field a line"):
+    with pytest.raises(ValueError, match="one field per line"):
         parse_recipe([str(recipe)])
 
 
@@ -164,7 +164,7 @@ def test_streaming_chooses_no_images(choice):
 def test_a_stream_that_does_not_know_its_people_is_told(tmp_path):
     path = str(tmp_path / "orl.parquet")
     load_orl().cast_column("label", Value("int64")).to_parquet(path)
-    with pytest.raises(ValueError, match=r"orl.parquet does not say how many people it has .*: set num_identities"):
+    with pytest.raises(ValueError, match=r"orl.parquet does not define its number of people .*: set num_identities"):
         load_data(DataArguments(train_data=[path], streaming=True))
     train, _ = load_data(DataArguments(train_data=[path], streaming=True, num_identities=40))
     assert train.features["label"].num_classes == 40

@@ -34,7 +34,7 @@ def test_nothing_to_resume_from_is_a_fresh_start_or_an_error(tmp_path):
 
 def test_an_incomplete_checkpoint_that_is_asked_for_by_name_is_refused(run):
     (run / "checkpoint-4" / "trainer_state.json").unlink()
-    with pytest.raises(ValueError, match=r"checkpoint-4: no trainer_state.json was written to its end"):
+    with pytest.raises(ValueError, match=r"checkpoint-4: it has no complete trainer_state.json"):
         find_checkpoint(run / "checkpoint-4", run)
 
 

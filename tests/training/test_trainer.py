@@ -207,7 +207,7 @@ def test_a_stream_trains_as_it_comes(make_trainer):
 
 
 def test_more_people_than_the_head_knows_are_refused(make_trainer):
-    with pytest.raises(ValueError, match="31 identities, the model's head 30"):
+    with pytest.raises(ValueError, match="31 identities, but the model's head has 30"):
         make_trainer(train_dataset=people(31))
 
 
@@ -248,7 +248,7 @@ def test_skipped_images_are_counted_at_the_end(make_trainer, caplog):
     logging.enable_propagation()
     trainer.train()
     logging.disable_propagation()
-    assert f"Skipped {trainer.data_collator.num_skipped} images that could not be decoded" in caplog.text
+    assert f"Replaced {trainer.data_collator.num_skipped} images that could not be decoded" in caplog.text
     assert 1 <= trainer.data_collator.num_skipped <= 3
 
 
@@ -265,7 +265,7 @@ def test_evaluation_without_pairs_is_refused(make_trainer):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"ema_decay": 1.5}, "ema_decay must lie between 0 and 1"),
+        ({"ema_decay": 1.5}, "ema_decay must be between 0 and 1"),
         ({"partial_fc_sample_rate": 0.0}, "partial_fc_sample_rate must be above 0"),
         ({"shard_head": True, "fsdp": "full_shard"}, "shard_head does not work with FSDP"),
     ],
@@ -299,7 +299,7 @@ def test_a_launcher_that_a_split_head_cannot_work_with_is_refused(
 @pytest.mark.parametrize("settings", [{"shard_head": True}, {"partial_fc_sample_rate": 0.5}])
 def test_one_process_for_several_gpus_is_refused(tmp_path, monkeypatch, settings):
     monkeypatch.setattr(FaceTrainingArguments, "n_gpu", 2)
-    with pytest.raises(ValueError, match="one process a GPU, not one for 2 of them"):
+    with pytest.raises(ValueError, match="one process per GPU, not one for 2 GPUs"):
         FaceTrainingArguments(str(tmp_path), use_cpu=True, **settings)
 
 

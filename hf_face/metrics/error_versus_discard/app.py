@@ -1,4 +1,4 @@
-"""A table of qualities and errors in, the metric's figures out."""
+"""Gradio app: computes the metric from a table of qualities and errors."""
 
 from pathlib import Path
 

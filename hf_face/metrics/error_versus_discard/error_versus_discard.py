@@ -1,4 +1,4 @@
-"""Error versus discard: does a quality score know which comparisons go wrong?"""
+"""Error versus discard: does a quality score predict which comparisons are wrong?"""
 
 import datasets
 import evaluate
@@ -6,20 +6,20 @@ import evaluate
 from hf_face.evaluation.metrics import ErrorDiscard
 
 _DESCRIPTION = """\
-The error-versus-discard characteristic of a quality score (Grother and Tabassi 2007): the error rate of the comparisons
-that are left once those of the lowest quality are discarded, and the area under it. Smaller is better; a useless
-quality leaves the error rate where it is.
+The error-versus-discard characteristic of a quality score (Grother and Tabassi 2007): the error rate of the remaining
+comparisons after discarding those with the lowest quality, and the area under it. Smaller is better; with a useless
+quality, the error rate does not change.
 """
 
 _KWARGS_DESCRIPTION = """
 Args:
-    predictions (`list[float]`): quality of each comparison, higher is better: of a pair of images, the lesser one's.
-    references (`list[int]`): 1 where the comparison goes wrong, 0 otherwise.
-    discards (`list[float]`): shares of the comparisons to discard, by default 0.1, 0.2 and 0.3.
+    predictions (`list[float]`): quality of each comparison, higher is better; for a pair of images, the lower of both.
+    references (`list[int]`): 1 if the comparison is wrong, 0 otherwise.
+    discards (`list[float]`): shares of comparisons to discard, by default 0.1, 0.2 and 0.3.
 Returns:
-    error: the error rate with nothing discarded.
-    error@discard=...: the error rate once at most that share is gone. Comparisons of equal quality go together.
-    area, area@discard=...: the area under the whole curve, and up to that share.
+    error: the error rate of all comparisons.
+    error@discard=...: the error rate after discarding at most this share. Equal qualities are discarded together.
+    area, area@discard=...: the area under the whole curve, and up to this share.
 Examples:
     >>> error_versus_discard = evaluate.load("hf_face/metrics/error_versus_discard")
     >>> quality, wrong = [0.1, 0.9, 0.3, 0.8, 0.7], [1, 0, 0, 0, 0]

@@ -1,4 +1,4 @@
-"""Probes and a gallery in as JSON, the metric's figures out."""
+"""Gradio app: computes the metric from probes and a gallery as JSON."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Face identification: are people found in a gallery by their embeddings?"""
+"""Face identification: finding people in a gallery by their embeddings."""
 
 import datasets
 import evaluate
@@ -9,26 +9,26 @@ import torch.nn.functional as F
 from hf_face.evaluation.identification import DEFAULT_FPIRS, DEFAULT_RANKS, search
 
 _DESCRIPTION = """\
-The figures of 1:N face identification from embeddings of probes and of a gallery: the share of probes found at rank k
-(closed set), and the true positive identification rate at stated false positive identification rates (TPIR@FPIR, open
-set). Similarity is the cosine.
+Metrics of 1:N face identification from embeddings of probes and a gallery: the share of probes found at rank k (closed
+set), and the true positive identification rate at given false positive identification rates (TPIR@FPIR, open set).
+Embeddings are compared by cosine similarity.
 """
 
 _KWARGS_DESCRIPTION = """
 Args:
-    predictions (`list[list[float]]`): embedding of each probe, of any length.
-    references (`list[int]`): who each probe is.
+    predictions (`list[list[float]]`): embedding of each probe, with any norm.
+    references (`list[int]`): identity of each probe.
     gallery (`list[list[float]]`): embeddings of the enrolled images.
-    gallery_references (`list[int]`): who each of them is; a person may have several.
+    gallery_references (`list[int]`): identity of each enrolled image; a person may have several images.
     ranks (`list[int]`): ranks to report, by default 1, 5 and 10.
-    fpirs (`list[float]`): false positive identification rates to report, by default 1e-2 and 1e-1. One finer than one
-        probe of a person outside the gallery is not measurable and left out.
+    fpirs (`list[float]`): false positive identification rates to report, by default 1e-2 and 1e-1. Rates below one
+        probe of a person outside the gallery are not measurable and left out.
 Returns:
-    rank1, ...: share of the probes of enrolled people whose own entry is among the k most similar ones.
-    map: mean average precision over them (TinyFace's).
-    tpir@fpir=..., threshold@fpir=...: largest share of them found first and above a threshold that lets at most that
-        share of the other probes find anyone.
-    num_mated, num_non_mated: probes of enrolled people, and the others.
+    rank1, ...: share of mated probes (those of enrolled people) with an image of the person among the k most similar.
+    map: mean average precision over mated probes (as in TinyFace).
+    tpir@fpir=..., threshold@fpir=...: largest share of mated probes found at rank 1 and above a threshold, for which at
+        most this share of non-mated probes has any candidate above the threshold.
+    num_mated, num_non_mated: number of probes of enrolled people and of others.
 Examples:
     >>> face_identification = evaluate.load("hf_face/metrics/face_identification")
     >>> gallery, probes = [[1.0, 0.0], [0.0, 1.0]], [[0.9, 0.1], [0.6, 0.5], [-1.0, -1.0]]
@@ -63,7 +63,7 @@ class FaceIdentification(evaluate.Metric):
 
     def _compute(self, predictions, references, gallery, gallery_references, ranks=DEFAULT_RANKS, fpirs=DEFAULT_FPIRS):
         if not np.isin(references, gallery_references).any():
-            raise ValueError("no probe is of a person in the gallery")
+            raise ValueError("no probe shows a person in the gallery")
         probes, gallery = (F.normalize(torch.as_tensor(np.asarray(each, float))) for each in (predictions, gallery))
         result = search(probes, references, gallery, gallery_references)
         return result.metrics(ranks, fpirs) | {

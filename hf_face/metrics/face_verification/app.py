@@ -1,4 +1,4 @@
-"""A table of scores and references in, the metric's figures out."""
+"""Gradio app: computes the metric from a table of scores and references."""
 
 from pathlib import Path
 

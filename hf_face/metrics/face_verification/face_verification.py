@@ -1,4 +1,4 @@
-"""Face verification: what a similarity score is worth for telling genuine from impostor pairs."""
+"""Face verification: how well a similarity score separates genuine from impostor pairs."""
 
 import datasets
 import evaluate
@@ -6,27 +6,27 @@ import evaluate
 from hf_face.evaluation.metrics import DEFAULT_FARS, verification_metrics
 
 _DESCRIPTION = """\
-The figures of 1:1 face verification from one similarity score per pair: ten-fold accuracy (LFW's protocol), the true
-accept rate at stated false accept rates (TAR@FAR), the equal error rate (EER) and the area under the ROC curve (AUC).
+Metrics of 1:1 face verification from one similarity score per pair: ten-fold accuracy (LFW's protocol), the true
+accept rate at given false accept rates (TAR@FAR), the equal error rate (EER) and the area under the ROC curve (AUC).
 """
 
 _KWARGS_DESCRIPTION = """
 Args:
-    predictions (`list[float]`): similarity of the two images of each pair; a pair is accepted when it is at or above
-        the threshold. Negate distances.
-    references (`list[int]`): 1 where both images show the same person, 0 otherwise.
-    fars (`list[float]`): false accept rates to report, by default 1e-1 to 1e-6. One finer than one impostor pair is not
+    predictions (`list[float]`): similarity of the two images of each pair; a pair is accepted if it is at or above the
+        threshold. Negate distances.
+    references (`list[int]`): 1 if both images show the same person, 0 otherwise.
+    fars (`list[float]`): false accept rates to report, by default 1e-1 to 1e-6. Rates below one impostor pair are not
         measurable and left out.
-    folds (`list[int]`, *optional*): the cross-validation fold of each pair; otherwise `num_folds` consecutive ones.
+    folds (`list[int]`, *optional*): the cross-validation fold of each pair; by default, folds are consecutive.
     num_folds (`int`): number of consecutive folds, by default 10.
 Returns:
-    accuracy, accuracy_std: mean and standard deviation over the folds, each at the threshold that is most accurate on
-        the other folds.
+    accuracy, accuracy_std: mean and standard deviation over folds, each at the most accurate threshold on the other
+        folds.
     threshold: mean of the folds' thresholds.
     auc, eer: area under the ROC curve, equal error rate.
-    tar@far=..., threshold@far=...: largest true accept rate whose false accept rate is not above the target.
-    finest_far: the finest false accept rate that the pairs can show, one impostor.
-    num_genuine, num_impostors: pairs of each kind.
+    tar@far=..., threshold@far=...: largest true accept rate at a false accept rate of at most the target.
+    finest_far: the smallest measurable false accept rate, one impostor pair.
+    num_genuine, num_impostors: number of pairs of each kind.
 Examples:
     >>> face_verification = evaluate.load("hf_face/metrics/face_verification")
     >>> scores, same = [0.9, 0.2, 0.8, 0.1, 0.7, 0.6], [1, 0, 1, 0, 1, 0]
