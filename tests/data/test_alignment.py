@@ -6,7 +6,7 @@ from hf_face.data.alignment import ARCFACE_LANDMARKS, align_faces, similarity_tr
 
 
 def turned(degrees: float, scale: float, shift) -> np.ndarray:
-    """The reference points seen in a photograph that is turned, scaled and shifted."""
+    """The reference points in a rotated, scaled and shifted image."""
     radians = np.deg2rad(degrees)
     rotation = np.array([[np.cos(radians), -np.sin(radians)], [np.sin(radians), np.cos(radians)]])
     return scale * ARCFACE_LANDMARKS @ rotation.T + shift
@@ -21,7 +21,7 @@ def test_transform_brings_turned_landmarks_back():
 
 
 def test_transform_is_umeyama_s_for_landmarks_that_do_not_fit():
-    """The closed form against the singular value decomposition of Umeyama 1991, equations 39 to 43."""
+    """The closed form agrees with the singular value decomposition of Umeyama 1991, equations 39 to 43."""
     points = turned(20, 1.3, 40) + np.random.default_rng(0).normal(0, 4, (5, 2))
     source, target = points - points.mean(0), ARCFACE_LANDMARKS - ARCFACE_LANDMARKS.mean(0)
     left, singular, right = np.linalg.svd(target.T @ source / 5)
@@ -50,7 +50,7 @@ def test_shift_moves_whole_pixels_and_the_outside_is_black():
 
 
 def test_crops_are_those_of_opencv():
-    """Photographs of several sizes, faces turned, scaled and partly outside: off by one where rounding differs."""
+    """Images of several sizes with faces rotated, scaled and partly outside: off by at most one, due to rounding."""
     cv2 = pytest.importorskip("cv2")
     rng = np.random.default_rng(0)
     sizes = [(250, 250), (120, 200), (300, 80), (1, 1)]

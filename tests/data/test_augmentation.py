@@ -1,4 +1,4 @@
-"""Every batched operation is held to torchvision's (or OpenCV's) on each image alone."""
+"""Compares every batched operation to torchvision's (or OpenCV's) on single images."""
 
 import re
 import textwrap
@@ -53,7 +53,7 @@ def test_blends_agree_with_torchvision(faces, name):
     images = getattr(photometric, name)(faces, FACTORS)
     assert (
         largest_difference(images, expected) <= 1
-    )  # where a value is whole but for float32, truncation goes either way
+    )  # values that are integers up to float32 rounding may be truncated either way
     assert (images != expected).float().mean() < 0.02
 
 
@@ -278,12 +278,12 @@ def test_a_wrong_recipe_is_named(spec, message):
 
 @pytest.fixture
 def own_augmentations(monkeypatch):
-    """What a test registers is forgotten after it."""
+    """Removes what a test registers."""
     monkeypatch.setattr(augmentations, "_entries", dict(augmentations))
 
 
 def test_the_example_is_an_augmentation(own_augmentations, faces):
-    """The one in the docstring, in a module of the user's: in a list, alone, and as one of several choices."""
+    """The docstring's example in a user's module: in a list, alone, and as one of several choices."""
     (example,) = re.findall(r"```python\n(.*?)```", PerImage.__doc__, flags=re.DOTALL)
     exec(textwrap.dedent(example), {"__name__": "my_augmentations"})
     blurred = F.gaussian_blur(faces, kernel_size=5, sigma=2.0)

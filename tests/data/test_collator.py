@@ -12,7 +12,7 @@ from hf_face.data import FaceCollator, FaceDataset, UndecodableImageError
 
 @pytest.fixture
 def with_bad_images(orl) -> Dataset:
-    """20 ORL faces in order, of which row 7 is not an image and row 12 is null; every row has a `file_name`."""
+    """20 ORL faces in order, except that row 7 is not an image and row 12 is null; every row has a `file_name`."""
     rows = [dict(row) for row in orl.select(range(20)).cast_column("image", Image(decode=False))]
     for i, row in enumerate(rows):
         row["image"]["path"] = f"{i}.png"
@@ -25,7 +25,7 @@ def with_bad_images(orl) -> Dataset:
 
 @pytest.fixture
 def warnings(caplog):
-    """What the library warns of; its loggers do not propagate by themselves."""
+    """The library's warnings; its loggers do not propagate by default."""
     transformers_logging.enable_propagation()
     with caplog.at_level(logging.WARNING):
         yield caplog
@@ -74,7 +74,7 @@ def test_a_bad_image_in_a_stream_is_named(with_bad_images):
         next(iter(DataLoader(stream, batch_size=10, collate_fn=FaceCollator(112))))
 
 
-def test_the_row_named_is_that_of_the_shuffled_data_set(with_bad_images):
+def test_the_row_named_is_that_of_the_shuffled_dataset(with_bad_images):
     shuffled = with_bad_images.shuffle(seed=0)
     row = list(shuffled["file_name"]).index("shard-3/7.png")
     with pytest.raises(UndecodableImageError, match=f"row {row}, path '7.png'"):

@@ -1,4 +1,4 @@
-"""Conversion to Parquet: bytes, labels and counts; interruptions; what is refused."""
+"""Conversion to Parquet: bytes, labels and counts; interruptions; errors."""
 
 import mmap
 import struct
@@ -165,7 +165,7 @@ def test_row_groups_of_large_images_have_fewer_rows(tmp_path, monkeypatch):
     dataset = as_identities(
         Dataset.from_dict({"image": [{"bytes": i, "path": None} for i in stored], "label": range(5)})
     )
-    chosen = dataset.select([3, 1, 0, 2, 4])  # whose rows are not in the order of its table
+    chosen = dataset.select([3, 1, 0, 2, 4])  # rows not in the order of the table
     (file,) = shards(convert_to_parquet(chosen, tmp_path / "parquet"))
     metadata = pq.read_metadata(file)
     assert [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)] == [1, 2, 2]

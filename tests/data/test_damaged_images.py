@@ -1,4 +1,4 @@
-"""Damaged images of every format: what comes of them is pixels, or an error that can be told from a bug."""
+"""Damaged images of every format result in either pixels or an error that is distinguishable from a bug."""
 
 import io
 
@@ -48,7 +48,7 @@ def encode(file_format: str, **options) -> bytes:
 
 
 def survives(data: bytes) -> bool:
-    """Whether damaged data is decoded; an error must be ours."""
+    """Whether damaged data is decoded; any error must be ours."""
     try:
         FaceCollator(SIZE)([{"image": data, "label": 0}])
     except UndecodableImageError as error:

@@ -9,7 +9,7 @@ from hf_face.data.decode import ImageDecoder, UndecodableImageError
 
 @pytest.fixture(scope="module")
 def photograph() -> Image.Image:
-    """Smooth colors, 112 x 112, which JPEG keeps well."""
+    """Smooth colors, 112 x 112, which JPEG preserves well."""
     corners = np.random.default_rng(0).integers(0, 256, (6, 6, 3), dtype=np.uint8)
     return Image.fromarray(corners).resize((112, 112), Image.Resampling.BICUBIC)
 

@@ -1,4 +1,4 @@
-"""Identity data from wherever it lies, and everything that may be wrong with it."""
+"""Identity data from all sources, and everything that can be wrong with it."""
 
 import io
 import tarfile
@@ -17,7 +17,7 @@ PEOPLE = ["s1", "s2", "s3", "s4"]
 
 @pytest.fixture(scope="module")
 def small(orl):
-    """Four people with three photographs each."""
+    """Four people with three images each."""
     return select_identities(orl, 4, 3)
 
 
@@ -69,7 +69,7 @@ def test_sources(small, tmp_path, kind, streaming):
     rows = list(dataset.cast_column("image", Image(decode=False)))
     loaded = sorted((row["label"], row["image"]["bytes"]) for row in rows)
     assert loaded == sorted(zip(small["label"], images(small), strict=True))
-    if not (streaming and kind == "tar"):  # a stream of tar files does not know who is still to come
+    if not (streaming and kind == "tar"):  # a stream of tar files does not know the number of identities
         assert dataset.features["label"].num_classes == 4
 
 
@@ -182,7 +182,7 @@ def test_label_out_of_range(small):
     features = Features({"image": Image(), "label": Value("int64")})
     rows = {"image": [{"bytes": image, "path": None} for image in images(small)], "label": [0, 1, 2, 7] * 3}
     dataset = Dataset.from_dict(rows, features=features)
-    dataset.info.features["label"] = ClassLabel(num_classes=4)  # as a wrong schema in a file would say
+    dataset.info.features["label"] = ClassLabel(num_classes=4)  # like a wrong schema in a file
     with pytest.raises(ValueError, match=r"faces: label 7 in row 3 is out of range: there are 4 identities, 0 to 3"):
         as_identities(dataset, "faces")
 
@@ -216,7 +216,7 @@ def test_no_rows(label, compact):
 
 
 def test_shards_without_rows_are_named(small, tmp_path):
-    small.select([]).to_parquet(tmp_path / "a.parquet")
+    pq.ParquetWriter(tmp_path / "a.parquet", small.data.schema).close()
     with pytest.raises(ValueError, match=r"a.parquet cannot be read as parquet: .*no data"):
         load_identities(tmp_path / "a.parquet")
     tarfile.open(tmp_path / "b.tar", "w").close()

@@ -35,7 +35,7 @@ def test_shuffling_repeats_with_the_seed(orl):
     assert sorted(first) == sorted(other) == list(orl["label"])
 
 
-def test_selected_and_shuffled_data_sets_keep_image_and_label_together(orl):
+def test_selected_and_shuffled_datasets_keep_image_and_label_together(orl):
     chosen = orl.shuffle(seed=0).select(range(50, 90))
     batch = FaceCollator(28)(FaceDataset(chosen).__getitems__(list(range(40))))
     original = FaceCollator(28)(FaceDataset(orl).__getitems__(list(range(400))))
@@ -68,7 +68,7 @@ def test_resuming_in_an_epoch_skips_the_batches_that_were_seen(orl):
 
 
 def test_jpeg_is_decoded_without_pillow(orl, monkeypatch):
-    """Pillow is for what the fast decoder declines; were it to decline everything, only the speed would tell."""
+    """If the fast decoder rejected everything, Pillow would take over, and only the speed would change."""
     faces = [image.convert("RGB") for image in orl.select(range(3))["image"]]
     buffers = [io.BytesIO() for _ in faces]
     for face, buffer in zip(faces, buffers, strict=True):
@@ -89,7 +89,7 @@ def test_rows_are_found_in_whichever_shard_they_are(orl):
 
 @pytest.mark.parametrize("binary", [pa.binary(), pa.large_binary()])
 def test_images_are_found_in_a_slice_with_gaps(orl, tmp_path, binary):
-    """Arrow numbers the bytes of a slice from the start of what it was sliced from, and null takes no room."""
+    """The offsets of an Arrow slice count from the start of the original array, and null takes no bytes."""
     faces = orl.cast_column("image", Image(decode=False))[:6]["image"]
     encoded = pa.array([None if i == 3 else face["bytes"] for i, face in enumerate(faces)], binary)
     paths = pa.array([str(tmp_path / "face.png") if i == 3 else None for i in range(6)])

@@ -1,4 +1,4 @@
-"""Pairs from the files that protocols are published as."""
+"""Pairs from the file formats in which protocols are published."""
 
 import pickle
 
@@ -19,7 +19,7 @@ s2\t2\ts10\t1
 
 @pytest.fixture(scope="module")
 def images(orl) -> dict[str, bytes]:
-    """Three people's photographs under LFW's names: `s1/s1_0001` ..."""
+    """Images of three people with LFW's names: `s1/s1_0001` ..."""
     rows = [*range(20), *range(90, 100)]
     names = [f"s{row // 10 + 1}_{row % 10 + 1:04d}" for row in rows]
     return dict(zip(names, encoded_images(orl, rows), strict=True))

@@ -1,4 +1,4 @@
-"""RecordIO: files that mxnet wrote, our own ones, and every way they can be damaged."""
+"""RecordIO: files written by mxnet, our own files, and all kinds of damage."""
 
 import struct
 
@@ -33,7 +33,7 @@ def write(folder, records: list[bytes], index: bool = True):
 
 @pytest.fixture
 def small(orl):
-    """Five people with four photographs each, in mixed order."""
+    """Five people with four images each, in mixed order."""
     return select_identities(orl, 5, 4).shuffle(seed=0)
 
 

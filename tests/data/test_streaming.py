@@ -33,7 +33,7 @@ def no_waiting(monkeypatch):
 
 @pytest.fixture(scope="module")
 def numbered(orl):
-    """Ninety images, each of its own identity: a label tells which row was read."""
+    """Ninety images, each with its own identity, so that the label identifies the row."""
     rows = orl.select(range(NUM_ROWS))
     return replace_labels(rows, list(range(NUM_ROWS)), [str(row) for row in range(NUM_ROWS)])
 
@@ -61,7 +61,7 @@ def loaded_labels(loader) -> list[list[int]]:
 
 
 def rows_of_passes(stream: FaceStream) -> dict[int, list[int]]:
-    """All the rows, by the pass that they were read in."""
+    """All rows, grouped by the pass in which they were read."""
     passes = defaultdict(list)
     for number in range(len(stream)):
         rows = stream[number].labels.tolist()
@@ -94,7 +94,7 @@ def test_a_batch_has_the_images_of_the_data_set_on_disk(stream, numbered):
 
 
 def test_workers_and_ranks_read_the_numbers_that_are_theirs(stream):
-    """As the Trainer has accelerate prepare it: two ranks with two workers each."""
+    """A stream as prepared by accelerate in the Trainer: two ranks with two workers each."""
     data = stream.shuffle(seed=0, buffer_size=30)
     expected = labels(FaceStream(data, 8, 24, num_parts=4), range(24))
     for rank in range(2):
@@ -122,7 +122,7 @@ def test_goes_on_from_a_state_that_was_saved_while_workers_read_ahead(stream, nu
 
 
 def counted_stream(numbered) -> tuple[IterableDataset, list[int]]:
-    """A stream, and the rows that were read of it so far."""
+    """A stream, and the rows that have been read from it so far."""
     read = []
 
     def rows():

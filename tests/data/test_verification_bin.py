@@ -69,7 +69,7 @@ def test_malicious_sample_is_refused(shared_data, tmp_path, monkeypatch):
 
 
 class Call:
-    """Pickles as a call of any function."""
+    """Pickles as a call to an arbitrary function."""
 
     def __init__(self, function, *arguments):
         self.call = function, arguments

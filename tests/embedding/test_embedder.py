@@ -107,7 +107,7 @@ def test_undecodable_image_is_named(model, faces, image_processor):
 
 
 class OneOfTwoRanks:
-    """`torch.distributed` as seen by one of two ranks, given what the other sends."""
+    """`torch.distributed` as seen by one of two ranks, with given data from the other."""
 
     def __init__(self, rank: int, received: torch.Tensor | None = None):
         self.rank, self.received, self.sent = rank, received, None

@@ -1,4 +1,4 @@
-"""A folder of images to a table of embeddings, resumable."""
+"""Embedding a folder of images into a table, with resuming."""
 
 import numpy as np
 import pyarrow.parquet as pq

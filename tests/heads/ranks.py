@@ -1,4 +1,4 @@
-"""Training a small model on one or several processes, for tests that compare numbers of ranks."""
+"""Trains a small model on one or more processes, for tests that compare numbers of ranks."""
 
 import multiprocessing
 from collections.abc import Callable
@@ -21,7 +21,7 @@ OPTIMIZERS = {
 
 
 class TinyModel(nn.Module):
-    """A backbone of two layers and a head; the forward pass gives the loss."""
+    """A backbone of two layers and a head; the forward pass returns the loss."""
 
     def __init__(self, **head_kwargs):
         super().__init__()
@@ -34,7 +34,7 @@ class TinyModel(nn.Module):
 
 
 def global_batch(step: int, num_identities: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Pixels, labels and weights of the samples; those that are ignored are more on some ranks than on others."""
+    """Pixels, labels and weights of the samples; some ranks have more ignored samples than others."""
     generator = torch.Generator().manual_seed(step)
     pixels = torch.randn(BATCH_SIZE, 12, generator=generator)
     labels = torch.randint(num_identities, (BATCH_SIZE,), generator=generator)
@@ -55,14 +55,14 @@ def train(
     folder: Path | None = None,
     resume: bool = False,
 ) -> dict[str, torch.Tensor]:
-    """Losses (steps,), gradient norms (steps,) and final parameters of a run on the ranks that there are."""
+    """Losses (steps,), gradient norms (steps,) and final parameters of a run on the current ranks."""
     world_size, rank = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
     model = TinyModel(**head_kwargs)
     head, group = model.head, None
     if double:
         model.double()
     else:
-        head.weight.data *= 30  # as short as they start, they make float32's rounding grow too fast to compare runs
+        head.weight.data *= 30  # with the short initial centers, rounding errors grow too fast to compare runs
     if shard and world_size > 1:
         group = dist.group.WORLD
         head.shard(group)
@@ -108,7 +108,7 @@ def train(
 
 
 def refusals(head_kwargs: dict, shard: bool, sizes: list[int], labels: list[int]) -> str:
-    """What a head says when every rank hands in another number of samples, with another label."""
+    """The errors of a head when ranks pass different numbers of samples, or wrong labels."""
     head = MarginHead(EMBEDDING_SIZE, NUM_IDENTITIES, group=dist.group.WORLD if shard else None, **head_kwargs)
     size, label = sizes[dist.get_rank()], labels[dist.get_rank()]
     try:
@@ -126,7 +126,7 @@ def _run(rank: int, world_size: int, folder: Path, function: Callable, calls: li
 
 
 def on_ranks(world_size: int, folder: Path, function: Callable, calls: list[dict]) -> list[list]:
-    """For every rank the list of what `function(**kwargs)` gives there, for each of `calls`."""
+    """For each rank, the list of results of `function(**kwargs)` for each of `calls`."""
     folder.mkdir()
     # Forked from a server that has imported everything once: starting ranks then takes no time, and no threads fork.
     multiprocessing.set_forkserver_preload(["hf_face.heads", "torch.nn.parallel.distributed"])

@@ -1,4 +1,4 @@
-"""A head on disk; how it resumes on other numbers of ranks is in test_sharding.py."""
+"""A head on disk; test_sharding.py tests resuming on other numbers of ranks."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The margin softmax: exact in value and gradient, chunked or not, and finite whatever comes in."""
+"""The margin softmax: exact in value and gradient, chunked or not, and finite for any input."""
 
 import math
 
@@ -41,7 +41,7 @@ def problem(batch_size=6, num_classes=10, size=5, dtype=torch.float64, seed=0):
 
 
 def frozen(name, kwargs):
-    """In `eval()`, so that no statistic moves and no margin is drawn between the evaluations of a numeric gradient."""
+    """In `eval()`, so that statistics and margins stay the same between the evaluations of a numeric gradient."""
     margin = build_margin(name, **kwargs).double().eval()
     if name == "curricularface":
         margin.t.fill_(0.4)
@@ -271,7 +271,7 @@ def test_straight_through_does_not_mix_with_other_margins(clash):
 
 
 def test_chunks_hold_no_batch_by_identities_matrix():
-    """Neither pass may allocate anything the size of the logits, or a second copy of the centers."""
+    """Neither pass may allocate a tensor as large as the logits, or a second copy of the centers."""
     embeddings, centers, labels = problem(batch_size=256, num_classes=4096, size=16, dtype=torch.float32)
     sizes = {}  # by address
 

@@ -1,4 +1,4 @@
-"""Margins by name, and a margin of one's own."""
+"""Margins by name, and custom margins."""
 
 import re
 import textwrap
@@ -13,7 +13,7 @@ from hf_face.registry import citation_key, margins
 
 @pytest.fixture
 def own_margins(monkeypatch):
-    """What a test registers is forgotten after it."""
+    """Removes what a test registers."""
     monkeypatch.setattr(margins, "_entries", dict(margins))
 
 
@@ -39,7 +39,7 @@ def test_unknown_margins_and_options_are_named(name, options, message):
 
 
 def test_the_example_is_a_margin_that_trains(own_margins):
-    """The one in the docstring, in a module of the user's."""
+    """The docstring's example in a user's module."""
     (example,) = re.findall(r"```python\n(.*?)```", Margin.__doc__, flags=re.DOTALL)
     exec(textwrap.dedent(example), {"__name__": "my_margins"})
     head = MarginHead(8, 5, margin="li_arcface", margin_kwargs={"m": 0.3})

@@ -1,4 +1,4 @@
-"""Margins against what the public implementations give (see tests/fixtures/losses/README.md)."""
+"""Margins compared to public implementations (see tests/fixtures/losses/README.md)."""
 
 import functools
 import itertools

@@ -1,4 +1,4 @@
-"""Partial FC: what is drawn, what it stands for, and what the optimizer leaves alone."""
+"""Partial FC: which classes are drawn, what they represent, and which rows the optimizer leaves unchanged."""
 
 import pytest
 import torch

@@ -30,7 +30,7 @@ RESUMED = ("adaface", "elastic_arcface", "sampled, Adam, chunks")
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Results by number of ranks, rank and case; runs of `RESUMED` stop on four ranks and go on with others."""
+    """Results by number of ranks, rank and case; runs of `RESUMED` stop on four ranks and resume on other numbers."""
     folder = tmp_path_factory.mktemp("ranks")
     checkpoints = {case: folder / str(number) for number, case in enumerate(RESUMED)}
     cases = {1: dict(CALLS), 2: {**CALLS, **REPLICATED}, 3: {}, 4: dict(CALLS)}

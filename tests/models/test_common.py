@@ -1,4 +1,4 @@
-"""What transformers' users expect of any model, asked of every family at a tiny size."""
+"""Tests what users of transformers expect of any model, for tiny models of every family."""
 
 import copy
 import json
@@ -80,7 +80,7 @@ CASES = {
 
 
 def build(case: str):
-    """The case's model with seeded weights, batch statistics and biases included, in eval mode."""
+    """The case's model in eval mode, with seeded weights, including batch statistics and biases."""
     torch.manual_seed(0)
     model = AutoModel.from_config(copy.deepcopy(CASES[case][0]))
     for name, tensor in model.state_dict().items():
@@ -200,7 +200,7 @@ def test_folded_model_answers_the_same_and_is_for_inference_alone(model, tmp_pat
 
 
 def gradients(model, checkpointed: bool):
-    """Of some loss, by parameter; and how many module calls it took."""
+    """Gradients of a loss by parameter, and the number of module calls."""
     calls = []
     hooks = [module.register_forward_hook(lambda *_: calls.append(1)) for module in model.modules()]
     model.train()

@@ -1,4 +1,4 @@
-"""The door for backbone families: the built-in ones, and one that somebody else wrote."""
+"""Registration of backbone families: built-in and custom ones."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from hf_face.models import FAMILIES, FaceConfig, FacePreTrainedModel, IResNetCon
 from hf_face.registry import families
 
 CONFIGURATION = '''
-"""A family of somebody else's."""
+"""A custom family."""
 
 from huggingface_hub.dataclasses import strict
 
@@ -68,7 +68,7 @@ register_family(TinyConfig, TinyModel)
 
 @pytest.fixture
 def run(tmp_path):
-    """Runs a program in a fresh process, beside a package `my_faces` with the family. Returns the JSON it prints."""
+    """Runs a program in a new process, next to a package `my_faces` with the family, and returns the JSON it prints."""
     package = tmp_path / "plugins" / "my_faces"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text(PLUGIN)

@@ -1,4 +1,4 @@
-"""Vision models of transformers as face backbones: their own output, pooled as asked, at any image size."""
+"""Transformers vision models as face backbones: their output with the requested pooling, at any image size."""
 
 import json
 
@@ -80,7 +80,7 @@ def test_siglip2_gets_the_patches_its_own_processor_makes():
 )
 @pytest.mark.parametrize("size", [16, 48])
 def test_position_embeddings_are_interpolated_to_the_image_size(backbone_config, positions, prefix, size):
-    """The same as a model made for that size whose position embeddings are the resampled grid."""
+    """Equals a model of that size with the resampled grid as position embeddings."""
     model = build(backbone_config, image_size=size)
     tensors = dict(model.state_dict())
     grid = tensors[f"backbone.{positions}"].reshape(-1, 32)[prefix:].reshape(1, 4, 4, 32).permute(0, 3, 1, 2)
@@ -112,7 +112,7 @@ def test_unread_pooling_layer_is_left_out():
 @pytest.mark.parametrize("whole", [True, False])
 @torch.no_grad()
 def test_from_backbone_starts_from_published_weights(tmp_path, whole):
-    """A folder with both CLIP towers, or with the vision tower alone."""
+    """A folder with both CLIP towers, or with only the vision tower."""
     towers = CLIPModel(transformers.CLIPConfig(vision_config=CLIP, projection_dim=24)).eval()
     published = towers
     if not whole:
@@ -163,7 +163,7 @@ def test_normalization_of_a_named_backbone_is_what_its_own_processor_says(tmp_pa
     for config in (model.config, AutoConfig.from_pretrained(tmp_path / "face")):
         assert config.preprocessing == {
             "size": {"height": 16, "width": 16},
-            "resample": PILImageResampling.BILINEAR,  # the class's default: the file is silent
+            "resample": PILImageResampling.BILINEAR,  # the class's default, since the file does not state it
             "image_mean": [0.1, 0.2, 0.3],
             "image_std": [0.4, 0.5, 0.6],
         }

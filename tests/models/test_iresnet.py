@@ -1,4 +1,4 @@
-"""What is the iresnet's own; what every family does is in test_common.py."""
+"""Tests specific to the iresnet; test_common.py tests what all families share."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""What is MobileFaceNet's own; what every family does is in test_common.py."""
+"""Tests specific to MobileFaceNet; test_common.py tests what all families share."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What is the face transformer's own; what every family does is in test_common.py."""
+"""Tests specific to the face transformer; test_common.py tests what all families share."""
 
 import pytest
 import torch

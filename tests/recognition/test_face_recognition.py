@@ -112,7 +112,7 @@ def test_a_head_that_was_saved_apart_is_put_back_without_a_warning(loader, tmp_p
 def test_what_a_checkpoint_lacks_of_the_head_starts_as_in_a_new_one(tmp_path, before):
     build(**before).save_pretrained(tmp_path)
     with torch.random.fork_rng():
-        torch.empty(1000).fill_(torch.nan)  # memory that is not given values shows
+        torch.empty(1000).fill_(torch.nan)  # makes uninitialized memory detectable
         again = FaceRecognitionModel.from_pretrained(
             tmp_path, num_identities=3, margin="adaface", ignore_mismatched_sizes=True
         )
