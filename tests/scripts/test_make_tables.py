@@ -22,7 +22,10 @@ def test_pages_have_tables(page, block):
     assert f"<!-- {block} -->\n\n| name | class |" in (ROOT / "docs" / page).read_text(encoding="utf-8")
 
 
-def test_the_committed_tables_are_current(script):
+def test_the_committed_tables_are_current(script, monkeypatch):
+    for each in registry.REGISTRIES:  # other tests may have registered their own classes
+        built_in = {name: entry for name, entry in each.items() if entry.target.__module__.startswith("hf_face.")}
+        monkeypatch.setattr(each, "_entries", built_in)
     for page in script["PAGES"]:
         text = page.read_text(encoding="utf-8")
         assert script["fill"](text) == text, f"{page.name} is outdated: run python scripts/make_tables.py"
