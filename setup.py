@@ -14,9 +14,10 @@ EXTRAS["dev"] = [
     *EXTRAS["detection"],
     "hypothesis>=6.100",
     "mypy>=2.0",
+    "pip>=23.1",  # the tests build the wheel and install it
     "pytest>=8.0",
     "ruff>=0.12",
-    "setuptools>=77",  # the tests build the wheel
+    "setuptools>=77",
 ]
 
 setup(
