@@ -17,10 +17,10 @@ from transformers import AutoModel, HfArgumentParser
 
 from hf_face import FaceImageProcessor, IResNetConfig, IResNetModel, TimmFaceConfig, TimmFaceModel, export_checkpoint
 from hf_face.cli import run_subcommand
+from hf_face.cli.train import main as train
 from hf_face.data import load_orl, make_verification_pairs, select_identities, write_recordio
 from hf_face.hub import Evaluation, FaceModelCardData, TrainingData, write_model_folder
 from hf_face.registry import REGISTRIES
-from hf_face.cli.train import main as train
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
