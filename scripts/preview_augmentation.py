@@ -16,6 +16,7 @@ from torchvision.utils import make_grid, save_image
 
 from hf_face.cli.errors import run_for_people
 from hf_face.data import FaceCollator, FaceDataset, build_augmentation, load_identities, load_orl
+from hf_face.registry import load_plugins
 
 
 def main(argv: Sequence[str]) -> None:
@@ -27,7 +28,11 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--num_faces", type=int, default=8, help="number of rows")
     parser.add_argument("--num_draws", type=int, default=11, help="number of augmented images per row")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--plugins", nargs="+", default=[], metavar="MODULE", help="modules with your own augmentations"
+    )
     args = parser.parse_args(argv)
+    load_plugins(args.plugins)
 
     augment = build_augmentation(args.augmentation, args.image_size)
     dataset = load_identities(args.source) if args.source else load_orl()

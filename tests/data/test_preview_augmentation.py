@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hf_face.registry import augmentations
+
 SCRIPT = Path(__file__).parents[2] / "scripts" / "preview_augmentation.py"
 
 
@@ -39,3 +41,20 @@ def test_a_wrong_augmentation_is_named(preview, tmp_path, augmentation, message)
     with pytest.raises(ValueError, match=message):
         preview(augmentation, str(tmp_path / "grid.png"))
     assert not (tmp_path / "grid.png").exists()
+
+
+PLUGIN = """
+from hf_face.data.augmentation import RandomHorizontalFlip
+from hf_face.registry import augmentations
+
+@augmentations.register("mirror")
+class Mirror(RandomHorizontalFlip): ...
+"""
+
+
+def test_a_plugins_augmentation_is_shown(preview, tmp_path, monkeypatch):
+    monkeypatch.setattr(augmentations, "_entries", dict(augmentations))
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "mirrors_of_our_lab.py").write_text(PLUGIN)
+    preview("mirror", str(tmp_path / "grid.png"), "--num_faces", "1", "--plugins", "mirrors_of_our_lab")
+    assert (tmp_path / "grid.png").is_file()
