@@ -1,9 +1,9 @@
 """
 Registers hf_face with transformers' Auto classes.
 
-Our classes are registered when an Auto class first looks up a class that transformers itself does not have, not when
-the Auto class's module is loaded. This keeps torch and timm out of `import hf_face`, and no import is in progress at
-that time: transformers' own modules import its Auto classes while they load, and our models import those modules.
+Our classes are registered when an Auto class first looks up a class, not when the Auto class's module is loaded. This
+keeps torch and timm out of `import hf_face`, and no import is in progress at that time: transformers' own modules
+import its Auto classes while they load, and our models import those modules.
 """
 
 import importlib
@@ -47,10 +47,10 @@ class RegisteredClasses(UserDict):
 
 def register_at_first_look(*homes: str) -> None:
     """Make the Auto classes import these modules, each of which registers classes, on the first lookup."""
-    for module, mapping in MAPPINGS.items():
-        after_import(f"transformers.models.auto.{module}", partial(_replace_registered, mapping, homes))
+    for module, name in MAPPINGS.items():
+        after_import(f"transformers.models.auto.{module}", partial(_replace_registered, name, homes))
 
 
-def _replace_registered(mapping: str, homes: Sequence[str], module: ModuleType) -> None:
-    mapping = getattr(module, mapping)
+def _replace_registered(name: str, homes: Sequence[str], module: ModuleType) -> None:
+    mapping = getattr(module, name)
     mapping._extra_content = RegisteredClasses(mapping._extra_content, homes)
