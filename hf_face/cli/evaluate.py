@@ -1,14 +1,16 @@
 """
 Evaluate a face model on one or more protocols, with a JSON report and figures.
 
-Images that several protocols share are embedded once. On several GPUs, use
-`accelerate launch -m hf_face.cli evaluate ...`.
+Images that several protocols share are embedded once. A protocol is a name from the list below, verification pairs, or
+a name with options as in recipes. Separate options (--data) are passed to every protocol that has them. --plugins
+imports modules that register their own protocols. On several GPUs, use `accelerate launch -m hf_face.cli evaluate ...`.
 
 {protocols}
 
 Example:
     hf-face evaluate --model outputs/demo --protocol lfw.bin --output_dir results
     hf-face evaluate --model outputs/demo --protocol lfw cfp_fp agedb_30 quality --data faces_emore
+    hf-face evaluate --model outputs/demo --protocol '{folder: {data: photographs}}' '{ijb: {data: IJBC}}'
 """
 
 from collections.abc import Sequence

@@ -1,15 +1,25 @@
-"""Training: arguments, Trainer and methods."""
+"""Training: its arguments, its Trainer, its methods."""
 
-from .arguments import FaceTrainingArguments
-from .methods import MarginSoftmax, TrainingMethod
-from .resuming import find_checkpoint, last_complete_checkpoint
-from .trainer import FaceTrainer
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "FaceTrainer",
-    "FaceTrainingArguments",
-    "MarginSoftmax",
-    "TrainingMethod",
-    "find_checkpoint",
-    "last_complete_checkpoint",
-]
+from ..lazy import lazy_names
+
+if TYPE_CHECKING:
+    from .arguments import FaceTrainingArguments as FaceTrainingArguments
+    from .methods import MarginSoftmax as MarginSoftmax
+    from .methods import TrainingMethod as TrainingMethod
+    from .resuming import find_checkpoint as find_checkpoint
+    from .resuming import last_complete_checkpoint as last_complete_checkpoint
+    from .trainer import FaceTrainer as FaceTrainer
+else:
+    __getattr__, __dir__, __all__ = lazy_names(
+        __name__,
+        {
+            "FaceTrainer": "trainer",
+            "FaceTrainingArguments": "arguments",
+            "MarginSoftmax": "methods",
+            "TrainingMethod": "methods",
+            "find_checkpoint": "resuming",
+            "last_complete_checkpoint": "resuming",
+        },
+    )

@@ -28,7 +28,8 @@ def pairs_folder(orl_pairs, tmp_path_factory) -> Path:
 
 def run_here(*arguments):
     """The script in this process."""
-    with patch.object(sys, "argv", [SCRIPT, *map(str, arguments)]):
+    arguments = [SCRIPT, *map(str, arguments)]
+    with patch.object(sys, "argv", arguments), patch.dict(os.environ, HF_FACE_TRACEBACK="1"):
         runpy.run_path(SCRIPT, run_name="__main__")
 
 
@@ -195,14 +196,14 @@ def test_option_that_no_chosen_protocol_takes_is_named(model_folder, ijb_folder)
 
 def test_unknown_protocol_is_named(model_folder):
     with pytest.raises(ValueError, match=r"No protocol is called 'lwf'\. Did you mean 'lfw'\?"):
-        run_here("--model", model_folder, "--protocol", "lwf", "--data", "nowhere")
+        run_here("--model", model_folder, "--protocol", "lwf", "--data", model_folder)
 
 
 def test_help_and_documentation_teach_every_protocol(capsys):
     with pytest.raises(SystemExit):
         run_here("--help")
     text = capsys.readouterr().out
-    assert "python scripts/evaluate.py --model outputs/demo --protocol lfw.bin" in text
+    assert "hf-face evaluate --model outputs/demo --protocol lfw.bin" in text
     _, _, described = text.partition("Protocols:")
     page = (ROOT / "docs" / "evaluation.md").read_text()
     for name, entry in protocols.items():
