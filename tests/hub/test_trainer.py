@@ -101,7 +101,7 @@ def test_a_run_becomes_a_published_model_with_its_own_figures(make_trainer, hub,
         assert f"| {row}" in published.text, row
     assert "arcface" in published.data.tags and "| Margin | arcface (scale = 64.0" in published.text
     assert "225 genuine and 225 impostor pairs; embeddings of the image and its flipped image summed." in published.text
-    assert "![orl roc](figures/orl_roc.png)" in published.text
+    assert "![orl: ROC curve](figures/orl_roc.png)" in published.text
     assert f"seconds on {cpu_name()}." in published.text
     log = json.loads(hub.store.read(trainer.hub_model_id, "training_log.json"))
     assert [entry["step"] for entry in log if "loss" in entry] == [1, 2]
@@ -273,7 +273,7 @@ def test_each_checkpoint_is_one_commit_with_model_and_card(make_trainer, hub, tm
         card = hub.store.read(trainer.hub_model_id, "README.md", commit.oid).decode()
         assert f"| steps | {step} |" in card
         accuracy = next(e for e in trainer.state.log_history if e["step"] == step and "eval_runtime" in e)
-        assert f"| orl | accuracy | {accuracy['eval_orl_accuracy']:.5g} |" in card
+        assert f"| orl | accuracy | {accuracy['eval_orl_accuracy']:.5g} ± " in card
     assert not list((tmp_path / "run").glob("_push*")), "the copies that were sent are gone"
 
 
