@@ -25,3 +25,21 @@ def build_margin(name: str, **options) -> Margin:
 
 
 registry.import_modules(__name__)  # registers the margins of new files without listing them here
+
+__all__ = [
+    "MARGINS",
+    "AdaFaceMargin",
+    "ArcFaceMargin",
+    "CombinedMargin",
+    "CosFaceMargin",
+    "CurricularFaceMargin",
+    "ElasticArcFaceMargin",
+    "ElasticCosFaceMargin",
+    "MagFaceMargin",
+    "Margin",
+    "NoMargin",
+    "SphereFaceMargin",
+    "add_angle",
+    "angle_of",
+    "build_margin",
+]
