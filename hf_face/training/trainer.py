@@ -184,9 +184,10 @@ class FaceTrainer(Trainer):
     def prepare_batch(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Augment (in training) and normalize a batch of the collator for a [`TrainingMethod`]."""
         images = inputs["pixel_values"].contiguous()  # augmentation is faster on planes
-        if self.augment is not None and self.model.training:
-            images = self.augment(images, self._generator())
-        pixel_values = self.normalize(images)
+        with torch.autocast(images.device.type, enabled=False):  # coordinates do not fit half precision
+            if self.augment is not None and self.model.training:
+                images = self.augment(images, self._generator())
+            pixel_values = self.normalize(images)
         if self.args.channels_last:
             pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
         return {**inputs, "images": images, "pixel_values": pixel_values}

@@ -82,6 +82,16 @@ def test_pixels_are_normalized_as_the_image_processor_does_and_augmented_in_trai
     torch.testing.assert_close(augmented["pixel_values"], trainer.normalize(augmented["images"]))
 
 
+def test_mixed_precision_does_not_reach_the_augmentation(make_trainer):
+    trainer = make_trainer(augmentation=[{"random_affine": {"degrees": 20}}])
+    batch = next(iter(trainer.get_train_dataloader()))
+    trainer.model.train()
+    images = trainer.prepare_batch(batch)["images"]
+    trainer._last_draw = (-1, 0)  # the same draws again
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(trainer.prepare_batch(batch)["images"], images)
+
+
 @pytest.mark.parametrize("ema_decay", [None, 0.5])
 def test_a_resumed_run_repeats_the_uninterrupted_one_exactly(make_trainer, ema_decay):
     whole = make_trainer(max_steps=24, save_strategy="steps", save_steps=7, ema_decay=ema_decay)
