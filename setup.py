@@ -36,8 +36,8 @@ setup(
     },
     entry_points={"console_scripts": ["hf-face = hf_face.cli:main"]},
     install_requires=[  # from the lowest versions that `make test-lowest` passes with
-        "torch>=2.8",
-        "torchvision>=0.23",
+        "torch>=2.9",
+        "torchvision>=0.24",
         "transformers>=5.21,!=5.24.*",  # 5.24 loads adapters with PEFT 0.22 only, which is not released
         "accelerate>=1.10",
         "datasets>=5.1",
