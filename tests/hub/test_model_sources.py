@@ -43,7 +43,7 @@ def test_a_loaded_model_is_published_whole_by_its_own_method(hub, folder):
     assert "modeling_iresnet.py" in hub.store.repos["model", "org/by_method"].commit("main").files
     assert config_of(hub, "org/by_method")["similarity_thresholds"] == {"1e-2": 0.3125}
     published = ModelCard.load("org/by_method")
-    assert published.data.license == "cc-by-nc-4.0" and "![orl roc](figures/orl_roc.png)" in published.text
+    assert published.data.license == "cc-by-nc-4.0" and "](figures/orl_roc.png)" in published.text
 
 
 def test_the_card_of_other_weights_is_not_published(hub, folder, card, image_processor):
