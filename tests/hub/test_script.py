@@ -72,7 +72,7 @@ def test_a_converted_folder_states_its_card_and_adds_its_results(run, hub, backb
         ("IJB-C", "tar@far=1e-4", "the authors"),
     }
     assert "](figures/lfw_roc.png)" in published.text and "| epochs | 20 |" in published.text
-    assert "The images are face crops, by the eyes alone." in published.text
+    assert "The model expects face crops, by the eyes alone." in published.text
     assert json.loads(hub.store.read("org/converted", "config.json"))["similarity_thresholds"] == {"1e-3": 0.25}
 
 
