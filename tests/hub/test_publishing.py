@@ -222,7 +222,7 @@ def test_a_hub_that_is_gone_is_not_said_to_be_as_it_was(hub, push, backbone):
     hub.store.fail("GET", "/refs", 500, times=100)
     with pytest.raises(HfHubHTTPError) as failure:
         push("org/gone", different(backbone))
-    assert "what it holds now could not be found out" in failure.value.__notes__[0]
+    assert "its current state could not be determined" in failure.value.__notes__[0]
 
 
 def test_a_change_by_someone_else_in_between_is_not_overwritten(hub, push, main, backbone, monkeypatch):
