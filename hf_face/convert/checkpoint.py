@@ -1,20 +1,22 @@
 """Reading other projects' files: only tensors, never code."""
 
-import json
 import pickle
+import struct
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
+
+from ..files import ZIP, check_weights, read_json
 
 StateDict = dict[str, Tensor]
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "model.pt")
+CUT_SHORT = (EOFError, IndexError, struct.error)  # of torch's unpickler
 WRAPPERS = ("module.", "_orig_mod.")  # DistributedDataParallel, torch.compile
 
 
@@ -47,7 +49,7 @@ def read_checkpoint(checkpoint: str | Path | dict[str, Any] | Checkpoint) -> Che
 
     Raises:
         FileNotFoundError: if the path does not exist, or the folder has no weights.
-        ValueError: if reading the file would run code, or the file is corrupt.
+        ValueError: if the file is incomplete, reading it would run code, or its contents are something else.
     """
     if isinstance(checkpoint, Checkpoint):
         return checkpoint
@@ -78,28 +80,34 @@ def _weight_file(folder: Path) -> Path:
 def _read_settings(folder: Path) -> dict[str, Any]:
     config, cvlface = folder / "config.json", folder / "model.yaml"
     if config.is_file():
-        return json.loads(config.read_text(encoding="utf-8"))
+        return read_json(config)
     return yaml.safe_load(cvlface.read_text(encoding="utf-8")) if cvlface.is_file() else {}
 
 
 def _read_file(path: Path) -> dict[str, Any]:
+    check_weights(path)
     if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise ValueError(
-                f"{path} is not a complete safetensors file ({error}). Is it a partial download or a Git LFS pointer?"
-            ) from error
+        return load_file(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error.__context__ or error).split("\n")[0]  # torch wraps the reason in general advice
-        raise ValueError(
-            f"{path}: refused, because reading it would run code, or because it was not written by `torch.save`. If "
-            "you trust its author, load it in an isolated environment with the author's packages, save only the "
-            "tensors (`safetensors.torch.save_file(state_dict, 'model.safetensors')`), and convert that file. "
-            f"Torch's error: {reason}"
-        ) from error
+    except (pickle.UnpicklingError, RuntimeError, *CUT_SHORT) as error:
+        raise ValueError(f"{path}{_why_unreadable(path, error)}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected a mapping of names to tensors, found {type(content).__name__}.")
     return content
+
+
+def _why_unreadable(path: Path, error: Exception) -> str:
+    with path.open("rb") as file:
+        start = file.read(16)
+    if not start.startswith((ZIP, pickle.PROTO)):
+        return f" was not written by `torch.save`: it starts with {start!r}."
+    if not start.startswith(ZIP) and not isinstance(error, pickle.UnpicklingError):  # torch's format before 1.6
+        return " is not a complete torch file. Is it a partial download? Download it again."
+    reason = str(error.__context__ or error).split("\n")[0]  # torch wraps the reason in general advice
+    return (
+        ": refused, because reading it would run code, or because it was not written by `torch.save`. If you trust its "
+        "author, load it in an isolated environment with the author's packages, save only the tensors "
+        "(`safetensors.torch.save_file(state_dict, 'model.safetensors')`), and convert that file. Torch's error: "
+        f"{reason}"
+    )

@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
+from ..files import check_weights, file_inside, read_json
 from .margin_head import MarginHead
 from .sharding import shard_range
 
@@ -161,14 +162,18 @@ def read_index(folder: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: if the index, or a file that it lists, does not exist.
+        ValueError: if it is no index, or lists a file outside the folder or an incomplete one.
     """
     path = folder / INDEX_NAME
     if not path.is_file():
         return _index_of_training_model(folder)
-    index = json.loads(path.read_text(encoding="utf-8"))
+    index = read_json(path)
+    if missing := {"num_identities", "embedding_size", "sub_centers", "shards"} - index.keys():
+        raise ValueError(f"{path} is not the index of a head: it lacks {', '.join(sorted(missing))}.")
     for shard in index["shards"]:
-        if not (folder / shard["file"]).is_file():
+        if not file_inside(folder, shard["file"]).is_file():
             raise FileNotFoundError(f"{path} lists {shard['file']}, which does not exist; all files are required")
+        check_weights(folder / shard["file"])
     return index
 
 
@@ -184,15 +189,16 @@ def _index_of_training_model(folder: Path) -> dict[str, Any]:
     listing, file = folder / SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
     key = f"{PREFIX_IN_MODEL}weight"
     if listing.is_file():
-        file = json.loads(listing.read_text(encoding="utf-8"))["weight_map"].get(key, file)
+        file = read_json(listing)["weight_map"].get(key, file)
     missing = f"{folder} contains no head: expected {INDEX_NAME}, as written by save_head, or a training model"
-    if not (folder / file).is_file():
+    if not file_inside(folder, file).is_file():
         raise FileNotFoundError(missing)
+    check_weights(folder / file)
     with safe_open(folder / file, "pt") as weights:
         if key not in weights.keys():  # noqa: SIM118
             raise FileNotFoundError(missing)
         rows, embedding_size = weights.get_slice(key).get_shape()
-    config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
+    config = read_json(folder / CONFIG_NAME)
     sub_centers = config.get("sub_centers", 1)
     num_identities = rows // sub_centers
     return {

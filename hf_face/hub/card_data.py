@@ -11,6 +11,8 @@ from typing import Any
 
 import yaml
 
+from ..files import file_inside
+
 CARD_DATA_NAME = "model_card.json"
 NO_RESULT = re.compile(r"(.+_)?(threshold(@.+)?|num_genuine|num_impostors|finest_far)")
 OTHER_PROJECTS = re.compile(r"(.+_)?(insightface|timm_face)_.+")  # metrics computed as these projects compute them
@@ -159,7 +161,7 @@ class FaceModelCardData:
             first one measured here that has any.
         hyperparameters (`dict`): Settings of the training, listed without changes.
         log_history (`list[dict]`): The trainer's log, one entry per logging step.
-        figures (`list[str]`): PNG files to show (ROC curve, training curves), titled by their file names.
+        figures (`list[str]`): Images to show (ROC curve, training curves), titled by their file names.
         train_runtime (`float`, *optional*): Duration of training in seconds.
         hardware (`str`, *optional*): Hardware used for training.
         emissions_kg (`float`, *optional*): kg of CO2 equivalent, as measured by codecarbon.
@@ -223,18 +225,23 @@ class FaceModelCardData:
     @classmethod
     def read(cls, path: str | Path, base: "FaceModelCardData | None" = None) -> "FaceModelCardData":
         """
-        Read card data from a JSON or YAML file; paths of figures are relative to it.
+        Read card data from a JSON or YAML file. Paths of figures are relative to its folder, and must lie inside.
 
         Args:
             base: Card data to use for fields that are not in the file.
 
         Raises:
-            ValueError: if a field is unknown.
+            ValueError: if the file has no fields, a field is unknown, or a figure lies outside its folder.
         """
         path = Path(path)
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is not a complete JSON or YAML file: {error}") from error
+        if not isinstance(values, dict):
+            raise ValueError(f"{path}: expected the fields of FaceModelCardData, found {type(values).__name__}.")
         card = cls.from_dict(values, str(path))
-        card.figures = [str(path.parent / figure) for figure in card.figures]
+        card.figures = [str(file_inside(path.parent, figure)) for figure in card.figures]
         return card if base is None else dataclasses.replace(base, **{name: getattr(card, name) for name in values})
 
     @classmethod

@@ -9,12 +9,14 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from PIL import Image, UnidentifiedImageError
 from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, BaseImageProcessor, PreTrainedModel
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.utils import IMAGE_PROCESSOR_NAME, SAFE_WEIGHTS_NAME
 
+from ..files import check_weights, file_inside, read_json
 from ..heads import MarginHead, save_head
 from ..heads.head_files import INDEX_NAME as HEAD_INDEX_NAME
 from ..heads.head_files import read_index
@@ -26,6 +28,7 @@ from .measuring import evaluated_on_cpu
 from .model_card import create_model_card
 
 LOG_NAME = "training_log.json"
+FIGURE_FORMATS = ("PNG", "JPEG", "GIF", "WEBP")  # what browsers show
 
 
 def write_model_folder(
@@ -147,6 +150,8 @@ def write_model_card(
     names = [Path(figure).name for figure in card.figures]
     if len(set(names)) < len(names):
         raise ValueError(f"Two figures have the same file name: {sorted(names)}.")
+    for figure in card.figures:
+        check_figure(Path(figure))
     create_model_card(card, backbone, image_processor, repo_id).save(folder / "README.md")
     write_thresholds(folder / "config.json", card)
     for figure, name in zip(card.figures, names, strict=True):
@@ -156,9 +161,21 @@ def write_model_card(
     dataclasses.replace(card, figures=[f"figures/{name}" for name in names]).save(folder)
 
 
+def check_figure(path: Path) -> None:
+    """
+    Raises:
+        ValueError: if the file is not an image, whatever its name says. A card from elsewhere may name any file.
+    """
+    try:
+        with Image.open(path, formats=FIGURE_FORMATS) as image:
+            image.verify()
+    except UnidentifiedImageError as error:
+        raise ValueError(f"The figure {path} is not an image ({', '.join(FIGURE_FORMATS)}).") from error
+
+
 def write_thresholds(config_file: Path, card: FaceModelCardData) -> None:
     """Replace the configuration's thresholds, which may be those of the weights that were fine-tuned."""
-    config = json.loads(config_file.read_text(encoding="utf-8"))
+    config = read_json(config_file)
     config.pop("similarity_thresholds", None)
     if card.calibration:
         config["similarity_thresholds"] = card.calibration.thresholds
@@ -173,17 +190,34 @@ def copy_file(source: Path, target: Path) -> None:
 
 
 def load_model(folder: Path) -> PreTrainedModel:
-    """Load the backbone or training model of a folder, checking all weights."""
+    """Load the backbone or training model of a folder, checking its files and all weights."""
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} has no config.json: it is not a model folder.")
     if not any(folder.glob("*.safetensors")) and not any(folder.glob("pytorch_model*.bin")):
         raise FileNotFoundError(f"{folder} has no weights, expected model.safetensors.")
-    model_type = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    check_own_files(folder)
+    model_type = read_json(folder / "config.json").get("model_type")
     if not is_face_model(model_type):
         raise ValueError(
             f"{folder} contains a model of type {model_type!r}, expected one of {', '.join(sorted(families))}."
         )
     return load_every_weight(AutoModel, folder)
+
+
+def check_own_files(folder: Path) -> None:
+    """
+    Raises:
+        ValueError: if a model folder refers to files elsewhere, which loading would read, or if its weights are
+            incomplete.
+    """
+    for link in filter(Path.is_symlink, folder.iterdir()):
+        if not link.is_dir():  # a run's folder may link to checkpoints elsewhere, which are not read
+            file_inside(folder, link.name)
+    for index in folder.glob("*.safetensors.index.json"):
+        for name in set(read_json(index)["weight_map"].values()):
+            file_inside(folder, name)
+    for weights in folder.glob("*.safetensors"):
+        check_weights(weights)
 
 
 def is_face_model(model_type: str | None) -> bool:

@@ -85,6 +85,40 @@ def test_refuses_a_broken_safetensors_file(tmp_path):
             read_checkpoint(tmp_path / f"{name}.safetensors")
 
 
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "before torch 1.6"])
+@pytest.mark.parametrize("part", [0, 0.5, 0.999])
+def test_a_partial_download_is_called_one(tmp_path, part, zipped):
+    torch.save({**TENSORS, "big": torch.zeros(5000)}, tmp_path / "half.pt", _use_new_zipfile_serialization=zipped)
+    content = (tmp_path / "half.pt").read_bytes()
+    (tmp_path / "half.pt").write_bytes(content[: int(part * len(content))])
+    with pytest.raises(ValueError, match=r"half\.pt is not a complete torch file.*Download it again") as error:
+        read_checkpoint(tmp_path / "half.pt")
+    assert "run code" not in str(error.value)
+
+
+def test_a_git_lfs_pointer_is_called_one(tmp_path):
+    for name in ("model.pt", "model.safetensors"):
+        (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+        with pytest.raises(
+            ValueError, match=rf"{name} is not a complete .*, but a Git LFS pointer to it: run `git"
+        ):
+            read_checkpoint(tmp_path / name)
+
+
+def test_a_file_of_something_else_is_shown(tmp_path):
+    (tmp_path / "page.pth").write_text("<!DOCTYPE html><title>Sign in</title>")
+    with pytest.raises(ValueError, match=r"page\.pth was not written by `torch.save`: it starts with b'<!DOCTYPE"):
+        read_checkpoint(tmp_path / "page.pth")
+
+
+def test_broken_settings_are_named(tmp_path):
+    save_file(TENSORS, tmp_path / "model.safetensors")
+    for content in (b'{"half', b"\xff\xfe", b"[" * 100_000, b"[]"):
+        (tmp_path / "config.json").write_bytes(content)
+        with pytest.raises(ValueError, match=r"config\.json"):
+            read_checkpoint(tmp_path)
+
+
 def test_refuses_what_is_no_mapping(tmp_path):
     torch.save([torch.ones(1)], tmp_path / "list.pth")
     with pytest.raises(ValueError, match=r"list\.pth: expected a mapping of names to tensors, found list"):

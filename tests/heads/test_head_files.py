@@ -58,3 +58,30 @@ def test_missing_files_are_named(tmp_path):
     (tmp_path / "head-00001-of-00001.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match=r"lists head-00001-of-00001.safetensors"):
         load_head(trained()[0], tmp_path)
+
+
+@pytest.mark.parametrize("way", ["above", "absolute", "link"])
+def test_an_index_lists_files_of_its_folder_only(tmp_path, way):
+    folder, elsewhere = tmp_path / "head", tmp_path / "head-00001-of-00001.safetensors"
+    save_head(trained()[0], folder)
+    own = folder / elsewhere.name
+    own.rename(elsewhere)
+    if way == "link":
+        own.symlink_to(elsewhere)
+    index = json.loads((folder / "head.index.json").read_text())
+    index["shards"][0]["file"] = {"above": f"../{own.name}", "absolute": str(elsewhere), "link": own.name}[way]
+    (folder / "head.index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match="refers to a file outside it"):
+        load_head(trained()[0], folder)
+
+
+def test_damaged_files_are_named(tmp_path):
+    save_head(trained()[0], tmp_path)
+    shard = tmp_path / "head-00001-of-00001.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"head-00001-of-00001.safetensors is not a complete safetensors file"):
+        load_head(trained()[0], tmp_path)
+    for content, complaint in (('{"half', "not a complete JSON file"), ("{}", "lacks embedding_size, num_identities")):
+        (tmp_path / "head.index.json").write_text(content)
+        with pytest.raises(ValueError, match=rf"head.index.json.*{complaint}"):
+            load_head(trained()[0], tmp_path)

@@ -1,0 +1,72 @@
+"""Reading files that may be damaged, or that somebody else has written."""
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+ZIP = b"PK"  # what `torch.save` writes
+
+
+def file_inside(folder: str | Path, name: str) -> Path:
+    """
+    The path of a file that a file of `folder` names, such as an index its shards.
+
+    Raises:
+        ValueError: if it lies outside the folder, also by a link. Only the Hub's cache links to files elsewhere: to the
+            `blobs` of the same repository.
+    """
+    path, root = Path(folder, name), Path(folder).resolve()
+    blobs = [parent.parents[1] / "blobs" for parent in (root, *root.parents) if parent.parent.name == "snapshots"]
+    if not any(path.resolve().is_relative_to(place.resolve()) for place in (root, *blobs)):
+        raise ValueError(f"{folder} refers to a file outside it, {name}. Copy it into the folder if you trust it.")
+    return path
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """
+    Read a JSON file with named values.
+
+    Raises:
+        ValueError: if the file has other contents.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # not JSON, not text, or too deep
+        raise ValueError(f"{path} is not a complete JSON file: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected named values, found {type(content).__name__}.")
+    return content
+
+
+def check_weights(path: Path) -> None:
+    """
+    Check that a file of tensors, written by safetensors or `torch.save`, is all there, without reading the tensors.
+
+    Raises:
+        ValueError: if the file is empty, ends early, or is a Git LFS pointer.
+    """
+    kind = "safetensors" if path.suffix == ".safetensors" else "torch"
+    with path.open("rb") as file:
+        start = file.read(len(LFS_POINTER))
+    if start == LFS_POINTER:
+        raise ValueError(
+            f"{path} is not a complete {kind} file, but a Git LFS pointer to it: run `git lfs pull` in its repository, "
+            "or download the file itself."
+        )
+    try:
+        if kind == "safetensors":
+            with safe_open(path, "pt"):
+                return
+        if start and (not start.startswith(ZIP) or zipfile.is_zipfile(path)):
+            return
+        reason: object = f"it ends after {path.stat().st_size:,} bytes"
+    except SafetensorError as error:
+        reason = error
+    raise ValueError(
+        f"{path} is not a complete {kind} file ({reason}). Is it a partial download or a Git LFS pointer? Download it "
+        "again."
+    )
