@@ -14,7 +14,7 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, BaseImageProcessor, PreTrainedModel
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
-from transformers.utils import IMAGE_PROCESSOR_NAME, SAFE_WEIGHTS_NAME
+from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, SAFE_WEIGHTS_NAME
 
 from ..files import check_weights, file_inside, read_json
 from ..heads import MarginHead, save_head
@@ -61,6 +61,7 @@ def write_model_folder(
     folder, source = Path(folder), None
     if isinstance(model, str | Path):
         source = Path(model)
+        check_own_files(source)
         card = card or load_card_data(source)
         image_processor = image_processor or load_image_processor(source)
         model = load_model(source)
@@ -190,25 +191,25 @@ def copy_file(source: Path, target: Path) -> None:
 
 
 def load_model(folder: Path) -> PreTrainedModel:
-    """Load the backbone or training model of a folder, checking its files and all weights."""
+    """Load the backbone or training model of a folder, checking all weights."""
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} has no config.json: it is not a model folder.")
     if not any(folder.glob("*.safetensors")) and not any(folder.glob("pytorch_model*.bin")):
         raise FileNotFoundError(f"{folder} has no weights, expected model.safetensors.")
-    check_own_files(folder)
     model_type = read_json(folder / "config.json").get("model_type")
     if not is_face_model(model_type):
         raise ValueError(
             f"{folder} contains a model of type {model_type!r}, expected one of {', '.join(sorted(families))}."
         )
+    for weights in folder.glob("*.safetensors"):
+        check_weights(weights)
     return load_every_weight(AutoModel, folder)
 
 
 def check_own_files(folder: Path) -> None:
     """
     Raises:
-        ValueError: if a model folder refers to files elsewhere, which loading would read, or if its weights are
-            incomplete.
+        ValueError: if a model folder refers to files elsewhere, which loading would read, or its settings are broken.
     """
     for link in filter(Path.is_symlink, folder.iterdir()):
         if not link.is_dir():  # a run's folder may link to checkpoints elsewhere, which are not read
@@ -216,8 +217,9 @@ def check_own_files(folder: Path) -> None:
     for index in folder.glob("*.safetensors.index.json"):
         for name in set(read_json(index)["weight_map"].values()):
             file_inside(folder, name)
-    for weights in folder.glob("*.safetensors"):
-        check_weights(weights)
+    for settings in (CONFIG_NAME, IMAGE_PROCESSOR_NAME):
+        if (folder / settings).is_file():
+            read_json(folder / settings)
 
 
 def is_face_model(model_type: str | None) -> bool:
