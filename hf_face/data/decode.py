@@ -5,7 +5,6 @@ than twice the speed, and is faster than torchvision.io, which has deprecated it
 simplejpeg rejects (PNG and other formats, damaged files) falls back to Pillow, which has the final say.
 """
 
-import io
 import math
 import struct
 
@@ -13,15 +12,18 @@ import fsspec
 import numpy as np
 import simplejpeg
 import torch
-from PIL import ExifTags, Image
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 from torch.utils.data import get_worker_info
+
+from ..models.pixels import decode_image, rgb_pixels
 
 SCRATCH_BYTES = 3 * 2048 * 2048
 # Storage is aligned to at least 64 bytes. libjpeg-turbo bypasses the cache for rows that start at a multiple of 32,
 # which makes decoding a crop a quarter slower.
 MISALIGNMENT = 8
+APP1, START_OF_SCAN = 0xE1, 0xDA  # JPEG's markers of an Exif or XMP segment, and of the pixels
 
 
 class UndecodableImageError(ValueError):
@@ -63,7 +65,7 @@ class ImageDecoder:
             UndecodableImageError: if the image is missing or cannot be decoded.
         """
         if isinstance(image, Image.Image):
-            pixels = np.array(image.convert("RGB"))
+            pixels = decode_with_pillow(image)
         else:
             pixels = self._decode(read_bytes(image) if image is None or isinstance(image, dict) else image, place)
         if pixels.shape != place.shape:
@@ -72,13 +74,12 @@ class ImageDecoder:
 
     def _decode(self, data: bytes | memoryview, place: np.ndarray) -> np.ndarray:
         """RGB (H, W, 3), in `place` if it has that size."""
-        if b"Exif" in bytes(data[:64]):  # may contain an orientation, which only Pillow applies
-            return decode_with_pillow(data)
-        for buffer in (place, self._scratch):
-            try:
-                return simplejpeg.decode_jpeg(data, "RGB", buffer=buffer)
-            except ValueError:  # larger than the buffer, not a JPEG, or incomplete
-                continue
+        if is_upright_jpeg(data):
+            for buffer in (place, self._scratch):
+                try:
+                    return simplejpeg.decode_jpeg(data, "RGB", buffer=buffer)
+                except ValueError:  # larger than the buffer, or incomplete
+                    continue
         return decode_with_pillow(data)
 
     def _resize(self, pixels: np.ndarray) -> np.ndarray:
@@ -87,17 +88,25 @@ class ImageDecoder:
         return interpolate(image, size, mode="bilinear", antialias=True)[0].permute(1, 2, 0).numpy()
 
 
-# Exif orientation -> transposition. PIL.ImageOps.exif_transpose also rewrites the Exif data, which fails for some valid
-# images.
-TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+def is_upright_jpeg(data: bytes | memoryview) -> bool:
+    """Whether the segments of a JPEG, up to its first scan, state no orientation, which only Pillow applies."""
+    at = 2
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker == START_OF_SCAN:
+            return True
+        if marker == 0xFF:  # fill byte
+            at += 1
+            continue
+        end = at + 2 + (data[at + 2] << 8 | data[at + 3])
+        if marker == APP1:
+            segment = bytes(data[at + 4 : end])
+            if b"Exif" in segment or b"tiff:Orientation" in segment:
+                return False
+        at = end
+    return False
+
+
 # what Pillow's readers raise for damaged files and unsupported variants
 DAMAGE = (
     EOFError,
@@ -111,15 +120,13 @@ DAMAGE = (
 )
 
 
-def decode_with_pillow(data: bytes | memoryview) -> np.ndarray:
-    """Decode any format that Pillow reads to RGB (H, W, 3) uint8, with its Exif orientation applied."""
+def decode_with_pillow(image: bytes | memoryview | Image.Image) -> np.ndarray:
+    """Decode any format that Pillow reads, or convert a Pillow image, to upright RGB (H, W, 3) uint8."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            pixels = image.convert("RGB")
-            turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
-            return np.array(pixels if turn is None else pixels.transpose(turn))
+        return rgb_pixels(image) if isinstance(image, Image.Image) else decode_image(image)
     except DAMAGE as error:
-        raise UndecodableImageError(f"cannot decode image of {len(data)} bytes: {error}") from error
+        what = f"{image.mode} image" if isinstance(image, Image.Image) else f"image of {len(image)} bytes"
+        raise UndecodableImageError(f"cannot decode {what}: {error}") from error
 
 
 def read_bytes(image: dict | None) -> bytes:

@@ -63,6 +63,7 @@ def test_everything_arrives_in_one_commit(hub, push, main, card):
         "model_card.json",
         "modeling_face.py",
         "modeling_iresnet.py",
+        "pixels.py",
         "preprocessor_config.json",
         "training_log.json",
     }

@@ -1,0 +1,109 @@
+"""Any image as upright RGB pixels of 8 bits: one rule for the data loader, the embedder and the image processor."""
+
+import io
+
+import numpy as np
+from PIL import ExifTags, Image
+
+# Exif orientation -> transposition. PIL.ImageOps.exif_transpose also rewrites the Exif data, which fails for some valid
+# images.
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# Pillow hands EPS to the interpreter Ghostscript, which should not run on strangers' files. Of the others it reads the
+# header only, and leaves the pixels to a plugin or to Windows.
+UNFIT_FORMATS = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+WITHOUT_PREMULTIPLIED_ALPHA = {"La": "LA", "RGBa": "RGBA"}
+# A byte of JPEG holds at most 512 pixels, a byte of the other formats' plain areas hardly more. An image that claims
+# more, and is too large to be harmless, has a forged header.
+MAX_PIXELS_PER_BYTE = 2048
+HARMLESS_PIXELS = 2048 * 2048
+
+
+def readable_formats() -> list[str]:
+    """Pillow's names of the formats that it reads on its own, and of those that plugins have added."""
+    Image.init()
+    return [name for name in Image.ID if name not in UNFIT_FORMATS]
+
+
+def decode_image(data: bytes | memoryview) -> np.ndarray:
+    """
+    Decode a file of any format that Pillow reads.
+
+    Args:
+        data: The file's bytes.
+
+    Returns:
+        Upright RGB (H, W, 3), uint8; see [`rgb_pixels`].
+
+    Raises:
+        ValueError: if the image claims more pixels than its bytes can hold or than `PIL.Image.MAX_IMAGE_PIXELS`, or if
+            its values have no known range. Damaged files raise whatever Pillow's readers raise.
+    """
+    with Image.open(io.BytesIO(data), formats=readable_formats()) as image:
+        _check_claimed_size(*image.size, len(data))
+        return rgb_pixels(image)
+
+
+def rgb_pixels(image: Image.Image) -> np.ndarray:
+    """
+    Convert an image of any mode to upright RGB (H, W, 3), uint8.
+
+    It is turned as its Exif or XMP orientation says. More than 8 bits are scaled (see [`eight_bits`]), never clipped.
+    Transparent areas are white, as in transformers.
+    """
+    image = upright(image)
+    image = image.convert(WITHOUT_PREMULTIPLIED_ALPHA.get(image.mode, image.mode))
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The image with at most 8 bits a channel, turned as its orientation says."""
+    image.load()  # first, since Pillow turns a TIFF on its own and then forgets the orientation
+    turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    if image.mode.startswith(("I", "F")):  # I, I;16 in any byte order, F
+        image = Image.fromarray(eight_bits(np.asarray(image)))
+    return image if turn is None else image.transpose(turn)
+
+
+def eight_bits(values: np.ndarray) -> np.ndarray:
+    """
+    Scale pixels of any type to uint8.
+
+    Wider types do not say what white is, so it is the smallest of 1 (floats), 255 and 65535 that no value exceeds.
+
+    Raises:
+        ValueError: if values are negative, above 65535 or not finite.
+    """
+    if values.dtype == np.uint8:
+        return values
+    if values.dtype == bool:
+        return values * np.uint8(255)
+    low, high = (values.min(), values.max()) if values.size else (0, 0)
+    if not 0 <= low <= high <= 65535:  # false for NaN too
+        raise ValueError(
+            f"pixels of type {values.dtype} must lie in 0..255 or 0..65535, or floats in 0..1, found {low} to {high}. "
+            "Scale them to 8 bits first"
+        )
+    whites = (255, 65535) if np.issubdtype(values.dtype, np.integer) else (1, 255, 65535)
+    white = next(white for white in whites if high <= white)
+    return np.rint(values * (255 / white)).astype(np.uint8)
+
+
+def _check_claimed_size(width: int, height: int, num_bytes: int):
+    pixels = width * height
+    if pixels > max(HARMLESS_PIXELS, MAX_PIXELS_PER_BYTE * num_bytes):
+        raise ValueError(f"its header claims {width} x {height} pixels, which {num_bytes} bytes cannot hold")
+    if Image.MAX_IMAGE_PIXELS is not None and pixels > Image.MAX_IMAGE_PIXELS:
+        raise ValueError(
+            f"it has {width} x {height} pixels, more than PIL.Image.MAX_IMAGE_PIXELS = {Image.MAX_IMAGE_PIXELS}"
+        )
