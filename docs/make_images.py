@@ -7,7 +7,7 @@ The photographs are the ORL Database of Faces, courtesy of AT&T Laboratories Cam
 """
 
 import shutil
-import sys
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,9 @@ IMAGES = Path(__file__).parent / "images"
 
 
 def main() -> None:
-    model = Path(sys.argv[1])
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path, help="output folder of `make demo`")
+    model = parser.parse_args().model
     IMAGES.mkdir(exist_ok=True)
     _, data_args, *_ = parse_recipe(["demo/orl"])
     _, (evaluator,) = load_data(data_args)

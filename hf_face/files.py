@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
+from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 ZIP = b"PK"  # what `torch.save` writes
@@ -70,3 +71,19 @@ def check_weights(path: Path) -> None:
         f"{path} is not a complete {kind} file ({reason}). Is it a partial download or a Git LFS pointer? Download it "
         "again."
     )
+
+
+def check_own_files(folder: Path) -> None:
+    """
+    Raises:
+        ValueError: if a model folder refers to files elsewhere, which loading would read, or its settings are broken.
+    """
+    for link in filter(Path.is_symlink, folder.iterdir()):
+        if not link.is_dir():  # a run's folder may link to checkpoints elsewhere, which are not read
+            file_inside(folder, link.name)
+    for index in folder.glob("*.safetensors.index.json"):
+        for name in set(read_json(index)["weight_map"].values()):
+            file_inside(folder, name)
+    for settings in (CONFIG_NAME, IMAGE_PROCESSOR_NAME):
+        if (folder / settings).is_file():
+            read_json(folder / settings)

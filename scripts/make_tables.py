@@ -9,6 +9,7 @@ The text between `<!-- margins -->` and `<!-- /margins -->` on a page is replace
 
 import inspect
 import re
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 
 from transformers import PreTrainedConfig
@@ -82,6 +83,7 @@ def short_citation(bibtex: str) -> str:
 
 
 def main() -> None:
+    ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter).parse_args()
     for page in PAGES:
         before = page.read_text(encoding="utf-8")
         after = fill(before)

@@ -15,23 +15,27 @@ from torch.utils.data import DataLoader
 from torchvision.utils import make_grid, save_image
 
 from hf_face.cli.errors import run_for_people
+from hf_face.cli.parser import HelpFormatter
 from hf_face.data import FaceCollator, FaceDataset, build_augmentation, load_identities, load_orl
 from hf_face.registry import load_plugins
+from hf_face.user_input import check_at_least, check_output_file
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("augmentation", type=yaml.safe_load, help="augmentation as in a recipe: a name or a YAML list")
-    parser.add_argument("output", type=Path, help="PNG file to write")
+    parser.add_argument("output", type=Path, help="PNG, JPEG or WebP file to write")
     parser.add_argument("--source", help="identity data, see load_identities; the ORL faces by default")
-    parser.add_argument("--image_size", type=int, default=112)
+    parser.add_argument("--image_size", type=int, default=112, help="pixels of a side")
     parser.add_argument("--num_faces", type=int, default=8, help="number of rows")
     parser.add_argument("--num_draws", type=int, default=11, help="number of augmented images per row")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="seed of the augmentation")
     parser.add_argument(
         "--plugins", nargs="+", default=[], metavar="MODULE", help="modules with your own augmentations"
     )
     args = parser.parse_args(argv)
+    check_output_file(args.output, [".png", ".jpg", ".jpeg", ".webp"])
+    check_at_least(1, image_size=args.image_size, num_faces=args.num_faces, num_draws=args.num_draws)
     load_plugins(args.plugins)
 
     augment = build_augmentation(args.augmentation, args.image_size)

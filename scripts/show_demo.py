@@ -5,8 +5,9 @@ line of JSON:
     python scripts/show_demo.py outputs/demo
 """
 
+import argparse
 import json
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ from torch.utils.data import DataLoader
 from transformers import pipeline
 
 import hf_face  # noqa: F401  registers the model
+from hf_face.cli.errors import run_for_people
+from hf_face.cli.loading import check_model
 from hf_face.data import FaceCollator, FaceDataset, VerificationPairs
 from hf_face.evaluation.metrics import cosine_similarities, cross_validated_accuracy
 from hf_face.training.recipe import load_data, parse_recipe
@@ -33,9 +36,12 @@ def eigenfaces_accuracy(train: Dataset, pairs: VerificationPairs, num_components
     return cross_validated_accuracy(pairs.same, cosine_similarities(first, second), pairs.fold).accuracies.mean()
 
 
-def main():
-    output_dir = Path(sys.argv[1])
-    _, data_args, *_ = parse_recipe(["recipes/demo/orl.yaml"])
+def main(argv: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("output_dir", type=Path, help="output folder of a training with the recipe demo/orl")
+    output_dir = parser.parse_args(argv).output_dir
+    check_model(str(output_dir))
+    _, data_args, *_ = parse_recipe(["demo/orl"])
     train, (evaluator,) = load_data(data_args)
     pairs = evaluator.pairs
     extract = pipeline("image-feature-extraction", model=str(output_dir))
@@ -60,4 +66,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run_for_people(main)

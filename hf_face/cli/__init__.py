@@ -9,7 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .errors import UsageError, did_you_mean, run_for_people
+from ..user_input import did_you_mean
+from .errors import UsageError, run_for_people
 
 USAGE = """\
 usage: hf-face SUBCOMMAND [--option value ...]

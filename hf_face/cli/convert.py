@@ -16,11 +16,17 @@ from pathlib import Path
 
 import yaml
 
+from ..user_input import check_output_file, check_output_folder, check_path
 from .parser import CommandParser
 
 
 def main(argv: Sequence[str]) -> None:
     args = parse(argv)
+    check_path(args.checkpoint)
+    if args.export:
+        check_output_file(args.output)
+    else:
+        check_output_folder(args.output)
 
     from ..convert import convert_to_folder, export_checkpoint
 
@@ -68,6 +74,9 @@ def parse(argv: Sequence[str]):
 
 def setting(text: str) -> tuple[str, object]:
     name, equals, value = text.partition("=")
-    if not equals:
+    if not name or not equals:
         raise ArgumentTypeError(f"expected NAME=VALUE, found {text!r}")
-    return name, yaml.safe_load(value)
+    try:
+        return name, yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ArgumentTypeError(f"the value of {name} is not YAML: {value!r}") from None

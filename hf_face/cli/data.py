@@ -5,6 +5,7 @@ If interrupted, run it again to write only the missing shards.
 
 Example:
     hf-face data --source faces_emore --output_dir data/ms1mv2
+    hf-face data --source org/faces --split test --image_column photo --label_column person --output_dir data/faces
     hf-face data --source faces_emore --output_dir data/ms1mv2 --push_to_hub me/ms1mv2 --license other
     hf-face data --source data/ms1mv2 --output_dir ms1mv2_recordio --to recordio
 """
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ..user_input import check_at_least, check_output_folder
 from .loading import check_data
 from .parser import CommandParser
 
@@ -51,6 +53,8 @@ class ConversionArguments:
     label_column: str | None = field(default=None, metadata={"help": "Identity column of the source."})
 
     def __post_init__(self):
+        check_output_folder(self.output_dir)
+        check_at_least(1, images_per_shard=self.images_per_shard, num_threads=self.num_threads)
         if self.push_to_hub and self.to != "parquet":
             raise ValueError("only Parquet is pushed to the Hub: leave out --to recordio")
 
@@ -59,11 +63,15 @@ def main(argv: Sequence[str]) -> None:
     (args,) = CommandParser(ConversionArguments, __doc__).parse_args_into_dataclasses(argv)
     check_data(args.source)
 
+    from huggingface_hub import HfApi
+
     from ..data import convert_to_parquet, load_identities, open_for_conversion, write_recordio
     from ..hub.datasets_and_metrics import check_license, push_dataset
+    from ..hub.publishing import full_name
 
     if args.push_to_hub:
         check_license(args.license)
+        full_name(HfApi(), args.push_to_hub)  # fails without a login, before hours of converting
     columns = {"split": args.split, "image_column": args.image_column, "label_column": args.label_column}
     if args.to == "recordio":
         print(write_recordio(load_identities(args.source, **columns), args.output_dir))

@@ -6,11 +6,14 @@ GPUs, use `accelerate launch -m hf_face.cli embed ...`.
 
 Example:
     hf-face embed --model outputs/demo --images photographs --output embeddings.parquet
+    hf-face embed --model org/r50 --images crops --output r50.parquet --no_flip --batch_size 32 --num_workers 2
+    accelerate launch -m hf_face.cli embed --model outputs/demo --images crops --output crops.parquet --bf16
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from ..user_input import check_at_least, check_folder, check_output_file
 from .loading import check_model
 from .parser import CommandParser
 
@@ -30,10 +33,16 @@ class EmbedArguments:
     )
     bf16: bool = field(default=False, metadata={"help": "Compute in bfloat16, if the hardware supports it."})
 
+    def __post_init__(self):
+        check_at_least(1, batch_size=self.batch_size)
+        check_at_least(0, num_workers=self.num_workers)
+
 
 def main(argv: Sequence[str]) -> None:
     (args,) = CommandParser(EmbedArguments, __doc__).parse_args_into_dataclasses(argv)
     check_model(args.model)
+    check_folder(args.images)
+    check_output_file(args.output, [".parquet"])
 
     import torch
     from accelerate import PartialState

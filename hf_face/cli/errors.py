@@ -1,17 +1,23 @@
 """Reports user errors in one or two lines, and bugs with a traceback."""
 
-import difflib
 import json
 import os
+import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from ..user_input import no_such_file
 
 TRACEBACK = "--traceback"
 
 # Packages that parse user input: their ValueErrors are about names, options and files. Those of others are bugs.
 READERS = ("hf_face", "transformers", "huggingface_hub", "datasets", "json", "yaml")
+
+
+# An error in a process that loads data, with its traceback, as `torch.utils.data` raises it again.
+WORKER_ERROR = re.compile(r"Caught \w+ in DataLoader worker.*\n[\w.]+: (.+?)\s*", re.DOTALL)
 
 
 class UsageError(ValueError):
@@ -44,7 +50,9 @@ def is_for_people(error: Exception) -> bool:
 
 
 def raised_by(error: Exception) -> str:
-    """The package that raised the error."""
+    """The package that raised the error, or that defines its class, which other processes raise again."""
+    if type(error).__module__.startswith("hf_face."):
+        return "hf_face"
     traceback = error.__traceback__
     while traceback.tb_next is not None:
         traceback = traceback.tb_next
@@ -53,8 +61,15 @@ def raised_by(error: Exception) -> str:
 
 def explain(error: Exception) -> str:
     """The error message; only the first two lines for other packages, which may add advice on Python calls."""
+    from yaml import MarkedYAMLError
+
     if isinstance(error, FileNotFoundError) and error.filename is not None:
-        return f"no such file or folder: {error.filename}"
+        return no_such_file(error.filename)
+    if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        return f"{mark.name}, line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
+    if worker_error := WORKER_ERROR.fullmatch(str(error)):
+        return worker_error[1]
     if isinstance(error, UsageError):
         return f"{error}\n{Path(sys.argv[0]).name} --help shows the usage."
     lines = [line for line in str(error).splitlines() if line.strip()]
@@ -68,9 +83,3 @@ def tell(message: str) -> None:
         Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text(report, encoding="utf-8")
     if os.environ.get("RANK", "0") == "0":
         print(message, file=sys.stderr)
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """ " Did you mean 'train'?", or empty if no known name is similar."""
-    near = difflib.get_close_matches(name, known, n=1)
-    return f" Did you mean {near[0]!r}?" if near else ""

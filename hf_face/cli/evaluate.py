@@ -10,6 +10,8 @@ imports modules that register their own protocols. On several GPUs, use `acceler
 Example:
     hf-face evaluate --model outputs/demo --protocol lfw.bin --output_dir results
     hf-face evaluate --model outputs/demo --protocol lfw cfp_fp agedb_30 quality --data faces_emore
+    hf-face evaluate --model outputs/demo --protocol verification --data pairs.txt --images photographs --flip none
+    hf-face evaluate --model outputs/demo --protocol identification --data gallery --probes searched
     hf-face evaluate --model outputs/demo --protocol '{folder: {data: photographs}}' '{ijb: {data: IJBC}}'
 """
 

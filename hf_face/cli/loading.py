@@ -1,18 +1,20 @@
 """Checks that models and data exist, before anything slow starts."""
 
-import re
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 from transformers.utils import CONFIG_NAME
 
+from ..files import check_own_files, check_weights
+from ..user_input import check_exists, no_such_file
+
 
 def check_model(name: str) -> None:
     """
     Raises:
         FileNotFoundError: if `name` does not exist locally or on the Hub, or is not a model folder.
-        ValueError: if it is a file.
+        ValueError: if it is a file, its settings or weights are damaged, or it refers to files elsewhere.
     """
     path = Path(name)
     if path.is_file() and (path.parent / CONFIG_NAME).is_file():
@@ -23,7 +25,11 @@ def check_model(name: str) -> None:
         )
     if path.is_dir() and not (path / CONFIG_NAME).is_file():
         raise FileNotFoundError(f"{name} has no {CONFIG_NAME}: it is not a model folder.")
-    check_exists(name, "model")
+    if path.is_dir():
+        check_own_files(path)
+        for weights in path.glob("*.safetensors"):
+            check_weights(weights)
+    check_exists_or_on_hub(name, "model")
 
 
 def check_data(*names: str) -> None:
@@ -33,29 +39,28 @@ def check_data(*names: str) -> None:
     """
     for name in names:
         if name != "orl":
-            check_exists(name, "dataset")
+            check_exists_or_on_hub(name, "dataset")
 
 
-def check_exists(name: str, repo_type: str) -> None:
+def check_exists_or_on_hub(name: str, repo_type: str) -> None:
     """
     Raises:
         FileNotFoundError: if the path does not exist, and the Hub has no such repository or cannot be reached.
         GatedRepoError: if access to the repository has to be requested.
     """
+    check_exists(name)
     if Path(name).exists():
         return
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise FileNotFoundError(f"no such file or folder: {name}")
     try:
         snapshot_download(name, repo_type=repo_type, allow_patterns=[CONFIG_NAME])
     except GatedRepoError:
         raise
     except RepositoryNotFoundError as error:
         raise FileNotFoundError(
-            f"no such file or folder: {name}\n"
+            f"{no_such_file(name)}\n"
             f"There is no such {repo_type} on the Hub either; a private one requires `hf auth login`."
         ) from error
     except LocalEntryNotFoundError as error:
         raise FileNotFoundError(
-            f"no such file or folder: {name}\nThe Hub could not be reached to look for such a {repo_type}."
+            f"{no_such_file(name)}\nThe Hub could not be reached to look for such a {repo_type}."
         ) from error

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 from transformers.hf_argparser import HfArgumentParser
 
-from .errors import UsageError, did_you_mean
+from ..user_input import did_you_mean
+from .errors import UsageError
 
 
 class HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):

@@ -15,21 +15,38 @@ with fields of `hf_face.hub.FaceModelCardData`. It takes precedence over the dat
         source_name: InsightFace model zoo
         source_url: https://github.com/deepinsight/insightface/tree/master/model_zoo
 
-The output folder of `hf-face evaluate` adds measurements: metrics, thresholds and ROC curves.
+The output folder of `hf-face evaluate` adds measurements: metrics, thresholds and ROC curves. --evaluations gives those
+to publish a title, by the names that prefix their metrics: `lfw` for `lfw_accuracy`.
+
+Fields of the card:
+{card}
+
+Each of training_data:
+{training_data}
+
+Each of evaluations:
+{evaluations}
 
 Example:
     hf-face push --model outputs/demo --repo_id org/resnet10t_orl
+    hf-face push --model outputs/demo --repo_id resnet10t_orl --private true --create_pr
     hf-face push --model converted/r50 --repo_id org/r50 --card r50.yaml \
-        --results results --evaluations '{"lfw": "LFW"}'
+        --results results --evaluations '{"lfw": "LFW", "cfp_fp": "CFP-FP"}'
 """
 
 import dataclasses
+import inspect
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from huggingface_hub.utils import validate_repo_id
+
+from ..files import read_json
+from ..user_input import check_folder, did_you_mean
 from .loading import check_model
 from .parser import CommandParser
 
@@ -59,12 +76,16 @@ class PushArguments:
     def __post_init__(self):
         if (self.results is None) != (self.evaluations is None):
             raise ValueError("--results and --evaluations belong together: the metrics, and their titles in the card.")
-        if self.evaluations is not None and not self.evaluations.startswith("{"):
-            raise ValueError(f'--evaluations must be JSON such as {{"lfw": "LFW"}}, found {self.evaluations}')
+        validate_repo_id(self.repo_id)
+        if self.evaluations is not None:
+            read_titles(self.evaluations)
+        if self.create_pr and self.revision:
+            raise ValueError("a pull request is opened against main: set --create_pr or --revision, not both")
 
 
 def main(argv: Sequence[str]) -> None:
-    (args,) = CommandParser(PushArguments, __doc__).parse_args_into_dataclasses(argv)
+    docstring = with_fields(__doc__) if {"-h", "--help"}.intersection(argv) else __doc__
+    (args,) = CommandParser(PushArguments, docstring).parse_args_into_dataclasses(argv)
     check_model(args.model)
 
     from ..hub import push_to_hub
@@ -95,11 +116,37 @@ def load_card(args: PushArguments) -> "FaceModelCardData":
         raise ValueError(f"{args.model} has no {CARD_DATA_NAME}: state the licenses in a file, --card card.yaml.")
     if args.results is None:
         return card
-    results, titles = Path(args.results), json.loads(args.evaluations)
-    metrics = json.loads((results / "metrics.json").read_text(encoding="utf-8"))["metrics"]
+    results, titles = Path(args.results), read_titles(args.evaluations)
+    check_folder(results)
+    metrics = read_json(results / "metrics.json")["metrics"]
+    for name in titles:
+        if not any(key.startswith(f"{name}_") for key in metrics):
+            names = {key[: match.start()] for key in metrics for match in re.finditer("_", key)}
+            raise ValueError(f"{results} has no evaluation {name!r}.{did_you_mean(name, names)}")
     rocs = [results / f"{name}_roc.png" for name in titles]
     return dataclasses.replace(
         card,
         evaluations=evaluations_from_metrics(metrics, titles) + card.reported,
         figures=[str(roc) for roc in rocs if roc.is_file()],
     )
+
+
+def read_titles(evaluations: str) -> dict[str, str]:
+    """The names of evaluations and their titles in the card."""
+    try:
+        titles = json.loads(evaluations)
+    except json.JSONDecodeError:
+        titles = None
+    if not isinstance(titles, dict) or not all(isinstance(title, str) for title in titles.values()):
+        raise ValueError(f'--evaluations must be JSON such as {{"lfw": "LFW"}}, found {evaluations}')
+    return titles
+
+
+def with_fields(text: str) -> str:
+    """Fill in the fields of the card, from the docstrings of its dataclasses."""
+    from ..hub.card_data import Evaluation, FaceModelCardData, TrainingData
+
+    for name, data in (("card", FaceModelCardData), ("training_data", TrainingData), ("evaluations", Evaluation)):
+        fields = inspect.cleandoc(data.__doc__ or "").partition("Args:\n")[2].partition("\n\n")[0]
+        text = text.replace(f"{{{name}}}", re.sub(r"[`*]", "", fields))
+    return text

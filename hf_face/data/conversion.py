@@ -13,6 +13,7 @@ from datasets import Dataset
 from huggingface_hub import DatasetCard, DatasetCardData
 from tqdm.auto import tqdm
 
+from ..user_input import check_at_least, check_output_folder
 from .builder import identity_features, open_source
 from .columns import check_label_range, encoded_sizes, read_images_into_table, rows_that_fit
 from .identities import find_shards, find_source, load_identities
@@ -74,8 +75,10 @@ def convert_to_parquet(
 
     Raises:
         ValueError: if a label is out of range, the folder has shards of another source or another size, or the source
-            is damaged or has no images.
+            is damaged or has no images, a count is below 1, or the folder cannot be written to.
     """
+    check_at_least(1, images_per_shard=images_per_shard, num_threads=num_threads)
+    check_output_folder(output_dir)
     source = DatasetSource(source) if isinstance(source, Dataset) else source
     output_dir = Path(output_dir)
     schema = identity_features(source.names).arrow_schema

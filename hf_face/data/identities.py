@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, Image, IterableDataset, load_dataset
 
+from ..user_input import check_exists
 from .builder import IdentityBuilder
 from .columns import check_label_range, has_paths_only, identity_labels
 from .orl import load_orl
@@ -125,8 +126,7 @@ def find_source(source: str | Path, revision: str | None = None) -> Path | None:
     path = Path(source)
     if path.exists():
         return path
-    if path.is_absolute() or str(source).startswith(".") or path.name.endswith((*SHARD_SUFFIXES, ".rec")):
-        raise FileNotFoundError(f"{source} does not exist")
+    check_exists(source)
     path = download_recordio(str(source), revision)
     return path if any(path.glob("*.rec")) else None
 

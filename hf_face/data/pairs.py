@@ -7,6 +7,7 @@ import numpy as np
 from datasets import Dataset, load_dataset
 from huggingface_hub import DatasetCard, DatasetCardData, hf_hub_download
 
+from ..user_input import check_exists
 from .columns import identity_labels, read_images_into_table
 
 NUM_FOLDS = 10
@@ -78,6 +79,7 @@ class VerificationPairs:
         cls, path: str | Path, name: str | None = None, revision: str | None = None
     ) -> "VerificationPairs":
         """Read a folder that [`VerificationPairs.to_parquet`] wrote, or a Hub dataset (at `revision`)."""
+        check_exists(path)
         if Path(path).is_dir():
             readme = Path(path, "README.md")
         else:

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from datasets import Dataset
 from safetensors.numpy import load_file, save_file
 
+from ..user_input import check_at_least, check_output_folder
 from .embedder import Embedder
 from .embeddings import Embeddings
 from .ranks import agreed, is_main_process
@@ -31,6 +32,8 @@ class EmbeddingCache:
     """
 
     def __init__(self, folder: str | Path, shard_size: int = 16384):
+        check_output_folder(folder)
+        check_at_least(1, shard_size=shard_size)
         self.folder = Path(folder)
         self.shard_size = shard_size
 
@@ -52,7 +55,7 @@ class EmbeddingCache:
             rows = range(start, min(start + self.shard_size, len(images)))
             path = folder / f"{index:05d}-of-{len(starts):05d}.safetensors"
             if not agreed(path.exists()):
-                _write(path, embedder.embed(images.select(rows), f"Embedding shard {index + 1} of {len(starts)}"))
+                _write(path, embedder.embed(images, f"Embedding shard {index + 1} of {len(starts)}", rows))
             shard: dict[str, Any] = load_file(path)
             yield rows, Embeddings(**shard)
 

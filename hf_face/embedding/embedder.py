@@ -1,6 +1,5 @@
 """Computes embeddings of images: once per image, batched, sharded over the ranks of a distributed run."""
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,7 +17,9 @@ from transformers.utils import logging
 from ..data.alignment import align_faces
 from ..data.decode import ImageDecoder, UndecodableImageError, decode_with_pillow, empty_batch, read_bytes
 from ..data.normalize import BatchNormalize
+from ..user_input import check_at_least
 from .embeddings import Embeddings, Flip
+from .finite import first_not_finite
 from .ranks import is_main_process
 
 
@@ -58,6 +59,8 @@ class Embedder:
         num_workers: int = 0,
         progress: bool = True,
     ):
+        check_at_least(1, batch_size=batch_size)
+        check_at_least(0, num_workers=num_workers)
         self.model = model
         self.image_processor = image_processor
         self.batch_size = batch_size
@@ -79,9 +82,23 @@ class Embedder:
             self._known[key] = self.embed(images)
         return self._known[key].with_flip(flip)
 
-    def embed(self, images: Dataset, description: str = "Embedding") -> Embeddings:
-        """Embed without remembering the result, for parts of a dataset that is too large to hold twice."""
-        batches = _DecodedBatches(images, _batches_of_this_rank(len(images), self.batch_size), self._image_size)
+    def embed(self, images: Dataset, description: str = "Embedding", rows: range | None = None) -> Embeddings:
+        """
+        Embed without remembering the result.
+
+        Args:
+            images: Dataset with the column `image`.
+            description: Label of the progress bar.
+            rows: Rows to embed, for datasets that are too large to hold the embeddings of twice; all by default.
+
+        Raises:
+            UndecodableImageError: if an image cannot be decoded; the message names its file or row.
+            ValueError: if an embedding is not finite; likewise.
+        """
+        rows = range(len(images)) if rows is None else rows
+        if not rows:
+            raise ValueError("there are no images to embed")
+        batches = _DecodedBatches(images, _batches_of_this_rank(rows, self.batch_size), self._image_size)
         loader = DataLoader(
             batches, batch_size=None, num_workers=self.num_workers, pin_memory=self.device.type == "cuda"
         )
@@ -91,7 +108,13 @@ class Embedder:
                 self._pad(self._forward(pixels))
                 for pixels in logging.tqdm(loader, desc=description, unit="batch", disable=hidden)
             ]
-        features = _gather(torch.stack(features))[: len(images)]  # (N, views, D)
+        features = _gather(torch.stack(features))[: len(rows)]  # (N, views, D)
+        bad = first_not_finite(features)
+        if bad is not None:
+            raise ValueError(
+                f"the embedding of the image {batches.name(rows[bad])} is not finite: the model's weights are not, or "
+                f"it overflows in {self.dtype or self._model_dtype}"
+            )
         views: list[Any] = [view.cpu().numpy() for view in features.unbind(1)]
         return Embeddings(*views)
 
@@ -129,25 +152,37 @@ class _DecodedBatches(TorchDataset):
         batch = self._images[rows]
         images = batch["image"].to_pylist()
         if self._has_landmarks:
-            photographs = [_naming_row(row, _decode_photograph, image) for row, image in zip(rows, images, strict=True)]
+            photographs = [
+                _naming(row, image, _decode_photograph, image) for row, image in zip(rows, images, strict=True)
+            ]
             landmarks = np.array(batch["landmarks"].to_pylist()).reshape(-1, 5, 2)
             return align_faces(photographs, landmarks, size)
         pixels = empty_batch(len(rows), size)
         for row, place, image in zip(rows, pixels.numpy(), images, strict=True):
-            _naming_row(row, self._decoder.decode_into, place, image)
+            _naming(row, image, self._decoder.decode_into, place, image)
         return pixels.permute(0, 3, 1, 2)
+
+    def name(self, row: int) -> str:
+        """How messages name the image in a row."""
+        return _name(row, self._images[row : row + 1]["image"].to_pylist()[0])
 
 
 def _decode_photograph(image: dict) -> np.ndarray:
     return decode_with_pillow(read_bytes(image))
 
 
-def _naming_row(row: int, decode: Callable, *args):
-    """Call `decode(*args)`, and name the row if its image cannot be decoded."""
+def _naming(row: int, image: dict, decode: Callable, *args):
+    """Call `decode(*args)`, and name the image if it cannot be decoded."""
     try:
         return decode(*args)
     except UndecodableImageError as error:
-        raise UndecodableImageError(f"image in row {row}: {error}") from None
+        raise UndecodableImageError(f"image {_name(row, image)}: {error}") from None
+
+
+def _name(row: int, image: dict | None) -> str:
+    """How messages name an image: by its row, and its file if it has one."""
+    path = (image or {}).get("path")
+    return f"in row {row}" if path is None else f"{path} (row {row})"
 
 
 def embed_images(
@@ -174,13 +209,12 @@ def _build_normalize(image_processor) -> BatchNormalize:
     return BatchNormalize([m / factor for m in mean], [s / factor for s in std], image_processor.channel_order)
 
 
-def _batches_of_this_rank(num_images: int, batch_size: int) -> list[range]:
-    """Every world-size-th batch of consecutive rows. All ranks get the same number of batches, repeating the last one
+def _batches_of_this_rank(rows: range, batch_size: int) -> list[range]:
+    """Every world-size-th batch of `rows`. All ranks get the same number of batches, repeating the last one
     if necessary: a sharded model (FSDP, ZeRO-3) needs every rank in every forward pass."""
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    last = math.ceil(num_images / batch_size) - 1
-    starts = [min(turn + rank, last) * batch_size for turn in range(0, last + 1, world)]
-    return [range(start, min(start + batch_size, num_images)) for start in starts]
+    batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+    return [batches[min(turn + rank, len(batches) - 1)] for turn in range(0, len(batches), world)]
 
 
 def _gather(features: Tensor) -> Tensor:

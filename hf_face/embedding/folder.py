@@ -10,6 +10,7 @@ import torch.distributed as dist
 from datasets import Dataset, Image
 
 from ..data.image_folder import list_images
+from ..user_input import check_folder, check_output_file
 from .cache import EmbeddingCache
 from .embedder import Embedder
 from .embeddings import Embeddings
@@ -36,11 +37,12 @@ def embed_folder(embedder: Embedder, folder: str | Path, output: str | Path) -> 
 
     Raises:
         FileNotFoundError: if the folder does not exist.
-        ValueError: if the folder contains no images, or an image cannot be decoded.
+        ValueError: if the folder contains no images, an image cannot be decoded, an embedding is not finite, or the
+            output cannot be written or does not end in `.parquet`.
     """
     folder, output = Path(folder), Path(output)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"The folder {folder} does not exist.")
+    check_folder(folder)
+    check_output_file(output, [".parquet"])
     names = list_images(folder)
     if not names:
         raise ValueError(f"{folder} contains no images.")

@@ -17,15 +17,16 @@ from datasets import Dataset
 from torch import Tensor
 from transformers.utils.logging import tqdm
 
+from ..data import load_identities
 from ..data.columns import identity_labels
 from ..embedding import Embedder, Flip
+from ..embedding.finite import check_finite
 from ..embedding.ranks import is_main_process
 from ..registry import protocols
-from .comparison_scores import ComparisonScores, allowed_errors
+from .comparison_scores import ComparisonScores
 from .evaluator import Evaluator, Findings
-from .metrics import format_far
+from .metrics import allowed_errors, format_far
 from .plots import plot_det, plot_roc
-from .protocol_data import load_people
 
 ALL_PAIRS_FARS = (1e-4, 1e-5, 1e-6)
 
@@ -69,7 +70,7 @@ class AllPairsEvaluator(Evaluator):
     @classmethod
     def load(cls, data: str | Path, fars: Sequence[float] = ALL_PAIRS_FARS, flip: Flip = "sum") -> list[Evaluator]:
         """`data`: identity data that [`load_identities`] reads."""
-        return [cls(load_people(data), fars, flip)]
+        return [cls(load_identities(data), fars, flip)]
 
     def compute(self, embedder: Embedder) -> Findings:
         embeddings = torch.from_numpy(embedder(self.dataset, self.flip).embeddings)
@@ -106,7 +107,8 @@ def all_pairs_scores(features: Tensor, labels: np.ndarray, max_far: float, block
         block_size: images on each side of a block, which has `block_size`^2 scores.
 
     Raises:
-        ValueError: if the number of labels does not match, there are no pairs of one kind, or a feature is not finite.
+        ValueError: if the number of labels does not match, there are no pairs of one kind, a feature is not finite, or
+            `max_far` is not a rate.
     """
     labels = np.asarray(labels)
     if len(features) != len(labels):
@@ -114,9 +116,7 @@ def all_pairs_scores(features: Tensor, labels: np.ndarray, max_far: float, block
     num_genuine, num_impostors = count_pairs(labels)
     if not num_genuine or not num_impostors:
         raise ValueError(f"found {num_genuine} genuine and {num_impostors} impostor pairs; TAR@FAR requires both")
-    finite = features.isfinite().all(dim=1)
-    if not finite.all():
-        raise ValueError(f"the embedding of image {int(finite.int().argmin())} is not finite")
+    check_finite(features, "embedding of image")
 
     # Sorted by identity, all genuine pairs are in the few blocks along the diagonal.
     order = torch.as_tensor(np.argsort(labels, kind="stable"))

@@ -8,13 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .metrics import ROC, OperatingPoint
-
-
-def allowed_errors(rate: float, count: int) -> int:
-    """The largest number of errors in `count` trials with an error rate of at most `rate`."""
-    nearest = round(rate * count)
-    return nearest if nearest <= rate * count or nearest / count <= rate else nearest - 1
+from .metrics import ROC, OperatingPoint, allowed_errors, checked_pairs
 
 
 @dataclass(frozen=True)
@@ -36,16 +30,12 @@ class ComparisonScores:
         """Split and sort the scores (P,) of pairs, with `same` (P,) true for genuine pairs.
 
         Raises:
-            ValueError: if a score is not finite, or there are no pairs of one kind.
+            ValueError: if lengths differ, a score is not finite, or there are no pairs of one kind.
         """
-        same = np.asarray(same, dtype=bool)
+        same, scores = checked_pairs(same, scores)
         genuine, impostors = np.sort(scores[same]), np.sort(scores[~same])
         if not len(genuine) or not len(impostors):
             raise ValueError(f"found {len(genuine)} genuine and {len(impostors)} impostor pairs; TAR@FAR requires both")
-        # Sorting moves infinities and NaN to the ends.
-        if not np.isfinite([genuine[0], genuine[-1], impostors[0], impostors[-1]]).all():
-            first = int(np.argmin(np.isfinite(scores)))
-            raise ValueError(f"the score of pair {first} is {scores[first]}: the model returned a non-finite embedding")
         return cls(genuine, impostors, len(impostors))
 
     @property
@@ -57,8 +47,8 @@ class ComparisonScores:
         """The point with the largest TAR at a FAR of at most `target`; a pair is accepted if `score >= threshold`.
 
         Raises:
-            ValueError: if `target` is below one impostor pair and not measurable, or requires more impostor scores
-                than were kept.
+            ValueError: if `target` is not a rate, is below one impostor pair and not measurable, or requires more
+                impostor scores than were kept.
         """
         allowed = allowed_errors(target, self.num_impostors)
         if allowed == 0:

@@ -1,5 +1,6 @@
 """Base class for protocols: how they are loaded, called and plotted."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,6 +9,7 @@ from matplotlib.figure import Figure
 
 from ..embedding import Embedder, Flip
 from ..embedding.ranks import is_main_process
+from ..user_input import check_output_folder
 from .plots import save_figure
 
 
@@ -102,11 +104,17 @@ class Evaluator:
             output_dir (`str` or `Path`, *optional*): Folder to save figures to, as `<name>_<kind>.png`.
 
         Raises:
-            ValueError: if the protocol requires flipped images and the embedder does not embed them.
+            ValueError: if the protocol requires flipped images and the embedder does not embed them, a metric is not
+                finite, or the folder cannot be written to.
         """
         if self.needs_flip and not embedder.flip:
             raise ValueError(f"{self.name} needs the flipped images: pass Embedder(..., flip=True)")
+        if output_dir is not None:
+            check_output_folder(output_dir)
         findings = self.compute(embedder)
+        for key, value in findings.metrics.items():
+            if not math.isfinite(value):
+                raise ValueError(f"{self.name}: the metric {key} is {value}, which no comparison can use")
         if output_dir is not None:
             self._drawn_kinds = list(findings.plots)
             if is_main_process():

@@ -9,6 +9,7 @@ import numpy as np
 from ..data import VerificationPairs, load_verification_pairs
 from ..embedding import Embedder, Flip
 from ..registry import protocols
+from ..user_input import check_path
 from .evaluator import Evaluator, Findings
 from .metrics import DEFAULT_FARS, ROC, choose_far, format_far
 from .plots import plot_roc
@@ -179,6 +180,8 @@ def load_groups(data: str | Path, images: str | Path | None = None) -> dict[str,
         FileNotFoundError: if the file or folder does not exist or contains none of these.
         ValueError: if the pairs have no groups.
     """
+    if images is not None:
+        check_path(images)
     folder = Path(data)
     if lists := sorted(folder.glob("txts/*/*_pairs.txt")):
         return {path.parent.name: _load_rfw_group(path, folder, images) for path in lists}

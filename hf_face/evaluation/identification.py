@@ -19,14 +19,15 @@ import torch
 from datasets import ClassLabel, Dataset
 from transformers.utils.logging import tqdm
 
+from ..data import load_identities
 from ..data.columns import identity_labels
 from ..embedding import Embedder, Flip
+from ..embedding.finite import check_finite
 from ..registry import protocols
-from .comparison_scores import ComparisonScores, allowed_errors
+from .comparison_scores import ComparisonScores
 from .evaluator import Evaluator, Findings
-from .metrics import OperatingPoint, format_far
+from .metrics import OperatingPoint, allowed_errors, check_ranks, format_far
 from .plots import plot_cmc
-from .protocol_data import load_people
 
 DEFAULT_RANKS = (1, 5, 10)
 DEFAULT_FPIRS = (1e-2, 1e-1)
@@ -69,6 +70,7 @@ class IdentificationEvaluator(Evaluator):
         self.flip = flip
         self.ranks, self.fpirs = ranks, fpirs
         self.name = name
+        check_ranks(ranks)
         mated = np.isin(_people(probes), _people(gallery))
         if not mated.any():
             raise ValueError(f"{name}: no probe shows a person in the gallery")
@@ -88,8 +90,8 @@ class IdentificationEvaluator(Evaluator):
     ) -> list[Evaluator]:
         """`data` and `probes`: identity data that [`load_identities`] reads. Without `probes`, the first image of each
         person in `data` is enrolled and all others are probes."""
-        people = load_people(data)
-        gallery, searched = enroll_first(people) if probes is None else (people, load_people(probes))
+        people = load_identities(data)
+        gallery, searched = enroll_first(people) if probes is None else (people, load_identities(probes))
         return [cls(gallery, searched, flip, ranks, fpirs)]
 
     def compute(self, embedder: Embedder) -> Findings:
@@ -150,7 +152,7 @@ class SearchResult:
         """The largest TPIR (as `tar`) at an FPIR (as `far`) of at most `target`.
 
         Raises:
-            ValueError: if `target` is below one non-mated probe.
+            ValueError: if `target` is not a rate, or is below one non-mated probe.
         """
         mate_scores = np.where(self.mate_ranks[:, 0] == 1, self.mate_scores[:, 0], -np.inf)[self.mated]
         alarms = self.impostor_scores[~self.mated]
@@ -176,6 +178,7 @@ class SearchResult:
 
         FPIRs below one non-mated probe are not measurable and left out.
         """
+        check_ranks(ranks)
         metrics = {f"rank{rank}": float((self.ranks <= rank).mean()) for rank in ranks}
         num_unmated = len(self.mated) - len(self.ranks)
         points = {format_far(fpir): self.at_fpir(fpir) for fpir in fpirs if allowed_errors(fpir, num_unmated)}
@@ -197,7 +200,8 @@ def search(
     device of the features.
 
     Raises:
-        ValueError: if the numbers of features and subjects differ, or there are no probes or gallery entries.
+        ValueError: if the numbers of features and subjects differ, there are no probes or gallery entries, or a feature
+            is not finite.
     """
     probe_subjects, gallery_subjects = np.asarray(probe_subjects), np.asarray(gallery_subjects)
     for name, features, subjects in (("probe", probes, probe_subjects), ("gallery", gallery, gallery_subjects)):
@@ -205,6 +209,7 @@ def search(
             raise ValueError(
                 f"{len(features)} {name} features and {len(subjects)} {name} subjects: expected one of each"
             )
+        check_finite(features, f"{name} feature")
     order = np.argsort(gallery_subjects, kind="stable")
     gallery = gallery[torch.as_tensor(order, device=gallery.device)].T
     sorted_subjects = gallery_subjects[order]

@@ -10,11 +10,11 @@ from transformers.utils import logging
 
 from ..embedding import Embedder, EmbeddingCache, Embeddings
 from ..registry import protocols
-from .comparison_scores import ComparisonScores, allowed_errors
+from .comparison_scores import ComparisonScores
 from .evaluator import Evaluator, Findings
 from .identification import DEFAULT_FPIRS, DEFAULT_RANKS, SearchResult, search
 from .ijb_files import IJBProtocol, SubjectTemplates, load_ijb
-from .metrics import DEFAULT_FARS, format_far
+from .metrics import DEFAULT_FARS, allowed_errors, check_ranks, check_rate, format_far
 from .plots import plot_cmc, plot_det, plot_roc, plot_scores
 from .reference_ijb import insightface_identification, insightface_open_set_tpir, insightface_tar_at_far
 from .templates import TemplateFeatures, image_weights, pair_scores, pool_templates
@@ -87,6 +87,9 @@ class IJBEvaluator(Evaluator):
         self.protocol = protocol
         self.switches = switches
         self.flip = "sum" if switches.endswith("F1") else None
+        check_ranks(ranks)
+        for fpir in fpirs:
+            check_rate(fpir)
         self.fars = fars
         self.ranks = ranks
         self.fpirs = fpirs

@@ -79,6 +79,8 @@ def load_ijb(folder: str | Path) -> IJBProtocol:
     members = read_columns(found[0], {"image": str, "template": int, "media": int})
     faces_path = meta / f"{name}_name_5pts_score.txt"
     faces = read_columns(faces_path, {"image": str, **dict.fromkeys(LANDMARKS, float), "score": float})
+    for column in (*LANDMARKS, "score"):
+        _check(faces_path, np.isfinite(faces[column]), f"{column} is not finite")
     _check_same_images(found[0], members["image"], faces_path, faces["image"])
     pairs_path = meta / f"{name}_template_pair_label.txt"
     pairs = read_columns(pairs_path, {"first": int, "second": int, "label": int})

@@ -6,13 +6,75 @@ accepted impostor pairs, TAR (true accept rate) the share of accepted genuine pa
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
 from sklearn.metrics import auc, roc_curve
-from sklearn.model_selection import KFold, PredefinedSplit
+
+from ..embedding.finite import check_finite
 
 DEFAULT_FARS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+
+
+def checked_pairs(same: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """
+    `same` (P,) as bool, true for genuine pairs, and `scores` (P,).
+
+    Raises:
+        ValueError: if lengths differ, a label is not true or false (1 or 0), or a score is not finite.
+    """
+    same, scores = np.asarray(same), np.asarray(scores)
+    if same.shape != scores.shape or same.ndim != 1:
+        raise ValueError(f"expected one score per pair, got {scores.shape} scores for {same.shape} pairs")
+    check_finite(scores, "score of pair", ": does the model return finite embeddings?")
+    return as_flags(same, "pair"), scores
+
+
+def as_flags(values: np.ndarray, what: str) -> np.ndarray:
+    """
+    `values` (P,) as bool, which would also be true for NaN, -1 or 2.
+
+    Raises:
+        ValueError: if a value is not true or false (1 or 0).
+    """
+    values = np.asarray(values)
+    known = (values == 0) | (values == 1)
+    if not known.all():
+        row = int(np.argmin(known))
+        raise ValueError(f"{what} {row} is labeled {values[row]}, expected 1 or 0")
+    return values.astype(bool)
+
+
+def allowed_errors(rate: float, count: int) -> int:
+    """The largest number of errors in `count` trials with an error rate of at most `rate`; zero if the rate is not
+    measurable with so few.
+
+    Raises:
+        ValueError: if `rate` is not above 0 and at most 1.
+    """
+    check_rate(rate)
+    nearest = round(rate * count)
+    return nearest if nearest <= rate * count or nearest / count <= rate else nearest - 1
+
+
+def check_rate(rate: float) -> None:
+    """
+    Raises:
+        ValueError: if `rate` is not above 0 and at most 1.
+    """
+    if not 0 < rate <= 1:  # false for NaN
+        raise ValueError(f"a false accept rate (FAR, FPIR) must be above 0 and at most 1, found {rate:g}")
+
+
+def check_ranks(ranks: Sequence[int]) -> None:
+    """
+    Raises:
+        ValueError: if a rank is not a whole number of at least 1.
+    """
+    for rank in ranks:
+        if not isinstance(rank, Integral) or rank < 1:
+            raise ValueError(f"a rank must be a whole number of at least 1, found {rank!r}")
 
 
 def cosine_similarities(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -63,12 +125,7 @@ class ROC:
         Raises:
             ValueError: if lengths differ, a score is not finite, or there are no pairs of one kind.
         """
-        same, scores = np.asarray(same, dtype=bool), np.asarray(scores)
-        if same.shape != scores.shape or same.ndim != 1:
-            raise ValueError(f"expected one score per pair, got {scores.shape} scores for {same.shape} pairs")
-        if not np.isfinite(scores).all():
-            first = int(np.flatnonzero(~np.isfinite(scores))[0])
-            raise ValueError(f"the score of pair {first} is {scores[first]}: does the model return finite embeddings?")
+        same, scores = checked_pairs(same, scores)
         num_genuine = int(same.sum())
         num_impostors = len(same) - num_genuine
         if not num_genuine or not num_impostors:
@@ -88,9 +145,9 @@ class ROC:
         """The point with the largest TAR at a FAR of at most `target`.
 
         Raises:
-            ValueError: if `target` is below one impostor pair and not measurable.
+            ValueError: if `target` is not a rate, or is below one impostor pair and not measurable.
         """
-        if target < self.finest_far:
+        if not allowed_errors(target, self.num_impostors):
             raise ValueError(f"FAR {target:g} is not measurable with {self.num_impostors} impostor pairs")
         return self._point(int(np.searchsorted(self.far, target, side="right")) - 1)
 
@@ -132,7 +189,7 @@ def cross_validated_accuracy(
     Raises:
         ValueError: as for [`ROC.from_scores`] and [`split_folds`].
     """
-    same, scores = np.asarray(same, dtype=bool), np.asarray(scores)
+    same, scores = checked_pairs(same, scores)
     accuracies, thresholds = [], []
     for train, test in split_folds(same, fold, num_folds):
         threshold = ROC.from_scores(same[train], scores[train]).most_accurate.threshold
@@ -147,21 +204,30 @@ def split_folds(
     """For each fold, the rows of all other folds, to choose a threshold on, and its own rows.
 
     Raises:
-        ValueError: if there are fewer pairs than folds, or all pairs outside a fold are of one kind.
+        ValueError: if there are fewer pairs than folds, `fold` is not one whole number per pair, or all pairs outside a
+            fold are of one kind.
     """
-    if fold is None and len(same) < num_folds:
+    if fold is None:
+        if len(same) < num_folds:
+            raise ValueError(
+                f"cannot split {len(same)} pairs into {num_folds} folds: pass the fold of each pair, or fewer folds"
+            )
+        fold = np.repeat(np.arange(num_folds), [len(part) for part in np.array_split(same, num_folds)])
+    fold = np.asarray(fold)
+    if fold.shape != same.shape or fold.dtype.kind not in "iu":
         raise ValueError(
-            f"cannot split {len(same)} pairs into {num_folds} folds: pass the fold of each pair, or fewer folds"
+            f"expected a whole number per pair as its fold, got {fold.shape} {fold.dtype} for {same.shape} pairs"
         )
-    splits = list(KFold(num_folds).split(same) if fold is None else PredefinedSplit(fold).split())
-    for number, (train, test) in enumerate(splits):
+    splits = []
+    for number in np.unique(fold):
+        train, test = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
         genuine = int(same[train].sum())
         if not 0 < genuine < len(train):
             raise ValueError(
-                f"the folds other than {number if fold is None else fold[test[0]]} have {genuine} genuine and "
-                f"{len(train) - genuine} impostor pairs, but choosing a threshold requires both: mix the pairs, or "
-                "pass the fold of each pair"
+                f"the folds other than {number} have {genuine} genuine and {len(train) - genuine} impostor pairs, but "
+                "choosing a threshold requires both: mix the pairs, or pass the fold of each pair"
             )
+        splits.append((train, test))
     return splits
 
 
@@ -185,14 +251,13 @@ class ErrorDiscard:
         the curve does not depend on the order of pairs.
 
         Raises:
-            ValueError: if lengths differ, or a quality is not finite.
+            ValueError: if lengths differ, an error is not true or false, or a quality is not finite.
         """
-        errors, quality = np.asarray(errors, dtype=np.float64), np.asarray(quality)
+        errors, quality = np.asarray(errors), np.asarray(quality)
         if errors.shape != quality.shape or errors.ndim != 1:
             raise ValueError(f"expected one quality per comparison, got {quality.shape} for {errors.shape} comparisons")
-        if not np.isfinite(quality).all():
-            first = int(np.flatnonzero(~np.isfinite(quality))[0])
-            raise ValueError(f"the quality of comparison {first} is {quality[first]}, expected a finite number")
+        check_finite(quality, "quality of comparison")
+        errors = as_flags(errors, "comparison").astype(np.float64)
         order = np.argsort(quality)
         starts = np.unique(quality[order], return_index=True)[1]  # the first comparison of each distinct quality
         errors_left = np.cumsum(errors[order][::-1])[::-1]
@@ -200,12 +265,19 @@ class ErrorDiscard:
 
     def at(self, discard: float) -> float:
         """Error rate after discarding at most the share `discard` of the comparisons."""
+        _check_share(discard)
         return float(self.error[np.searchsorted(self.discarded, discard, side="right") - 1])
 
     def area(self, max_discard: float = 1.0) -> float:
         """Area under the curve from 0 to `max_discard`; for a useless quality, the error rate times `max_discard`."""
+        _check_share(max_discard)
         widths = np.diff(np.append(self.discarded, 1.0).clip(max=max_discard))
         return float(widths @ self.error)
+
+
+def _check_share(discard: float) -> None:
+    if not 0 <= discard <= 1:
+        raise ValueError(f"the share of comparisons to discard must be from 0 to 1, found {discard:g}")
 
 
 def format_far(far: float) -> str:
@@ -218,12 +290,11 @@ def choose_far(far: float | None, num_impostors: int, name: str) -> float:
     """Return `far`, or if None the finest of 1e-3, 1e-2 and 1e-1 that this many impostor pairs can measure.
 
     Raises:
-        ValueError: if `far`, or 1e-1, is below one impostor pair; `name` is the name of the pairs.
+        ValueError: if `far` is not a rate, or it or 1e-1 is below one impostor pair; `name` is the name of the pairs.
     """
-    finest_far = 1 / max(num_impostors, 1)
     if far is None:
-        far = next((each for each in (1e-3, 1e-2) if each >= finest_far), 1e-1)
-    if far < finest_far:
+        far = next((each for each in (1e-3, 1e-2) if allowed_errors(each, num_impostors)), 1e-1)
+    if not allowed_errors(far, num_impostors):
         raise ValueError(f"{name}: FAR {far:g} is not measurable with {num_impostors} impostor pairs")
     return far
 
@@ -259,7 +330,7 @@ def verification_metrics(
         "auc": roc.auc,
         "eer": roc.eer,
     }
-    points = {format_far(far): roc.at_far(far) for far in fars if far >= roc.finest_far}
+    points = {format_far(far): roc.at_far(far) for far in fars if allowed_errors(far, roc.num_impostors)}
     metrics |= {f"tar@far={far}": point.tar for far, point in points.items()}
     metrics |= {f"threshold@far={far}": point.threshold for far, point in points.items()}
     return metrics | {

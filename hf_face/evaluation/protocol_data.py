@@ -1,39 +1,12 @@
 """Loading the data of protocols as specified in recipes and on command lines."""
 
-import re
 from pathlib import Path
 
-from datasets import Dataset
-
-from ..data import VerificationPairs, load_identities, load_verification_pairs
+from ..data import VerificationPairs, load_verification_pairs
 from ..registry import protocols
+from ..user_input import check_exists, check_path
 
 PAIR_SUFFIXES = (".bin", ".txt", ".csv")
-HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")  # org/name
-FILE_SUFFIXES = (".bin", ".txt", ".csv", ".parquet", ".rec", ".tar", ".tgz", ".gz")
-
-
-def looks_like_path(source: str | Path) -> bool:
-    """Whether `source` can only be a file or folder, even if it does not exist."""
-    text = str(source)
-    return Path(source).exists() or text.endswith(FILE_SUFFIXES) or text.startswith((".", "/")) or text.count("/") > 1
-
-
-def check_data(source: str | Path) -> None:
-    """
-    Raises:
-        FileNotFoundError: if `source` is not an existing file or folder and cannot be the name of a Hub dataset.
-    """
-    on_hub = HUB_NAME.fullmatch(str(source)) and not looks_like_path(source)
-    if not on_hub and not Path(source).exists():
-        raise FileNotFoundError(f"no such file or folder: {source} (datasets on the Hub are named org/name)")
-
-
-def load_people(source: str | Path) -> Dataset:
-    """Load identity data: a folder with one subfolder per person, RecordIO, Parquet, a Hub dataset, or "orl"."""
-    if str(source) != "orl":
-        check_data(source)
-    return load_identities(source)
 
 
 def find_pairs(
@@ -54,6 +27,8 @@ def find_pairs(
         FileNotFoundError: if the file or folder does not exist or contains no pairs.
         ValueError: if the file type is not supported.
     """
+    if images is not None:
+        check_path(images)
     folder = Path(data)
     if not folder.is_dir() or has_pairs(folder):
         return [load_pairs(data, images, set_name)]
@@ -66,7 +41,7 @@ def find_pairs(
 
 def load_pairs(data: str | Path, images: str | Path | None = None, name: str | None = None) -> VerificationPairs:
     """[`load_verification_pairs`], with errors that distinguish paths from Hub datasets."""
-    check_data(data)
+    check_exists(data)
     if Path(data).is_file() and Path(data).suffix not in PAIR_SUFFIXES:
         raise ValueError(
             f"{data} contains no verification pairs: expected a file {', '.join(PAIR_SUFFIXES)}, or the folder that "

@@ -11,13 +11,14 @@ import textwrap
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import yaml
 
 from ..registry import Spec, parse_spec, protocols
+from ..user_input import FILE_SUFFIXES
 from .evaluator import Evaluator
-from .protocol_data import looks_like_path
 
 
 def load_protocol(spec: Spec) -> list[Evaluator]:
@@ -78,7 +79,8 @@ def check_names(evaluators: Sequence[Evaluator]) -> None:
 def parse_protocol(spec: Spec) -> tuple[str, dict[str, Any]]:
     """Parse the name and options of a protocol; a path or Hub name is the data of `verification`."""
     name, options = parse_spec(spec, protocols.kind)
-    if isinstance(spec, str) and name not in protocols and ("/" in name or looks_like_path(name)):
+    is_data = "/" in name or name.endswith(FILE_SUFFIXES) or Path(name).exists()
+    if isinstance(spec, str) and name not in protocols and is_data:
         return "verification", {"data": name}
     return name, options
 
@@ -101,12 +103,20 @@ def _as_in_python(options: dict[str, Any]) -> dict[str, Any]:
         options["flip"] = None
     if options.get("flip") not in ("sum", "concat", None):
         raise ValueError(f"flip is {options['flip']!r}, expected 'sum', 'concat' or none")
-    if options.get("far") is not None:
-        options["far"] = float(options["far"])
+    for key in options.keys() & {"fars", "fpirs", "ranks"}:
+        options[key] = options[key] if isinstance(options[key], list | tuple) else [options[key]]
     for key in options.keys() & {"fars", "fpirs"}:
-        rates = options[key] if isinstance(options[key], list | tuple) else [options[key]]
-        options[key] = [float(rate) for rate in rates]
+        options[key] = [_rate(key, rate) for rate in options[key]]
+    if options.get("far") is not None:
+        options["far"] = _rate("far", options["far"])
     return options
+
+
+def _rate(key: str, rate: Any) -> float:
+    try:
+        return float(rate)
+    except (TypeError, ValueError):
+        raise ValueError(f"{key}: expected a rate such as 1e-3, found {rate!r}") from None
 
 
 @dataclass

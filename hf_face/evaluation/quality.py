@@ -7,6 +7,7 @@ from scipy.stats import spearmanr
 
 from ..data import VerificationPairs
 from ..embedding import Embedder, Flip
+from ..embedding.finite import check_finite
 from ..registry import protocols
 from .evaluator import Evaluator, Findings
 from .metrics import ROC, ErrorDiscard, choose_far, format_far
@@ -58,7 +59,7 @@ class QualityEvaluator(Evaluator):
         flip (`str`, *optional*): Test-time augmentation by the flipped image: `"sum"`, `"concat"` or `None`.
 
     Raises:
-        ValueError: if `far` is below one impostor pair, or `quality` does not match the images.
+        ValueError: if `far` is below one impostor pair, or `quality` does not match the images or is not finite.
     """
 
     primary_metric = "erc_area"
@@ -125,4 +126,5 @@ def _quality_of_images(pairs: VerificationPairs, quality: np.ndarray | str | Non
     quality = np.asarray(quality, dtype=np.float64)
     if quality.shape != (len(pairs.images),):
         raise ValueError(f"{pairs.name}: {len(pairs.images)} images, but quality has shape {quality.shape}")
+    check_finite(quality, f"quality in {pairs.name} of image")
     return quality

@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.metrics import roc_curve
 from sklearn.model_selection import KFold
 
-from .metrics import FoldAccuracies
+from .metrics import FoldAccuracies, check_rate, checked_pairs
 
 NUM_FOLDS = 10
 
@@ -43,9 +43,12 @@ def insightface_accuracy(distances: np.ndarray, same: np.ndarray, num_folds: int
     Args:
         distances (`np.ndarray` of shape (P,)): squared distances of unit-length embeddings, in [0, 4].
         same (`np.ndarray` of shape (P,)): true for genuine pairs.
+
+    Raises:
+        ValueError: if lengths differ, or a distance is not finite.
     """
     thresholds = np.arange(0, 4, 0.01)
-    same = np.asarray(same, dtype=bool)
+    same, distances = checked_pairs(same, distances)
     accuracies: list[float] = []
     chosen: list[float] = []
     tpr: list[np.ndarray] = []
@@ -70,10 +73,12 @@ def insightface_val(
     that FAR does not reach `far_target`. The FAR on the test folds may be above the target.
 
     Raises:
-        ValueError: if a fold has no genuine or no impostor pairs (the reference divides by zero).
+        ValueError: if lengths differ, a distance is not finite, `far_target` is not a rate, or a fold has no genuine or
+            no impostor pairs (the reference divides by zero).
     """
+    check_rate(far_target)
     thresholds = np.arange(0, 4, 0.001)
-    same = np.asarray(same, dtype=bool)
+    same, distances = checked_pairs(same, distances)
     if not folds_are_mixed(same, num_folds):
         raise ValueError(
             "every fold needs genuine and impostor pairs; mix the pairs before splitting them into consecutive folds"
@@ -104,8 +109,11 @@ def timm_face_accuracy(scores: np.ndarray, same: np.ndarray, num_folds: int = NU
     Args:
         scores (`np.ndarray` of shape (P,)): similarity of each pair.
         same (`np.ndarray` of shape (P,)): true for genuine pairs.
+
+    Raises:
+        ValueError: if lengths differ, or a score is not finite.
     """
-    same = np.asarray(same, dtype=bool)
+    same, scores = checked_pairs(same, scores)
     accuracies, chosen = [], []
     for train, test in KFold(num_folds).split(scores):
         thresholds = roc_curve(same[train], scores[train])[2]

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from ..embedding.finite import check_finite
 from .comparison_scores import ComparisonScores
 from .identification import SearchResult
-from .metrics import OperatingPoint, format_far
+from .metrics import OperatingPoint, check_ranks, check_rate, format_far
 
 
 def insightface_roc(scores: ComparisonScores) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -37,10 +38,15 @@ def insightface_tar_at_far(scores: ComparisonScores, fars: Sequence[float]) -> l
 
     That FAR may be above the target, and is zero for targets below half an impostor pair. Of equally near points, the
     one with the larger TAR is used.
+
+    Raises:
+        ValueError: if a target is not from 0 to 1.
     """
     far, tar, thresholds = insightface_roc(scores)
     points = []
     for target in fars:
+        if target:  # 0 is the first point of the curve
+            check_rate(target)
         above = min(int(np.searchsorted(far, target)), len(far) - 1)
         below = max(above - 1, 0)
         nearest = far[above] if abs(far[above] - target) <= abs(far[below] - target) else far[below]
@@ -63,8 +69,12 @@ def insightface_identification(
     probe. TPIR is the share of probes that score above it with their subject's entry, regardless of its rank.
 
     Raises:
-        ValueError: if a probe's subject does not occur exactly once in the gallery.
+        ValueError: if a probe's subject does not occur exactly once in the gallery, a feature is not finite, or a rank
+            or rate is out of range.
     """
+    check_finite(probes, "probe feature")
+    check_finite(gallery, "gallery feature")
+    check_ranks(ranks)
     gallery_subjects = np.asarray(gallery_subjects)
     subjects, columns, entries = np.unique(gallery_subjects, return_index=True, return_counts=True)
     places = np.searchsorted(subjects, probe_subjects).clip(max=len(subjects) - 1)
@@ -75,6 +85,8 @@ def insightface_identification(
             f"probe {first}: subject {probe_subjects[first]} occurs {counts[first]} times in the gallery; "
             "a closed set requires every probe's subject exactly once"
         )
+    for fpir in fpirs:
+        check_rate(fpir)
     wanted = [math.ceil(fpir * len(probes)) for fpir in fpirs]
     own, places_found, wrong = [], [], torch.empty(0).to(probes)
     for rows in torch.arange(len(probes)).split(max(1, 2**24 // len(gallery))):
@@ -98,7 +110,11 @@ def insightface_open_set_tpir(result: SearchResult, fpir: float) -> OperatingPoi
 
     Differs from `SearchResult.at_fpir` only in the threshold: the max(int(f N) - 1, 0)-th of the N non-mated probes'
     highest scores, counted from zero, and itself rejected. This is one false alarm fewer than the target allows.
+
+    Raises:
+        ValueError: if `fpir` is not a rate.
     """
+    check_rate(fpir)
     alarms = np.sort(result.impostor_scores[~result.mated])[::-1]
     threshold = alarms[max(int(len(alarms) * fpir) - 1, 0)]
     found = (result.mate_ranks[:, 0] == 1) & (result.mate_scores[:, 0] > threshold)

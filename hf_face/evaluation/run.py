@@ -13,6 +13,7 @@ from transformers import AutoModel
 from ..embedding import Embedder
 from ..models.loading import load_image_processor
 from ..registry import Spec
+from ..user_input import check_at_least, check_output_folder
 from .protocols import load_protocols
 
 Autocast = Literal["no", "bf16", "fp16"]
@@ -71,6 +72,10 @@ def evaluate_model(
     (0.998, 0.96)
     ```
     """
+    check_at_least(1, batch_size=batch_size)
+    check_at_least(0, num_workers=num_workers)
+    if output_dir is not None:
+        check_output_folder(output_dir)
     state = PartialState(cpu=not torch.accelerator.is_available())
     evaluators = load_protocols(specs)
     image_processor = load_image_processor(model)

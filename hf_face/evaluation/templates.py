@@ -12,6 +12,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ..embedding.finite import check_finite, first_not_finite
+
 # Computing the grid of all similarities is faster if at least one in this many entries is used.
 DENSE_ENTRIES_PER_PAIR = 64
 
@@ -90,9 +92,9 @@ def pool_templates(features, templates, medias, weights=None) -> TemplateFeature
     order = torch.as_tensor(np.argsort(template_rows, kind="stable"), device=features.device)
     offsets = torch.as_tensor(np.cumsum(template_sizes) - template_sizes, device=features.device)
     pooled = F.embedding_bag(order, features, offsets, mode="sum", per_sample_weights=shares[order])  # (T, D)
-    finite = pooled.isfinite().all(dim=1)
-    if not finite.all():
-        raise ValueError(f"template {ids[int(finite.int().argmin())]}: the features of its images are not finite")
+    row = first_not_finite(pooled)
+    if row is not None:
+        raise ValueError(f"template {ids[row]}: the features of its images are not finite")
     return TemplateFeatures(ids, F.normalize(pooled))
 
 
@@ -101,7 +103,11 @@ def pair_scores(features: torch.Tensor, rows_a, rows_b, block_size: int = 2**24)
 
     If the pairs fill enough of the grid of all pairs, as in the IJB protocols, the grid is computed in blocks of about
     `block_size` entries, which is faster than gathering two rows for every pair.
+
+    Raises:
+        ValueError: if a feature is not finite.
     """
+    check_finite(features, "feature of template")
     rows_a, rows_b = np.asarray(rows_a), np.asarray(rows_b)
     # Rows that are first in any pair come first in the grid, so that gallery x probes is a rectangle of it. The earlier
     # row of each pair is the left one, so half of the grid is enough.

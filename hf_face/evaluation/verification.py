@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from ..data import VerificationPairs, make_verification_pairs
+from ..data import VerificationPairs, load_identities, make_verification_pairs
 from ..embedding import Embedder, Embeddings, Flip
 from ..registry import protocols
 from . import reference
@@ -14,6 +14,7 @@ from .evaluator import Evaluator, Findings
 from .metrics import (
     DEFAULT_FARS,
     ROC,
+    allowed_errors,
     cosine_similarities,
     format_far,
     split_folds,
@@ -21,7 +22,7 @@ from .metrics import (
     verification_metrics,
 )
 from .plots import plot_det, plot_roc, plot_scores
-from .protocol_data import find_pairs, load_people
+from .protocol_data import find_pairs
 from .verification_sets import VERIFICATION_SETS
 
 Similarity = Literal["cosine", "squared_euclidean"]
@@ -47,7 +48,7 @@ class VerificationEvaluator(Evaluator):
         fars (sequence of `float`): False accept rates to report. Those that are too small are in `not_measurable`.
 
     Raises:
-        ValueError: if the pairs cannot be split into folds, or `similarity` is unknown.
+        ValueError: if the pairs cannot be split into folds, `similarity` is unknown, or a FAR is not a rate.
 
     Example:
     ```python
@@ -77,6 +78,8 @@ class VerificationEvaluator(Evaluator):
         self.similarity = similarity
         self.fars = fars
         self.name = pairs.name
+        num_impostors = int((~pairs.same).sum())
+        self.not_measurable = [f"tar@far={format_far(far)}" for far in fars if not allowed_errors(far, num_impostors)]
 
     @classmethod
     def load(
@@ -90,12 +93,6 @@ class VerificationEvaluator(Evaluator):
     ) -> list[Evaluator]:
         """Build one evaluator per set of pairs that [`find_pairs`] finds."""
         return [cls(pairs, flip, similarity, fars) for pairs in find_pairs(data, images, set_name)]
-
-    @property
-    def not_measurable(self) -> list[str]:
-        """Metrics left out because their FAR is below one impostor pair."""
-        num_impostors = int((~self.pairs.same).sum())
-        return [f"tar@far={format_far(far)}" for far in self.fars if far < 1 / num_impostors]
 
     def compute(self, embedder: Embedder) -> Findings:
         same, scores = self.pairs.same, self.scores(embedder)
@@ -115,7 +112,7 @@ class VerificationEvaluator(Evaluator):
         """Cosine thresholds at each FAR without flipped images, as users of the model compare images."""
         scores = compare(embedder(self.pairs.images, None).embeddings, self.pairs.pairs)
         roc = ROC.from_scores(self.pairs.same, scores)
-        measurable = [far for far in self.fars if far >= roc.finest_far]
+        measurable = [far for far in self.fars if allowed_errors(far, roc.num_impostors)]
         return {f"single_image_threshold@far={format_far(far)}": roc.at_far(far).threshold for far in measurable}
 
     def scores(self, embedder: Embedder) -> np.ndarray:
@@ -159,7 +156,7 @@ class FolderVerificationEvaluator(VerificationEvaluator):
             seed (`int`): Seed for choosing impostor pairs and folds.
             flip, similarity, fars: As in [`VerificationEvaluator`].
         """
-        pairs = make_verification_pairs(load_people(data), seed, name=Path(data).stem)
+        pairs = make_verification_pairs(load_identities(data), seed, name=Path(data).stem)
         return [cls(pairs, flip, similarity, fars)]
 
 

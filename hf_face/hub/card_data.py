@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import inspect
 import json
 import math
 import re
@@ -255,9 +256,18 @@ class FaceModelCardData:
         if unknown := values.keys() - {field.name for field in dataclasses.fields(cls)}:
             raise ValueError(f"{origin} has unknown fields {sorted(unknown)}.")
         values = {"license": "", "training_data": [], "evaluations": [], **values}
-        values["training_data"] = [TrainingData(**data) for data in values["training_data"]]
-        values["evaluations"] = [Evaluation(**evaluation) for evaluation in values["evaluations"]]
+        for name, part in (("training_data", TrainingData), ("evaluations", Evaluation)):
+            values[name] = [_build(part, each, f"{origin}, {name}") for each in values[name]]
         return cls(**values)
+
+
+def _build(part: type, values: dict[str, Any], origin: str) -> Any:
+    try:
+        inspect.signature(part).bind(**values)
+    except TypeError as error:
+        fields = ", ".join(field.name for field in dataclasses.fields(part))
+        raise ValueError(f"{origin}: {error}; the fields are {fields}.") from None
+    return part(**values)
 
 
 def read_emissions(folder: str | Path, since: float = 0.0) -> float | None:

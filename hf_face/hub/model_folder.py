@@ -14,9 +14,9 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, BaseImageProcessor, PreTrainedModel
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
-from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, SAFE_WEIGHTS_NAME
+from transformers.utils import IMAGE_PROCESSOR_NAME, SAFE_WEIGHTS_NAME
 
-from ..files import check_weights, file_inside, read_json
+from ..files import check_own_files, check_weights, read_json
 from ..heads import MarginHead, save_head
 from ..heads.head_files import INDEX_NAME as HEAD_INDEX_NAME
 from ..heads.head_files import read_index
@@ -204,22 +204,6 @@ def load_model(folder: Path) -> PreTrainedModel:
     for weights in folder.glob("*.safetensors"):
         check_weights(weights)
     return load_every_weight(AutoModel, folder)
-
-
-def check_own_files(folder: Path) -> None:
-    """
-    Raises:
-        ValueError: if a model folder refers to files elsewhere, which loading would read, or its settings are broken.
-    """
-    for link in filter(Path.is_symlink, folder.iterdir()):
-        if not link.is_dir():  # a run's folder may link to checkpoints elsewhere, which are not read
-            file_inside(folder, link.name)
-    for index in folder.glob("*.safetensors.index.json"):
-        for name in set(read_json(index)["weight_map"].values()):
-            file_inside(folder, name)
-    for settings in (CONFIG_NAME, IMAGE_PROCESSOR_NAME):
-        if (folder / settings).is_file():
-            read_json(folder / settings)
 
 
 def is_face_model(model_type: str | None) -> bool:

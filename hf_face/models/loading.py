@@ -5,6 +5,7 @@ from pathlib import Path
 from transformers import AutoImageProcessor
 from transformers.utils import IMAGE_PROCESSOR_NAME, cached_file
 
+from ..files import check_own_files
 from .image_processing_face import FaceImageProcessor
 
 
@@ -14,8 +15,11 @@ def load_image_processor(name_or_path: str | Path) -> FaceImageProcessor:
 
     Raises:
         FileNotFoundError: if the model has no image processor.
+        ValueError: if its settings are damaged, or it refers to files elsewhere.
         OSError: if the folder or repository does not exist or is not accessible, or the Hub cannot be reached.
     """
+    if Path(name_or_path).is_dir():
+        check_own_files(Path(name_or_path))  # transformers' errors do not name the file
     try:
         cached_file(name_or_path, IMAGE_PROCESSOR_NAME)
     except OSError as error:

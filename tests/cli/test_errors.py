@@ -3,6 +3,7 @@
 import json
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,10 @@ import huggingface_hub.constants
 import pytest
 
 from hf_face.cli import embed
+from hf_face.data import VerificationPairs, load_identities, load_verification_pairs
+from hf_face.embedding import EmbeddingCache
+from hf_face.evaluation import VerificationEvaluator
+from hf_face.models.loading import load_image_processor
 
 ROOT = Path(__file__).parents[2]
 
@@ -128,6 +133,167 @@ def test_a_folder_that_is_not_a_models(error_of, tmp_path):
     for command in (EMBED, ("push", "--repo_id", "me/m", "--model")):
         stated = error_of(*command, "run")
         assert stated == f"hf-face {command[0]}: error: run has no config.json: it is not a model folder.\n"
+
+
+CONFIGS = {
+    "{": " is not a complete JSON file: Expecting",
+    "": " is not a complete JSON file",
+    "[1]": ": expected named values, found list.",
+}
+
+
+@pytest.mark.parametrize("file", ["config.json", "preprocessor_config.json"])
+@pytest.mark.parametrize("content", CONFIGS)
+def test_a_broken_configuration_is_named(error_of, model_folder, tmp_path, file, content):
+    shutil.copytree(model_folder, "broken")
+    Path("broken", file).write_text(content)
+    evaluate = ("evaluate", "--protocol", "lfw.bin", "--model", "broken")
+    for command in ((*EMBED, "broken"), evaluate, ("push", "--repo_id", "me/m", "--model", "broken")):
+        assert error_of(*command).startswith(f"hf-face {command[0]}: error: broken/{file}{CONFIGS[content]}")
+    with pytest.raises(ValueError, match=f"broken/{file}"):
+        load_image_processor("broken")
+
+
+def test_a_mistyped_path_is_not_looked_for_on_the_hub(error_of, model_folder, hub):
+    """A path is one whose folder is here, or that no repository can be called."""
+    Path("data/faces").mkdir(parents=True)
+    missing = "error: no such file or folder: data/facez. Did you mean 'data/faces'?\n"
+    evaluate = ("evaluate", "--protocol", "all_pairs", "--model", model_folder)
+    for command in (
+        ("data", "--output_dir", "out", "--source", "data/facez"),
+        (*EMBED, "data/facez"),
+        ("push", "--repo_id", "me/m", "--model", "data/facez"),
+        ("evaluate", "--protocol", "lfw.bin", "--model", "data/facez"),
+        (*evaluate, "--data", "data/facez"),
+        (*evaluate, "--data", "orl", "--probes", "data/facez"),
+        ("evaluate", "--model", model_folder, "--protocol", "data/facez"),
+        ("evaluate", "--model", model_folder, "--protocol", "{identification: {data: data/facez}}"),
+        ("evaluate", "--model", model_folder, "--protocol", "{rfw: {data: data/faces, images: data/facez}}"),
+    ):
+        assert error_of(*command) == f"hf-face {command[0]}: {missing}"
+    for name in ("./data/facez", "a/b/c", "~/faces", "faces/lfw.bin"):
+        stated = error_of("data", "--output_dir", "out", "--source", name)
+        assert stated.startswith(f"hf-face data: error: no such file or folder: {name}")
+    for load in (load_identities, VerificationPairs.from_parquet, load_verification_pairs):
+        with pytest.raises(FileNotFoundError, match="no such file or folder: data/facez"):
+            load("data/facez")
+    assert hub.store.requests == []
+
+
+OUTPUTS = {
+    ("embed", "--output"): ["photographs", "file/embeddings.parquet", "embeddings.csv", "embeddings"],
+    ("evaluate", "--output_dir"): ["file", "file/results"],
+    ("data", "--output_dir"): ["file", "file/faces"],
+    ("push", "--repo_id"): ["a name", "a/b/c"],
+    ("convert",): ["file", "file/model"],
+    ("convert", "--export", "arcface_torch"): ["photographs", "file/model.pt"],
+}
+
+
+@pytest.mark.parametrize("command", OUTPUTS, ids=lambda command: command[0])
+def test_outputs_that_cannot_be_written_are_found_before_the_work(error_of, model_folder, photographs, command):
+    Path("file").touch()
+    others = {
+        "embed": ["--model", model_folder, "--images", photographs],
+        "evaluate": ["--model", model_folder, "--protocol", "{verification: {data: photographs}}"],
+        "data": ["--source", photographs],
+        "push": ["--model", model_folder],
+        "convert": [],
+    }
+    for output in OUTPUTS[command]:
+        model = [model_folder] if command[0] == "convert" else []
+        stated = error_of(command[0], *others[command[0]], *command[1:], *model, output)
+        assert stated.startswith(f"hf-face {command[0]}: error: ") and output in stated and stated.count("\n") == 1
+
+
+def test_a_metric_s_cache_and_figures_go_to_folders(model_folder, model, image_processor, orl_pairs, tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(ValueError, match="file is a file, not a folder"):
+        EmbeddingCache(file / "cache")
+    with pytest.raises(ValueError, match="file is a file, not a folder"):
+        VerificationEvaluator(orl_pairs)(model, image_processor, output_dir=file)
+    assert model.num_calls == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "value", "least"),
+    [
+        ("data", "images_per_shard", 0, 1),
+        ("data", "images_per_shard", -5, 1),
+        ("data", "num_threads", 0, 1),
+        ("embed", "batch_size", 0, 1),
+        ("embed", "num_workers", -1, 0),
+        ("evaluate", "batch_size", 0, 1),
+        ("evaluate", "num_workers", -1, 0),
+    ],
+)
+def test_counts_that_are_too_small(error_of, model_folder, photographs, command, option, value, least):
+    others = {
+        "data": ["--source", photographs, "--output_dir", "out"],
+        "embed": [*EMBED[1:], model_folder],
+        "evaluate": ["--model", model_folder, "--protocol", "all_pairs", "--data", "orl"],
+    }
+    stated = error_of(command, *others[command], f"--{option}", value)
+    assert stated == f"hf-face {command}: error: {option} must be at least {least}, found {value}\n"
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_image_is_named_by_its_file(error_of, model_folder, photographs, workers):
+    (photographs / "person_1" / "notes.jpg").write_text("no image")
+    stated = error_of(*EMBED, model_folder, "--num_workers", workers)
+    last = stated.splitlines()[-1]
+    assert last.startswith(f"hf-face embed: error: image {EMBED[2]}/person_1/notes.jpg (row 4): cannot decode image")
+    assert "Traceback" not in stated
+
+
+def test_yaml_that_cannot_be_read_is_placed(error_of, model_folder):
+    stated = error_of("evaluate", "--model", model_folder, "--protocol", "{folder: {data")
+    assert stated == (
+        "hf-face evaluate: error: <unicode string>, line 1, column 15: expected ',' or '}', but got '<stream end>'\n"
+    )
+
+
+def test_evaluations_of_results(error_of, model_folder):
+    push = ("push", "--model", model_folder, "--repo_id", "me/m", "--results", "results", "--evaluations")
+    for wrong in ("lfw", "{lfw", "{lfw: LFW}", '["lfw"]', '{"lfw": 1}'):
+        expected = f'hf-face push: error: --evaluations must be JSON such as {{"lfw": "LFW"}}, found {wrong}\n'
+        assert error_of(*push, wrong) == expected
+    card = ("--card", "card.yaml")
+    Path("card.yaml").write_text("license: mit\n")
+    assert error_of(*push, '{"lfw": "LFW"}', *card) == "hf-face push: error: no such file or folder: results\n"
+    Path("results").mkdir()
+    Path("results", "metrics.json").write_text("{")
+    assert "results/metrics.json is not a complete JSON file" in error_of(*push, '{"lfw": "LFW"}', *card)
+    Path("results", "metrics.json").write_text('{"metrics": {"cfp_fp_accuracy": 0.9}}')
+    stated = error_of(*push, '{"cfp_pf": "CFP-FP"}', *card)
+    assert stated == "hf-face push: error: results has no evaluation 'cfp_pf'. Did you mean 'cfp_fp'?\n"
+
+
+@pytest.mark.parametrize(
+    ("card", "expected"),
+    [
+        ("- 1", "card.yaml: expected the fields of FaceModelCardData, found list."),
+        ("license: [", "card.yaml is not a complete JSON or YAML file: while parsing"),
+        ("training_data: [{name: x}]", "card.yaml, training_data: missing a required argument: 'license'; the fields"),
+        (
+            "evaluations: [{nam: x}]",
+            "card.yaml, evaluations: missing a required argument: 'name'; the fields are name,",
+        ),
+    ],
+)
+def test_a_card_that_cannot_be_read(error_of, model_folder, card, expected):
+    Path("card.yaml").write_text(card)
+    stated = error_of("push", "--model", model_folder, "--repo_id", "me/m", "--card", "card.yaml")
+    assert stated.startswith(f"hf-face push: error: {expected}")
+
+
+def test_publishing_data_asks_for_a_login_before_converting(error_of, photographs, hub, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_nobody")
+    convert = ("data", "--source", photographs, "--output_dir", "out", "--license", "mit", "--push_to_hub", "me/faces")
+    assert error_of(*convert).startswith("hf-face data: error: ")
+    assert not Path("out").exists()
 
 
 def test_data_that_is_not_there(error_of, model_folder):

@@ -1,12 +1,19 @@
 """The list of subcommands, and the help of each."""
 
+import dataclasses
+import re
+import runpy
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from hf_face.cli import subcommands
 from hf_face.cli.parser import CommandParser
+from hf_face.hub import Evaluation, FaceModelCardData, TrainingData
+
+ROOT = Path(__file__).parents[2]
 
 CODE = """
 import sys
@@ -40,6 +47,23 @@ def test_every_option_is_explained_and_an_example_ends_the_help(name, hf_face, m
     _, example = ended.out.split("\nExample:\n")
     assert all(line.startswith(("    ", "\n")) for line in example.splitlines())
     assert f"    hf-face {name}" in example
+
+
+def test_the_fields_of_the_card_are_explained(hf_face):
+    text = hf_face("push", "--help").out
+    for data in (FaceModelCardData, TrainingData, Evaluation):
+        for field in dataclasses.fields(data):
+            assert re.search(rf"^    (\w+, )*{field.name}\b.*:", text, re.MULTILINE), field.name
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "scripts").glob("*.py")), ids=lambda script: script.stem)
+def test_every_script_has_a_help_with_an_example(script, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [str(script), "--help"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(script), run_name="__main__")
+    text = capsys.readouterr().out
+    assert end.value.code == 0 and text.startswith("usage: ")
+    assert f"python scripts/{script.name}" in text or "\n    hf-face " in text
 
 
 def test_options_may_be_spelled_with_dashes(hf_face, photographs, tmp_path):

@@ -99,9 +99,7 @@ def test_a_partial_download_is_called_one(tmp_path, part, zipped):
 def test_a_git_lfs_pointer_is_called_one(tmp_path):
     for name in ("model.pt", "model.safetensors"):
         (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
-        with pytest.raises(
-            ValueError, match=rf"{name} is not a complete .*, but a Git LFS pointer to it: run `git"
-        ):
+        with pytest.raises(ValueError, match=rf"{name} is not a complete .*, but a Git LFS pointer to it: run `git"):
             read_checkpoint(tmp_path / name)
 
 

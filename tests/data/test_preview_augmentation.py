@@ -58,3 +58,17 @@ def test_a_plugins_augmentation_is_shown(preview, tmp_path, monkeypatch):
     (tmp_path / "mirrors_of_our_lab.py").write_text(PLUGIN)
     preview("mirror", str(tmp_path / "grid.png"), "--num_faces", "1", "--plugins", "mirrors_of_our_lab")
     assert (tmp_path / "grid.png").is_file()
+
+
+@pytest.mark.parametrize("output", ["grid", "grid.txt", "."])
+def test_an_output_that_is_no_picture_is_found_before_the_work(preview, tmp_path, monkeypatch, output):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"must end in \.png or \.jpg|is a folder"):
+        preview("flip", output)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("option", ["num_faces", "num_draws", "image_size"])
+def test_counts_below_one(preview, tmp_path, option):
+    with pytest.raises(ValueError, match=f"{option} must be at least 1, found 0"):
+        preview("flip", str(tmp_path / "grid.png"), f"--{option}", "0")

@@ -8,10 +8,11 @@ import pytest
 from datasets import Dataset, Features, Image
 from matplotlib.figure import Figure
 
+from hf_face.data import load_identities
 from hf_face.evaluation import Embedder, Evaluator, Findings, load_protocol, load_protocols
 from hf_face.evaluation.fairness import load_groups
 from hf_face.evaluation.plots import plot_cmc
-from hf_face.evaluation.protocol_data import find_pairs, load_people
+from hf_face.evaluation.protocol_data import find_pairs
 from hf_face.registry import protocols
 
 
@@ -184,7 +185,7 @@ def test_pairs_of_a_folder_of_people(photographs):
     (evaluator,) = load_protocol({"folder": {"data": photographs, "seed": 3}})
     pairs = evaluator.pairs
     assert (int(pairs.same.sum()), len(pairs)) == (12 * 10, 2 * 12 * 10)
-    labels = np.asarray(load_people(photographs)["label"])
+    labels = np.asarray(load_identities(photographs)["label"])
     np.testing.assert_array_equal(labels[pairs.pairs[:, 0]] == labels[pairs.pairs[:, 1]], pairs.same)
     (other,) = load_protocol({"folder": {"data": photographs, "seed": 4}})
     assert other.pairs.pairs.tolist() != pairs.pairs.tolist()

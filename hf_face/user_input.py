@@ -1,0 +1,111 @@
+"""Checks of what people type, before anything slow starts: names of models and data, outputs, and counts."""
+
+import difflib
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # org/name
+FILE_SUFFIXES = (
+    *(".bin", ".csv", ".gz", ".json", ".npz", ".onnx", ".parquet", ".pt", ".pth", ".rec", ".safetensors", ".tar"),
+    *(".tgz", ".txt", ".yaml", ".yml", ".zip"),
+)
+
+
+def may_be_on_hub(name: str | Path) -> bool:
+    """
+    Whether a name that does not exist here may be `org/name` on the Hub, and not a mistyped path: it has no suffix of a
+    file, and there is no `org` here.
+    """
+    text = str(name)
+    is_path = text.endswith(FILE_SUFFIXES) or Path(text).parent.exists()
+    return HUB_NAME.fullmatch(text) is not None and not is_path
+
+
+def check_exists(name: str | Path) -> None:
+    """
+    Raises:
+        FileNotFoundError: if `name` is not an existing file or folder and cannot be on the Hub.
+    """
+    if not Path(name).exists() and not may_be_on_hub(name):
+        raise FileNotFoundError(no_such_file(name))
+
+
+def no_such_file(name: str | Path) -> str:
+    """The message for a missing file or folder, with the existing name that is most similar."""
+    missing = Path(name)
+    while not missing.parent.exists():
+        missing = missing.parent
+    known = os.listdir(missing.parent) if missing.parent.is_dir() else []
+    near = difflib.get_close_matches(missing.name, known, n=1)
+    hint = f". Did you mean {str(missing.with_name(near[0]))!r}?" if near else ""
+    return f"no such file or folder: {name}{hint}"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """ " Did you mean 'train'?", or empty if no known name is similar."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def check_path(path: str | Path) -> None:
+    """
+    Raises:
+        FileNotFoundError: if the file or folder does not exist.
+    """
+    if not Path(path).exists():
+        raise FileNotFoundError(no_such_file(path))
+
+
+def check_folder(path: str | Path) -> None:
+    """
+    Raises:
+        FileNotFoundError: if the folder does not exist.
+        NotADirectoryError: if it is a file.
+    """
+    check_path(path)
+    if not Path(path).is_dir():
+        raise NotADirectoryError(f"{path} is a file, but a folder is needed")
+
+
+def check_output_file(path: str | Path, suffixes: Sequence[str] = ()) -> None:
+    """
+    Raises:
+        ValueError: if the file cannot be written: it is a folder, has none of the suffixes, or its folder is a file or
+            not writable.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: name a file to write in it")
+    if suffixes and path.suffix.lower() not in suffixes:
+        raise ValueError(f"{path} must end in {' or '.join(suffixes)}, the format that is written")
+    _check_writable(path, path.parent)
+
+
+def check_output_folder(path: str | Path) -> None:
+    """
+    Raises:
+        ValueError: if the folder cannot be made or written to.
+    """
+    _check_writable(Path(path), Path(path))
+
+
+def _check_writable(path: Path, folder: Path) -> None:
+    existing = folder.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    if not existing.is_dir():
+        raise ValueError(f"{path} cannot be written to: {existing} is a file, not a folder")
+    if not os.access(existing, os.W_OK):
+        raise ValueError(f"{path} cannot be written to: no permission to write to {existing}")
+
+
+def check_at_least(least: int, **counts: int | None) -> None:
+    """
+    Raises:
+        ValueError: if a count is below `least`; the message has its name.
+    """
+    for name, count in counts.items():
+        if count is not None and count < least:
+            raise ValueError(f"{name} must be at least {least}, found {count}")
