@@ -23,6 +23,7 @@ from torch import Tensor
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from ..files import check_weights, file_inside, read_json
+from ..user_input import check_exists, check_folder
 from .margin_head import MarginHead
 from .sharding import shard_range
 
@@ -179,7 +180,9 @@ def read_index(folder: Path) -> dict[str, Any]:
 
 def find_head(name_or_path: str | Path) -> Path:
     """The folder of a saved head, downloaded if `name_or_path` is a Hub repository."""
-    if Path(name_or_path).is_dir():
+    check_exists(name_or_path)
+    if Path(name_or_path).exists():
+        check_folder(name_or_path)
         return Path(name_or_path)
     return Path(snapshot_download(str(name_or_path), allow_patterns=[INDEX_NAME, "head-*.safetensors"]))
 

@@ -28,6 +28,7 @@ from ..models import FaceConfig, FaceImageProcessor, FoundationFaceModel
 from ..models.loading import load_image_processor
 from ..recognition import FaceRecognitionConfig, FaceRecognitionModel
 from ..registry import families, load_plugins, methods
+from ..user_input import check_exists
 from .arguments import FaceTrainingArguments
 from .methods import TrainingMethod
 from .recipe_files import find_recipe
@@ -263,6 +264,7 @@ def build_model(
     }
     name = args.model_name_or_path
     if name is not None:
+        check_exists(name)
         if isinstance(AutoConfig.from_pretrained(name), FaceConfig):
             backbone, image_processor = AutoModel.from_pretrained(name), load_image_processor(name)
         else:

@@ -15,6 +15,7 @@ from hf_face.cli import embed
 from hf_face.data import VerificationPairs, load_identities, load_verification_pairs
 from hf_face.embedding import EmbeddingCache
 from hf_face.evaluation import VerificationEvaluator
+from hf_face.heads.head_files import find_head
 from hf_face.models.loading import load_image_processor
 
 ROOT = Path(__file__).parents[2]
@@ -174,7 +175,9 @@ def test_a_mistyped_path_is_not_looked_for_on_the_hub(error_of, model_folder, hu
     for name in ("./data/facez", "a/b/c", "~/faces", "faces/lfw.bin"):
         stated = error_of("data", "--output_dir", "out", "--source", name)
         assert stated.startswith(f"hf-face data: error: no such file or folder: {name}")
-    for load in (load_identities, VerificationPairs.from_parquet, load_verification_pairs):
+    train = ("train", "demo/orl", "--max_steps", 1, "--use_cpu", "true", "--output_dir", "out")
+    assert error_of(*train, "--train_data", "data/facez").endswith(f"hf-face train: {missing}")
+    for load in (load_identities, VerificationPairs.from_parquet, load_verification_pairs, find_head):
         with pytest.raises(FileNotFoundError, match="no such file or folder: data/facez"):
             load("data/facez")
     assert hub.store.requests == []
