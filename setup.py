@@ -42,6 +42,7 @@ setup(
         "accelerate>=1.10",
         "datasets>=5.1",
         "evaluate>=0.4.5",
+        "filelock>=3.20",
         "huggingface_hub>=2.2",
         "jinja2>=3.1",
         "matplotlib>=3.9",

@@ -18,6 +18,7 @@ from huggingface_hub import (
 )
 
 from ..data import VerificationPairs
+from ..files import file_inside
 from .model_card import LICENSES
 from .publishing import full_name
 
@@ -126,6 +127,8 @@ def _push_folder(
     folder: Path, repo_id: str, card: Any, token: str | None, private: bool | None, commit_message: str
 ) -> CommitInfo:
     """Push a folder. Unlike for models, a new repository is kept on errors, to not upload files again on a retry."""
+    names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
+    files = {name: file_inside(folder, name) for name in names if Path(name).suffix not in LEFT_OVER}
     api = HfApi(token=token, library_name="hf_face")
     repo_id = full_name(api, repo_id)
     card.validate()
@@ -133,8 +136,6 @@ def _push_folder(
     space_sdk = card.data.sdk if card.repo_type == "space" else None
     api.create_repo(**kind, private=private, exist_ok=True, space_sdk=space_sdk)
     before: Any = api.repo_info(**kind)
-    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    files = {name: path for name, path in files.items() if path.suffix not in LEFT_OVER}
     operations: list[Any] = [CommitOperationAdd(name, path) for name, path in files.items()]
     operations += [
         CommitOperationDelete(path_in_repo=sibling.rfilename)

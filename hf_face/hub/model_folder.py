@@ -12,7 +12,7 @@ from peft import PeftModel
 from PIL import Image, UnidentifiedImageError
 from safetensors import safe_open
 from torch import Tensor
-from transformers import AutoConfig, AutoModel, BaseImageProcessor, PreTrainedModel
+from transformers import AutoConfig, AutoModel, BaseImageProcessor, PreTrainedConfig, PreTrainedModel
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.utils import IMAGE_PROCESSOR_NAME, SAFE_WEIGHTS_NAME
 
@@ -25,7 +25,7 @@ from ..recognition import FaceRecognitionConfig
 from ..registry import families
 from .card_data import CARD_DATA_NAME, FaceModelCardData
 from .measuring import evaluated_on_cpu
-from .model_card import create_model_card
+from .model_card import card_metadata, check_metadata, collect_citations, create_model_card
 
 LOG_NAME = "training_log.json"
 FIGURE_FORMATS = ("PNG", "JPEG", "GIF", "WEBP")  # what browsers show
@@ -147,12 +147,10 @@ def write_model_card(
     Arguments and errors as for [`write_model_folder`].
     """
     folder = Path(folder)
-    check_licenses(card)
     names = [Path(figure).name for figure in card.figures]
     if len(set(names)) < len(names):
         raise ValueError(f"Two figures have the same file name: {sorted(names)}.")
-    for figure in card.figures:
-        check_figure(Path(figure))
+    check_card_data(card, backbone.config)
     create_model_card(card, backbone, image_processor, repo_id).save(folder / "README.md")
     write_thresholds(folder / "config.json", card)
     for figure, name in zip(card.figures, names, strict=True):
@@ -160,6 +158,22 @@ def write_model_card(
     if card.log_history:
         (folder / LOG_NAME).write_text(json.dumps(card.log_history, indent=2) + "\n", encoding="utf-8")
     dataclasses.replace(card, figures=[f"figures/{name}" for name in names]).save(folder)
+
+
+def check_card_data(card: FaceModelCardData, config: PreTrainedConfig) -> None:
+    """
+    Check the publisher's statements about a backbone with this configuration, without writing a card.
+
+    Raises:
+        FileNotFoundError: if a figure does not exist.
+        ValueError: if licenses are missing, the Hub would reject the metadata, a citation is unknown, or a figure is
+            not an image.
+    """
+    check_licenses(card)
+    check_metadata(card_metadata(card, config.model_type, config.margin, "model"))
+    collect_citations(card, config)
+    for figure in card.figures:
+        check_figure(Path(figure))
 
 
 def check_figure(path: Path) -> None:

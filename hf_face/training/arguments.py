@@ -1,13 +1,14 @@
 """Settings of a training run."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch.distributed as dist
 from accelerate.utils import parse_flag_from_env
 from transformers import TrainingArguments
 
 
-@dataclass
+@dataclass(repr=False)  # TrainingArguments' own hides tokens
 class FaceTrainingArguments(TrainingArguments):
     """`TrainingArguments` with settings and defaults for face recognition."""
 
@@ -69,6 +70,10 @@ class FaceTrainingArguments(TrainingArguments):
                 f"shard_head and partial_fc_sample_rate require one process per GPU, not one for {self.n_gpu} GPUs: "
                 "start with `accelerate launch --multi_gpu`, or make only one GPU visible (CUDA_VISIBLE_DEVICES=0)."
             )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled, as `Trainer` does with its arguments beside every saved model: everything but tokens."""
+        return {name: None if name.endswith("_token") else value for name, value in self.__dict__.items()}
 
     def _check_engine(self) -> None:
         """Check for engines set here or in the environment, as by `accelerate launch`."""

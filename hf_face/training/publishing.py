@@ -16,12 +16,15 @@ from ..evaluation import Evaluator
 from ..heads.head_files import write_head
 from ..hub import FaceModelCardData, push_to_hub, write_model_card, write_model_folder
 from ..hub.branch import HubBranch
-from ..hub.model_folder import check_licenses, load_model, refuse_split_head
+from ..hub.model_folder import check_card_data, check_licenses, load_model, refuse_split_head
 from ..hub.publishing import full_name, publish_folder
 from .card import Measurement, Run, complete_card
+from .engines import splits_weights
+from .hub_checkpoint import publish_checkpoint
 
 logger = logging.get_logger(__name__)
 
+CHECKPOINT_STRATEGIES = (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS)
 PUSH_FAILED = "A push during training failed."
 
 
@@ -43,6 +46,11 @@ class Publisher(TrainerCallback):
         self.trainer, self.card = trainer, card
         self.started_at, self.started_at_step = 0.0, 0
         self.weights_changed(step=0)
+
+    def check_card(self) -> None:
+        """Check the card, if there is one, to fail before training rather than after."""
+        if self.card is not None:
+            check_card_data(self.card, self.trainer.model.backbone.config)
 
     # Data of the card
 
@@ -113,6 +121,12 @@ class Publisher(TrainerCallback):
     def make_repository(self, token: str | None = None, private: bool | None = None) -> None:
         """Create the repository and branch, to fail before training rather than after."""
         trainer = self.trainer
+        strategy = trainer.args.hub_strategy
+        if strategy in CHECKPOINT_STRATEGIES and splits_weights(trainer.accelerator):
+            raise ValueError(
+                f"hub_strategy={strategy.value!r} does not work with FSDP and DeepSpeed, whose checkpoints have pickles: "
+                "set hub_strategy to every_save."
+            )
         if not trainer.is_world_process_zero():
             return
         # A single client runs all pushes in sequence.
@@ -141,14 +155,13 @@ class Publisher(TrainerCallback):
         try:
             card = complete_card(self.card, trainer)
             write_model_folder(snapshot / "saved", folder, trainer.hub_model_id, card=card)
+            if strategy in CHECKPOINT_STRATEGIES:
+                name = "last-checkpoint" if strategy == HubStrategy.CHECKPOINT else Path(checkpoint).name
+                publish_checkpoint(Path(checkpoint), folder / name)
         except ValueError as error:  # a failed push, for example of non-finite weights, must not stop training
             shutil.rmtree(snapshot)
             logger.warning(f"{PUSH_FAILED}\n{error}")
             return
-        if strategy == HubStrategy.CHECKPOINT:
-            shutil.copytree(checkpoint, folder / "last-checkpoint")
-        elif strategy == HubStrategy.ALL_CHECKPOINTS:
-            shutil.copytree(checkpoint, folder / Path(checkpoint).name)
         job = self.api.run_as_future(self._publish_snapshot, folder, trainer.state.global_step)
         trainer.push_in_progress = trainer.push_in_progress or PushInProgress([])  # type: ignore[arg-type]
         trainer.push_in_progress.jobs.append(job)

@@ -1,18 +1,25 @@
 """Finding the checkpoint to resume from."""
 
-import json
-import math
+import re
 from pathlib import Path
 
+from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from transformers import TrainerState, TrainingArguments
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.utils import logging
+
+from .checkpoint_files import find_defect, find_weights_defect
+
+logger = logging.get_logger(__name__)
 
 
 def find_checkpoint(resume_from: str | Path | bool | None, output_dir: str | Path) -> Path | None:
     """
     Find the checkpoint for `resume_from_checkpoint`, the same on every rank.
+
+    A checkpoint is complete if it has all files that its writer listed, and finite weights. If the newest one is not,
+    an older one is taken, with a warning that says what is wrong with each newer one.
 
     Args:
         resume_from: A checkpoint; the folder of a run, for its newest complete checkpoint; `True` for the newest
@@ -25,45 +32,72 @@ def find_checkpoint(resume_from: str | Path | bool | None, output_dir: str | Pat
     """
     if resume_from is None or resume_from is False:
         return None
-    folder = Path(output_dir) if resume_from in (True, "auto") else Path(str(resume_from))
+    newest = resume_from in (True, "auto")
+    folder = Path(output_dir if newest else str(resume_from))
     # Decided by one process, since files may change while others look.
-    found = broadcast_object_list([_checkpoint_in(folder)])[0]
+    looked = _look_in(folder, newest) if PartialState().is_main_process else None
+    found, defects = broadcast_object_list([looked])[0]
     if found is None and resume_from != "auto":
-        reason = f"it has no complete {TRAINER_STATE_NAME}" if folder.is_dir() else "there is no such folder"
+        reason = "; ".join(defects) or "it contains no checkpoints"
         raise ValueError(f"No complete checkpoint to resume from in {folder}: {reason}.")
-    return None if found is None else Path(found)
+    outcome = "Starting from scratch" if found is None else f"Resuming from {found}"
+    for defect in defects if PartialState().is_main_process else []:
+        logger.warning(f"{outcome}, not from {defect}.")
+    return found
 
 
 def last_complete_checkpoint(output_dir: str | Path) -> str | None:
+    """Find the newest complete checkpoint of a run, or `None`."""
+    found, _ = _newest_complete(_checkpoints_of(Path(output_dir)))
+    return None if found is None else str(found)
+
+
+def find_best_checkpoint(state: TrainerState, checkpoint: Path, output_dir: str | Path) -> Path | None:
     """
-    Find the newest complete checkpoint, or `None`.
+    The checkpoint of a run's best step, to be loaded at its end: the given one, one beside it or in `output_dir`.
 
-    A run that is killed while saving leaves an incomplete checkpoint; `trainer_state.json` is written last.
+    The path in the state is not used: the run may have been moved, and a run from elsewhere may name any folder.
     """
-    folders = Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
-    newest_first = sorted(folders, key=lambda folder: int(folder.name.rpartition("-")[2]), reverse=True)
-    return next((str(folder) for folder in newest_first if _is_complete(folder)), None)
+    name = f"{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}"
+    places = [checkpoint.parent / name, Path(output_dir) / name]
+    if state.best_global_step == state.global_step:
+        places = [checkpoint]
+    return next((place for place in places if place.is_dir() and find_weights_defect(place) is None), None)
 
 
-def is_finished(checkpoint: Path, args: TrainingArguments) -> bool:
-    """Whether a checkpoint is from the last step of a run with `args`."""
-    state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
-    last_step = args.max_steps
-    if last_step <= 0:
-        last_step = math.ceil(state.global_step * args.num_train_epochs / state.epoch)
-    return state.global_step >= last_step
+def keep_best_checkpoint(state: TrainerState, checkpoint: Path, output_dir: str | Path) -> None:
+    """Make the state of a resumed run refer to its best checkpoint where that is now, or to none."""
+    best = find_best_checkpoint(state, checkpoint, output_dir)
+    if best is None:
+        logger.warning(
+            f"The best checkpoint so far, of step {state.best_global_step}, is not beside {checkpoint} or damaged: the "
+            "best one from here on will be loaded at the end."
+        )
+        state.best_metric = state.best_global_step = None
+    state.best_model_checkpoint = None if best is None else str(best)
 
 
-def _checkpoint_in(folder: Path) -> str | None:
-    return str(folder) if _is_complete(folder) else last_complete_checkpoint(folder)
+def _look_in(folder: Path, is_run: bool) -> tuple[Path | None, list[str]]:
+    """The checkpoint that `folder` contains or, unless it is known to be a run, is; and what is wrong with others."""
+    checkpoints = _checkpoints_of(folder)
+    if checkpoints or is_run:
+        return _newest_complete(checkpoints)
+    defect = find_defect(folder)
+    return (folder, []) if defect is None else (None, [defect])
 
 
-def _is_complete(folder: Path) -> bool:
-    path = folder / TRAINER_STATE_NAME
-    if not path.is_file():
-        return False
-    try:
-        json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError:
-        return False
-    return True
+def _checkpoints_of(run: Path) -> list[Path]:
+    """The checkpoints of a run, the newest first."""
+    numbered = {path: re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)", path.name) for path in run.glob("*/")}
+    steps = {path: int(match[1]) for path, match in numbered.items() if match}
+    return sorted(steps, key=lambda path: steps[path], reverse=True)
+
+
+def _newest_complete(newest_first: list[Path]) -> tuple[Path | None, list[str]]:
+    defects: list[str] = []
+    for checkpoint in newest_first:
+        defect = find_defect(checkpoint)
+        if defect is None:
+            return checkpoint, defects
+        defects.append(f"{checkpoint.name}: {defect}")
+    return None, defects

@@ -4,6 +4,7 @@ import copy
 import math
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, SequentialSampler
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import TrainOutput, speed_metrics
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, speed_metrics
 from transformers.utils import logging
 
 from ..data import BatchNormalize, FaceCollator, FaceDataset, build_augmentation
@@ -27,13 +28,16 @@ from ..hub import FaceModelCardData
 from ..models import FaceImageProcessor
 from ..recognition import FaceRecognitionModel
 from .arguments import FaceTrainingArguments
+from .checkpoint_files import find_weights_defect, finish_checkpoint, start_checkpoint
 from .checks import Protocols, as_evaluators, check_training_data, choose_best_model_metric
 from .class_centers import ClassCenters
 from .ema import WeightAverage
 from .engines import prepare_engine, splits_weights, whole_state_dict
+from .hub_checkpoint import as_saved
 from .methods import MarginSoftmax, TrainingMethod
+from .output_lock import only_training_in
 from .publishing import Publisher, check_card
-from .resuming import find_checkpoint, is_finished
+from .resuming import find_best_checkpoint, find_checkpoint, keep_best_checkpoint
 from .streaming import StreamedBatches
 
 logger = logging.get_logger(__name__)
@@ -151,20 +155,47 @@ class FaceTrainer(Trainer):
 
         Args:
             resume_from_checkpoint: A checkpoint, the folder of a run, `True` or `"auto"`; see
-                [`hf_face.training.find_checkpoint`]. A checkpoint from the last step of the run is only loaded, and
-                the returned `metrics` are empty.
+                [`hf_face.training.find_checkpoint`]. A checkpoint from the last step of the run is only loaded (or the
+                best one of that run, with `load_best_model_at_end`), and the returned `metrics` are empty.
             kwargs: Further arguments of `Trainer.train`.
+
+        Raises:
+            ValueError: if there is no complete checkpoint to resume from, another training runs in `output_dir`, or the
+                card could not be published.
         """
-        self._resumed_from = checkpoint = find_checkpoint(resume_from_checkpoint, self.args.output_dir)
-        if checkpoint is not None and is_finished(checkpoint, self.args):
-            self._load_from_checkpoint(str(checkpoint))
-            self.load_further_weights(checkpoint)
-            self.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
-            self.publisher.weights_changed(self.state.global_step)
-            return TrainOutput(self.state.global_step, math.nan, {})
-        output = super().train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint), **kwargs)
-        self.publisher.report_failures()
-        return output
+        self.publisher.check_card()
+        with only_training_in(self.args.output_dir):
+            checkpoint = find_checkpoint(resume_from_checkpoint, self.args.output_dir)
+            if checkpoint is not None and self._load_finished(checkpoint):
+                return TrainOutput(self.state.global_step, math.nan, {})
+            self._resumed_from = checkpoint
+            with nullcontext() if checkpoint is None else as_saved(checkpoint) as source:
+                output = super().train(resume_from_checkpoint=None if source is None else str(source), **kwargs)
+            self.publisher.report_failures()
+            return output
+
+    def _load_finished(self, checkpoint: Path) -> bool:
+        """Load the model of a run whose training is over, and return whether it is."""
+        state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+        last_step = self.args.max_steps
+        if last_step <= 0:
+            last_step = self.set_initial_training_values(self.args, self.get_train_dataloader())[-1]
+        if state.global_step < last_step:
+            return False
+        step, source = state.global_step, checkpoint
+        if self.args.load_best_model_at_end and state.best_global_step:
+            step, best = state.best_global_step, find_best_checkpoint(state, checkpoint, self.args.output_dir)
+            if best is None:
+                raise ValueError(
+                    f"The best checkpoint of this finished run, {PREFIX_CHECKPOINT_DIR}-{step}, is not beside "
+                    f"{checkpoint} or not complete. Set load_best_model_at_end to false to use the last weights."
+                )
+            source, state.best_model_checkpoint = best, str(best)
+        self._load_from_checkpoint(str(source))
+        self.load_further_weights(source)
+        self.state = state
+        self.publisher.weights_changed(step)
+        return True
 
     # Batches and losses
 
@@ -343,11 +374,29 @@ class FaceTrainer(Trainer):
         if self.ema is not None:
             self.ema.load(checkpoint)
 
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        # Not public, but a checkpoint must be marked as incomplete before and complete after it is written.
+        checkpoint = Path(self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+        if self.args.should_save:
+            start_checkpoint(checkpoint)
+        self.accelerator.wait_for_everyone()
+        super()._save_checkpoint(model, trial)
+        if self.args.should_save:
+            finish_checkpoint(checkpoint)
+
     def _save_rng_state(self, output_dir: str) -> None:
-        # Not public, but trainer_state.json is written next and marks the checkpoint as complete, so all ranks must
-        # have finished writing.
+        # Not public, but the checkpoint's last files are written next, so all ranks must have finished theirs.
         super()._save_rng_state(output_dir)
         self.accelerator.wait_for_everyone()
+
+    def _load_best_model(self) -> None:
+        # Not public, but a damaged checkpoint must not take the trained model with it.
+        best = Path(self.state.best_model_checkpoint)
+        if defect := find_weights_defect(best):
+            logger.error(f"The best weights cannot be loaded, the last ones are kept: in {best}, {defect}.")
+            self.state.best_model_checkpoint = None
+            return
+        super()._load_best_model()
 
     # Publishing
 
@@ -402,6 +451,8 @@ class _FurtherParts(TrainerCallback):
         trainer = self.trainer
         if trainer._resumed_from is not None:
             trainer.load_further_weights(trainer._resumed_from)
+            if args.load_best_model_at_end and state.best_global_step:
+                keep_best_checkpoint(state, trainer._resumed_from, args.output_dir)
             if trainer._streamed is not None:
                 trainer._streamed.load(trainer._resumed_from)
 

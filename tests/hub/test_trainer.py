@@ -20,6 +20,7 @@ from hf_face.hub.measuring import cpu_name
 from hf_face.training.card import complete_card
 from hf_face.training.publishing import publish_folder
 
+TOKEN = "hf_alice"  # one that the local Hub accepts
 STATED = FaceModelCardData(
     license="mit",
     training_data=[TrainingData("ORL faces", "free for research", citation="orl")],
@@ -256,7 +257,7 @@ class Watcher(TrainerCallback):
     ],
 )
 def test_each_checkpoint_is_one_commit_with_model_and_card(make_trainer, hub, tmp_path, strategy, extra):
-    trainer = make_trainer(hub_strategy=strategy, eval_strategy="steps", eval_steps=1)
+    trainer = make_trainer(hub_strategy=strategy, eval_strategy="steps", eval_steps=1, hub_token=TOKEN)
     watcher = Watcher()
     trainer.add_callback(watcher)
     trainer.train()
@@ -266,7 +267,10 @@ def test_each_checkpoint_is_one_commit_with_model_and_card(make_trainer, hub, tm
     files = commits[0].files
     assert {name.split("/")[0] for name in files if "/" in name} == extra
     assert {f"{folder}/trainer_state.json" for folder in extra} <= files.keys()
-    assert "training_args.bin" not in files, "a pickle of the run does not belong beside a published model"
+    contents = {name: hub.store.read(trainer.hub_model_id, name) for name in files}
+    assert not [name for name, content in contents.items() if content.startswith((b"PK", b"\x80"))], "pickles"
+    assert not [name for name, content in contents.items() if TOKEN.encode() in content]
+    assert {f"{folder}/optimizer.pt.safetensors" for folder in extra} <= files.keys()
     for step, commit in ((2, commits[0]), (1, commits[1])):
         published = load(hub.store.read(trainer.hub_model_id, "model.safetensors", commit.oid))
         assert same(published, watcher.saved[step])
