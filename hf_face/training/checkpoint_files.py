@@ -7,6 +7,7 @@ them. Training on from these would fail, or silently give other results.
 
 import fnmatch
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import safe_open
@@ -67,7 +68,7 @@ def _has_state(checkpoint: Path) -> bool:
     return isinstance(state.global_step, int) and state.global_step > 0
 
 
-def _find_defect(checkpoint: Path, needed: dict[str, tuple[str, ...]], files: str) -> str | None:
+def _find_defect(checkpoint: Path, needed: Mapping[str, tuple[str, ...]], files: str) -> str | None:
     try:
         return _wrong_size(checkpoint, files) or _missing(checkpoint, needed) or _broken(checkpoint, files)
     except ValueError as error:  # a file that ends early, or a list that names files elsewhere
@@ -87,7 +88,7 @@ def _wrong_size(checkpoint: Path, files: str) -> str | None:
     return None
 
 
-def _missing(checkpoint: Path, needed: dict[str, tuple[str, ...]]) -> str | None:
+def _missing(checkpoint: Path, needed: Mapping[str, tuple[str, ...]]) -> str | None:
     for name, patterns in needed.items():
         if not any(any(checkpoint.glob(pattern)) for pattern in patterns):
             return f"{name} is missing"

@@ -124,8 +124,8 @@ class Publisher(TrainerCallback):
         strategy = trainer.args.hub_strategy
         if strategy in CHECKPOINT_STRATEGIES and splits_weights(trainer.accelerator):
             raise ValueError(
-                f"hub_strategy={strategy.value!r} does not work with FSDP and DeepSpeed, whose checkpoints have pickles: "
-                "set hub_strategy to every_save."
+                f"hub_strategy={strategy.value!r} does not work with FSDP and DeepSpeed: their checkpoints are pickles."
+                " Set hub_strategy to every_save."
             )
         if not trainer.is_world_process_zero():
             return

@@ -321,7 +321,7 @@ def test_metrics_are_json(make_trainer, tmp_path):
     assert 0 <= saved["eval_orl_accuracy"] <= 1
 
 
-OVERRIDDEN = {"_clip_grad_norm", "_save_rng_state", "_push_from_checkpoint"}
+OVERRIDDEN = {"_clip_grad_norm", "_load_best_model", "_push_from_checkpoint", "_save_checkpoint", "_save_rng_state"}
 
 
 def test_few_private_methods_of_the_trainer_are_overridden_and_are_still_there():
