@@ -33,6 +33,11 @@ class EncodedRows:
         labels = [MISSING_LABEL if row["label"] is None else row["label"] for row in rows]
         return cls([row["image"] for row in rows], np.array(labels, dtype=np.int64), rows)
 
+    @property
+    def numbers(self) -> Sequence[int] | None:
+        """Row numbers in the dataset (rows,), if the batch comes from a [`FaceDataset`]."""
+        return self._indices
+
     def row(self, i: int) -> Mapping:
         """The whole row of image `i`."""
         return self._rows[i] if self._indices is None else self._rows[int(self._indices[i])]

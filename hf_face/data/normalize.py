@@ -1,6 +1,7 @@
 """Normalization of a uint8 batch on its own device."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,15 @@ class BatchNormalize(nn.Module):
         # one multiplication and one addition: (x / 255 - mean) / std = x * scale + shift
         self.register_buffer("scale", 1 / (255 * std), persistent=False)
         self.register_buffer("shift", -mean / std, persistent=False)
+
+    @classmethod
+    def from_image_processor(cls, image_processor: Any) -> "BatchNormalize":
+        """Combine what a `FaceImageProcessor` does to pixels (`do_rescale`, `do_normalize`) into one step."""
+        factor = 255 * image_processor.rescale_factor if image_processor.do_rescale else 255
+        mean, std = image_processor.image_mean, image_processor.image_std
+        if not image_processor.do_normalize:
+            mean, std = [0.0] * 3, [1.0] * 3
+        return cls([m / factor for m in mean], [s / factor for s in std], image_processor.channel_order)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Normalize RGB uint8 (B, 3, H, W) in any memory format to contiguous float32 (B, 3, H, W), on its device."""

@@ -72,7 +72,7 @@ class Embedder:
         self.device = parameter.device
         self._model_dtype = parameter.dtype
         self._image_size = image_processor.size["height"]
-        self._normalize = _build_normalize(image_processor).to(self.device)
+        self._normalize = BatchNormalize.from_image_processor(image_processor).to(self.device)
         self._known: dict[str, Embeddings] = {}
 
     def __call__(self, images: Dataset, flip: Flip = "sum") -> Embeddings:
@@ -198,15 +198,6 @@ def embed_images(
     """Embed the column `image` of a dataset; see [`Embedder`] for the arguments and [`Embeddings`] for the result."""
     embedder = Embedder(model, image_processor, batch_size, flip is not None, dtype, num_workers, progress)
     return embedder(images, flip)
-
-
-def _build_normalize(image_processor) -> BatchNormalize:
-    """Combine the processor's rescaling and normalization into one step on uint8 batches."""
-    factor = 255 * image_processor.rescale_factor if image_processor.do_rescale else 255
-    mean, std = image_processor.image_mean, image_processor.image_std
-    if not image_processor.do_normalize:
-        mean, std = [0.0] * 3, [1.0] * 3
-    return BatchNormalize([m / factor for m in mean], [s / factor for s in std], image_processor.channel_order)
 
 
 def _batches_of_this_rank(rows: range, batch_size: int) -> list[range]:

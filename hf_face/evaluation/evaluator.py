@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from ..embedding import Embedder, Flip
 from ..embedding.ranks import is_main_process
 from ..user_input import check_output_folder
+from .metrics import greater_is_better
 from .plots import save_figure
 
 
@@ -130,6 +131,10 @@ class Evaluator:
     def prefixed(self, metrics: dict[str, float]) -> dict[str, float]:
         """Prefix metrics for logging: "accuracy" becomes "lfw_accuracy"."""
         return {f"{self.name}_{key}": value for key, value in metrics.items()}
+
+    def is_greater_better(self, metric: str) -> bool:
+        """Whether greater values of one of its metrics, without prefix, are better."""
+        return self.greater_is_better if metric == self.primary_metric else greater_is_better(metric)
 
     def lead_figure(self, output_dir: str | Path) -> Path | None:
         """The most important figure, if the last evaluation saved it to `output_dir`."""

@@ -16,6 +16,23 @@ from ..embedding.finite import check_finite
 
 DEFAULT_FARS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 
+# Metrics of which less is better, by the ends of their names; statistics over groups may follow those of errors.
+SPREADS = ("std", "gap", "ser")
+ERRORS = ("eer", "erc_area", "fmr", "fnmr", "far", "frr", "fnir", "error_correlation", "loss")
+STATISTICS = ("_mean", "_min", "_max")
+
+
+def greater_is_better(metric: str) -> bool:
+    """Whether greater values of a metric are better, by its name: `eer` and `fnmr@far=1e-3` are errors."""
+    for statistic in STATISTICS:
+        metric = metric.removesuffix(statistic)
+    kind = metric.partition("@")[0]
+    return not f"_{metric}".endswith(_after_underscore(SPREADS)) and not f"_{kind}".endswith(_after_underscore(ERRORS))
+
+
+def _after_underscore(names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(f"_{name}" for name in names)
+
 
 def checked_pairs(same: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
@@ -210,7 +227,8 @@ def split_folds(
     if fold is None:
         if len(same) < num_folds:
             raise ValueError(
-                f"cannot split {len(same)} pairs into {num_folds} folds: pass the fold of each pair, or fewer folds"
+                f"{len(same)} pairs are too few for {num_folds}-fold accuracy: add pairs, or state the fold of each "
+                "pair (VerificationPairs(fold=...), or a column `fold` in a CSV or Parquet)"
             )
         fold = np.repeat(np.arange(num_folds), [len(part) for part in np.array_split(same, num_folds)])
     fold = np.asarray(fold)

@@ -6,6 +6,7 @@ from ..lazy import lazy_names
 
 if TYPE_CHECKING:
     from .arguments import FaceTrainingArguments as FaceTrainingArguments
+    from .divergence import TrainingDivergedError as TrainingDivergedError
     from .methods import MarginSoftmax as MarginSoftmax
     from .methods import TrainingMethod as TrainingMethod
     from .resuming import find_checkpoint as find_checkpoint
@@ -18,6 +19,7 @@ else:
             "FaceTrainer": "trainer",
             "FaceTrainingArguments": "arguments",
             "MarginSoftmax": "methods",
+            "TrainingDivergedError": "divergence",
             "TrainingMethod": "methods",
             "find_checkpoint": "resuming",
             "last_complete_checkpoint": "resuming",

@@ -7,6 +7,13 @@ import torch.distributed as dist
 from accelerate.utils import parse_flag_from_env
 from transformers import TrainingArguments
 
+from .refused import changed_settings, check_settings
+
+ONE_PROCESS_PER_GPU = (
+    "requires one process per GPU, not one for {} GPUs: start with `accelerate launch --multi_gpu`, or make only one "
+    "GPU visible (CUDA_VISIBLE_DEVICES=0)."
+)
+
 
 @dataclass(repr=False)  # TrainingArguments' own hides tokens
 class FaceTrainingArguments(TrainingArguments):
@@ -29,9 +36,12 @@ class FaceTrainingArguments(TrainingArguments):
         default=False,
         metadata={"help": "Use the channels-last memory format, which is faster for convolutional networks."},
     )
-    partial_fc_sample_rate: float = field(
-        default=1.0,
-        metadata={"help": "Share of negative class centers to train in each step (Partial FC); 1 trains all."},
+    partial_fc_sample_rate: float | None = field(
+        default=None,
+        metadata={
+            "help": "Share of negative class centers to train in each step (Partial FC); 1 trains all. That of the "
+            "model's head by default, which is 1."
+        },
     )
     shard_head: bool = field(
         default=False,
@@ -40,8 +50,16 @@ class FaceTrainingArguments(TrainingArguments):
     dataloader_drop_last: bool = field(
         default=True, metadata={"help": "Drop the last, incomplete batch of an epoch (batch norm needs full batches)."}
     )
-    remove_unused_columns: bool = field(
-        default=False, metadata={"help": "Not used: batches only have images and labels."}
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Not used: only images and labels are read."})
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Not used: a loss or gradient that is not finite stops the training."}
+    )
+    resume_from_checkpoint: str | None = field(
+        default=None,
+        metadata={
+            "help": "auto to resume from the newest complete checkpoint in output_dir, or start if there is none; "
+            "or a checkpoint, or the folder of another run."
+        },
     )
     report_to: None | str | list[str] = field(  # noqa: RUF036  HfArgumentParser asks for this order
         default="tensorboard", metadata={"help": "Where to log to: tensorboard, trackio, wandb, none ..."}
@@ -49,10 +67,15 @@ class FaceTrainingArguments(TrainingArguments):
 
     def __post_init__(self):
         self._check_engine()
+        direction_given = self.greater_is_better is not None
         super().__post_init__()
+        if not direction_given:
+            self.greater_is_better = None  # transformers guesses by the name; the trainer asks the protocol
+        self.remove_unused_columns = False  # nothing else is read, and `Trainer` would wrap the collator
+        check_settings(self)
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"ema_decay must be between 0 and 1, found {self.ema_decay}.")
-        if not 0 < self.partial_fc_sample_rate <= 1:
+        if self.partial_fc_sample_rate is not None and not 0 < self.partial_fc_sample_rate <= 1:
             raise ValueError(
                 f"partial_fc_sample_rate must be above 0 and at most 1, found {self.partial_fc_sample_rate}."
             )
@@ -60,16 +83,24 @@ class FaceTrainingArguments(TrainingArguments):
             raise ValueError(
                 "shard_head does not work with fp16, where the ranks would scale their losses differently. Use bf16."
             )
-        if self.partial_fc_sample_rate < 1 and self.world_size > 1 and not self.shard_head:
+        self.check_sample_rate(self.partial_fc_sample_rate)
+        if self.shard_head and self.n_gpu > 1:
+            raise ValueError(f"shard_head {ONE_PROCESS_PER_GPU.format(self.n_gpu)}")
+
+    def check_sample_rate(self, rate: float | None) -> None:
+        """
+        Raises:
+            ValueError: if the class centers cannot be sampled on these ranks.
+        """
+        if rate is None or rate == 1:
+            return
+        if self.world_size > 1 and not self.shard_head:
             raise ValueError(
                 "partial_fc_sample_rate below 1 on several ranks requires shard_head, so that each rank samples its "
                 "own centers."
             )
-        if (self.shard_head or self.partial_fc_sample_rate < 1) and self.n_gpu > 1:
-            raise ValueError(
-                f"shard_head and partial_fc_sample_rate require one process per GPU, not one for {self.n_gpu} GPUs: "
-                "start with `accelerate launch --multi_gpu`, or make only one GPU visible (CUDA_VISIBLE_DEVICES=0)."
-            )
+        if self.n_gpu > 1:
+            raise ValueError(f"partial_fc_sample_rate {ONE_PROCESS_PER_GPU.format(self.n_gpu)}")
 
     def __getstate__(self) -> dict[str, Any]:
         """What is pickled, as `Trainer` does with its arguments beside every saved model: everything but tokens."""
@@ -85,7 +116,9 @@ class FaceTrainingArguments(TrainingArguments):
         asked = {
             "ema_decay": self.ema_decay is not None,
             "shard_head": self.shard_head,
-            "partial_fc_sample_rate": self.partial_fc_sample_rate < 1,
+            "partial_fc_sample_rate": (self.partial_fc_sample_rate or 1) < 1,
+            "bf16_full_eval": self.bf16_full_eval,
+            "fp16_full_eval": self.fp16_full_eval,
         }
         for name in asked:
             if engine and asked[name]:
@@ -98,3 +131,16 @@ class FaceTrainingArguments(TrainingArguments):
     def head_group(self) -> dist.ProcessGroup | None:
         """The ranks to split the class centers over, or None to not split them."""
         return dist.group.WORLD if self.shard_head and self.world_size > 1 else None
+
+
+def as_face_arguments(args: TrainingArguments | None) -> FaceTrainingArguments:
+    """Convert transformers' arguments. What they do not change has our default; without arguments, everything has."""
+    if args is None:
+        return FaceTrainingArguments("tmp_trainer")  # as in `Trainer`
+    if isinstance(args, FaceTrainingArguments):
+        return args
+    changed = changed_settings(args)
+    guess = not (args.metric_for_best_model or "").endswith("loss")
+    if args.greater_is_better == guess:  # by transformers, not by the user
+        changed.pop("greater_is_better", None)
+    return FaceTrainingArguments(**changed)

@@ -39,7 +39,6 @@ SETTINGS = (
     "gradient_accumulation_steps",
     "world_size",
     "ema_decay",
-    "partial_fc_sample_rate",
     "bf16",
     "fp16",
     "tf32",
@@ -104,7 +103,7 @@ def training_citations(trainer: Run) -> list[str]:
     used += [augmentations.entry_of(step) for step in trainer.augment.modules()] if trainer.augment else []
     used += [protocol_of(measurement.evaluator) for measurement in trainer.publisher.measured.values()]
     found = [bibtex for entry in used if entry is not None for bibtex in entry.citations]
-    return found + (["partial_fc"] if trainer.args.partial_fc_sample_rate < 1 else [])
+    return found + (["partial_fc"] if trainer.model.head.sample_rate < 1 else [])
 
 
 def protocol_of(evaluator: Evaluator) -> Entry | None:
@@ -134,6 +133,7 @@ def training_settings(trainer: Run) -> dict[str, Any]:
     names = SETTINGS + (ADAM_SETTINGS if "adam" in args.optim else ())
     settings = {name: getattr(args, name) for name in names}
     settings = {name: getattr(value, "value", value) for name, value in settings.items() if value or value == 0.0}
+    settings |= {"partial_fc_sample_rate": trainer.model.head.sample_rate}
     settings |= {"augmentation": trainer.augmentation, "steps": trainer.publisher.weights_step}
     if args.max_steps > 0:
         settings |= {"max_steps": args.max_steps}

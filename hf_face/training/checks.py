@@ -1,48 +1,55 @@
-"""Checks of the trainer's arguments."""
+"""Checks of the trainer's model and data."""
 
-from collections.abc import Sequence
+from typing import Any
 
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
+from torch import nn
 
-from ..data import VerificationPairs, check_identities
-from ..evaluation import Evaluator, VerificationEvaluator
-from ..evaluation.protocols import check_names
+from ..data import check_identities
+from ..data.identities import as_identities
 from ..recognition import FaceRecognitionModel
 from .arguments import FaceTrainingArguments
 
-Protocols = VerificationPairs | Evaluator | Sequence[VerificationPairs | Evaluator]
+TRAINING_DATA = "the training data"
 
 
-def as_evaluators(protocols: Protocols | None) -> list[Evaluator] | None:
+def check_model(model: nn.Module, train_dataset: Any) -> None:
     """
-    Convert protocols to a list of evaluators, using [`VerificationEvaluator`] for pairs.
+    Raises:
+        ValueError: if the model has no margin head, such as a backbone alone.
+    """
+    if isinstance(model, FaceRecognitionModel):
+        return
+    known = isinstance(train_dataset, Dataset) and hasattr(train_dataset.features.get("label"), "num_classes")
+    number = train_dataset.features["label"].num_classes if known else "..."
+    raise ValueError(
+        f"FaceTrainer trains a FaceRecognitionModel, a backbone with a margin head, found {type(model).__name__}: pass "
+        f"FaceRecognitionModel.from_backbone(backbone, num_identities={number})."
+    )
+
+
+def as_training_data(dataset: Any) -> Any:
+    """
+    Convert a dataset, streamed or not, to the columns `image` and `label`, as `load_identities` does.
 
     Raises:
-        ValueError: if two of them have the same name, and would log the same metrics.
+        ValueError: if it has several splits, or a column is missing or cannot be converted.
     """
-    if protocols is None:
-        return None
-    if isinstance(protocols, VerificationPairs | Evaluator):
-        protocols = [protocols]
-    evaluators = [VerificationEvaluator(each) if isinstance(each, VerificationPairs) else each for each in protocols]
-    check_names(evaluators)
-    return evaluators
-
-
-def choose_best_model_metric(args: FaceTrainingArguments, evaluators: list[Evaluator] | None) -> None:
-    """Use the first protocol's primary metric instead of the loss, transformers' default, which no protocol has."""
-    if evaluators and args.metric_for_best_model == "loss":
-        first = evaluators[0]
-        args.metric_for_best_model = f"eval_{first.name}_{first.primary_metric}"
-        args.greater_is_better = first.greater_is_better
+    if isinstance(dataset, dict):
+        raise ValueError(
+            f"train_dataset has the splits {', '.join(map(str, dataset))}: pass one of them, such as "
+            f"dataset[{next(iter(dataset), 'train')!r}]."
+        )
+    return as_identities(dataset, TRAINING_DATA) if isinstance(dataset, Dataset | IterableDataset) else dataset
 
 
 def check_training_data(dataset: Dataset, model: FaceRecognitionModel, args: FaceTrainingArguments) -> None:
     """
     Raises:
-        ValueError: if labels do not fit the head, an identity has no images, or there are fewer images than in a batch.
+        ValueError: if labels do not fit the head, an identity has no images, there are fewer images than in a batch, or
+            the last batch has one image, which batch norm cannot train on.
     """
-    check_identities(dataset, "the training data", min_identities=2)
+    check_identities(dataset, TRAINING_DATA, min_identities=2)
     identities = dataset.features["label"].num_classes
     if identities > model.config.num_identities:
         raise ValueError(
@@ -54,4 +61,10 @@ def check_training_data(dataset: Dataset, model: FaceRecognitionModel, args: Fac
         raise ValueError(
             f"The training data has {len(dataset)} images, fewer than one batch of {batch_size}: choose a smaller "
             "per_device_train_batch_size."
+        )
+    last = 0 if args.dataloader_drop_last or args.world_size > 1 else len(dataset) % batch_size  # ranks fill theirs
+    if (last == 1 or batch_size == 1) and any(isinstance(module, nn.BatchNorm1d) for module in model.modules()):
+        raise ValueError(
+            f"With {len(dataset)} images, per_device_train_batch_size={args.per_device_train_batch_size} makes a batch "
+            "of one image, which batch norm cannot train on: set dataloader_drop_last=True, or another batch size."
         )

@@ -26,7 +26,10 @@ class ClassCenters:
 
     def __init__(self, head: MarginHead, args: FaceTrainingArguments):
         self.head, self.args = head, args
-        head.sample_rate = args.partial_fc_sample_rate
+        if args.partial_fc_sample_rate is not None:
+            head.sample_rate = args.partial_fc_sample_rate
+        args.check_sample_rate(head.sample_rate)
+        head.seed = args.seed
         if args.head_group is not None and head.group is None:
             head.shard(args.head_group)  # before moving the model to a device that may be too small for all of it
 
@@ -40,19 +43,44 @@ class ClassCenters:
         return self.is_split or self.head.sample_rate < 1
 
     def add_to(self, optimizer: torch.optim.Optimizer) -> None:
-        """Move the class centers to parameter groups with their own settings, and exclude their state if split."""
-        settings = {"lr": self.args.head_learning_rate, "weight_decay": self.args.head_weight_decay}
-        settings = {name: value for name, value in settings.items() if value is not None}
+        """Move the class centers to parameter groups with their own settings."""
         own = {id(parameter) for parameter in self.head.parameters()}
         for group in list(optimizer.param_groups):
             moved = [parameter for parameter in group["params"] if id(parameter) in own]
             if moved:
                 group["params"] = [parameter for parameter in group["params"] if id(parameter) not in own]
-                optimizer.add_param_group({**group, "params": moved, **settings})
+                optimizer.add_param_group({**group, "params": moved, **self.own_settings})
+        self.prepare(optimizer)
+
+    def prepare(self, optimizer: torch.optim.Optimizer) -> None:
+        """Make an optimizer update sampled rows only, and exclude its state of split class centers from state dicts."""
         if self.head.sample_rate < 1:
             step_sampled_rows_only(optimizer)
         if self.is_split:
             optimizer.register_state_dict_post_hook(self._leave_out_own_state)
+
+    @property
+    def own_settings(self) -> dict[str, float]:
+        """The optimizer settings of the class centers that are not those of the backbone."""
+        settings = {"lr": self.args.head_learning_rate, "weight_decay": self.args.head_weight_decay}
+        return {name: value for name, value in settings.items() if value is not None}
+
+    def check_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
+        """
+        Raises:
+            ValueError: if an optimizer that the user created cannot do what the arguments ask for.
+        """
+        for name in ("head_learning_rate", "head_weight_decay"):
+            if getattr(self.args, name) is not None:
+                raise ValueError(
+                    f"{name} has no effect on optimizers=: give model.head.parameters() a group of their own there, or "
+                    "leave optimizers out (optimizer_cls_and_kwargs= chooses another class)."
+                )
+        if self.is_split:
+            raise ValueError(
+                "shard_head creates new class centers, which are not in optimizers=: pass optimizer_cls_and_kwargs= "
+                "instead."
+            )
 
     def clip_grad_norm(self, model: nn.Module, max_norm: float) -> Tensor:
         """Clip like torch, with the norm over all ranks."""

@@ -1,8 +1,11 @@
 """Training with weights that FSDP or DeepSpeed split over ranks."""
 
+from typing import Any
+
 from accelerate import Accelerator
 from accelerate.utils import DeepSpeedPlugin, DistributedType, FullyShardedDataParallelPlugin
 from torch import Tensor, nn
+from transformers import TrainingArguments
 
 
 def prepare_engine(accelerator: Accelerator) -> None:
@@ -21,6 +24,12 @@ def prepare_engine(accelerator: Accelerator) -> None:
 def splits_weights(accelerator: Accelerator) -> bool:
     """Whether an engine manages the weights, so that a rank may only have a part of them."""
     return accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+
+
+def uses_reentrant_checkpoints(args: TrainingArguments) -> bool:
+    """Whether gradients are checkpointed in torch's older way, which requires an input with a gradient."""
+    settings: Any = args.gradient_checkpointing_kwargs or {}
+    return bool(args.gradient_checkpointing and settings.get("use_reentrant"))
 
 
 def whole_state_dict(accelerator: Accelerator, wrapped: nn.Module, part: str) -> dict[str, Tensor]:

@@ -12,6 +12,17 @@ from .arguments import FaceTrainingArguments
 STREAM_FILE = "stream.json"
 
 
+def check_stream_settings(args: FaceTrainingArguments) -> None:
+    """
+    Raises:
+        ValueError: if a setting does not work with streams, whose batches have numbers.
+    """
+    if not args.dataloader_in_order:
+        raise ValueError("dataloader_in_order=False does not work with a stream, which resumes by counting batches.")
+    if args.accelerator_config.split_batches:  # type: ignore[union-attr]  # text and mappings are parsed by now
+        raise ValueError("split_batches does not work with a stream, of which each rank reads its own batches.")
+
+
 class StreamedBatches:
     """
     Numbered batches of a `datasets.IterableDataset`, read and decoded by each rank's workers, which can be resumed.

@@ -2,8 +2,9 @@
 
 import copy
 import math
+import operator
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
@@ -16,9 +17,9 @@ from huggingface_hub import CommitInfo
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, SequentialSampler
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerState
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerState, TrainingArguments, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, speed_metrics
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, BestRun, PredictionOutput, TrainOutput, speed_metrics
 from transformers.utils import logging
 
 from ..data import BatchNormalize, FaceCollator, FaceDataset, build_augmentation
@@ -27,18 +28,29 @@ from ..evaluation import Evaluator
 from ..hub import FaceModelCardData
 from ..models import FaceImageProcessor
 from ..recognition import FaceRecognitionModel
-from .arguments import FaceTrainingArguments
+from .arguments import FaceTrainingArguments, as_face_arguments
 from .checkpoint_files import find_weights_defect, finish_checkpoint, start_checkpoint
-from .checks import Protocols, as_evaluators, check_training_data, choose_best_model_metric
+from .checks import as_training_data, check_model, check_training_data
 from .class_centers import ClassCenters
+from .divergence import DivergenceCheck, NumberedCollator, check_weights
+from .draws import RepeatableDraws
 from .ema import WeightAverage
-from .engines import prepare_engine, splits_weights, whole_state_dict
+from .engines import prepare_engine, splits_weights, uses_reentrant_checkpoints, whole_state_dict
+from .evaluating import (
+    Protocols,
+    as_evaluators,
+    choose_best_model_metric,
+    choose_evaluators,
+    is_greater_better,
+    primary_metric,
+)
 from .hub_checkpoint import as_saved
 from .methods import MarginSoftmax, TrainingMethod
 from .output_lock import only_training_in
 from .publishing import Publisher, check_card
+from .refused import PARAMETERS, check_parameters, check_settings
 from .resuming import find_best_checkpoint, find_checkpoint, keep_best_checkpoint
-from .streaming import StreamedBatches
+from .streaming import StreamedBatches, check_stream_settings
 
 logger = logging.get_logger(__name__)
 
@@ -53,16 +65,18 @@ class FaceTrainer(Trainer):
     Args:
         model ([`FaceRecognitionModel`]):
             Backbone and margin head.
-        args ([`FaceTrainingArguments`]):
-            Settings of the run.
+        args ([`FaceTrainingArguments`], *optional*):
+            Settings of the run. transformers' `TrainingArguments` are converted.
         train_dataset (`datasets.Dataset` or `datasets.IterableDataset`):
-            Identity data: columns `image` and `label`. A stream is read completely in each pass (every rank and worker
-            reads its own part), in full batches; `shuffle` it with a seed.
-        eval_dataset ([`VerificationPairs`], [`Evaluator`], or a sequence of these, *optional*):
-            Evaluation protocols. Their metrics are logged as `eval_<name>_<metric>`, and any of them can be
-            `metric_for_best_model`; the default is the primary metric of the first protocol.
+            Identity data, with columns as [`hf_face.data.load_identities`] takes them. A stream is read completely in
+            each pass (every rank and worker reads its own part), in full batches; `shuffle` it with a seed.
+        eval_dataset ([`VerificationPairs`], [`Evaluator`], `str`, or a sequence or `dict` of these, *optional*):
+            Evaluation protocols; the keys of a `dict` become their names, and text names a protocol or its data as in a
+            recipe. Their metrics are logged as `eval_<name>_<metric>`, and any of them can be `metric_for_best_model`;
+            the default is the primary metric of the first protocol.
         image_processor ([`FaceImageProcessor`], *optional*):
             Size and normalization of the crops, saved with the model. The default is the backbone's `preprocessing`.
+            `Trainer`'s name for it, `processing_class`, works too.
         augmentation (`str` or list, *optional*, defaults to `"flip"`):
             Augmentation of the training crops, see [`hf_face.data.build_augmentation`]; None to disable it.
         on_bad_image (`str`, *optional*, defaults to `"raise"`):
@@ -71,8 +85,10 @@ class FaceTrainer(Trainer):
             The publisher's statements: licenses, data, description. The trainer adds its settings and measurements.
         method ([`TrainingMethod`], *optional*):
             The losses to minimize. The default is the loss of the margin head, [`MarginSoftmax`].
+        model_init (`Callable`, *optional*):
+            Creates the model instead of `model`, anew for each call of `train`, as in `Trainer`.
         kwargs:
-            Further arguments of `Trainer`.
+            Further arguments of `Trainer`; those without a meaning for face recognition are refused.
 
     Example:
     ```python
@@ -89,11 +105,12 @@ class FaceTrainer(Trainer):
     data_collator: FaceCollator
     hub_model_id: str | None  # type: ignore[assignment]
     push_in_progress: Any = None  # a `PushInProgress`
+    hp_search_backend: Any = None  # while `hyperparameter_search` runs
 
     def __init__(
         self,
-        model: FaceRecognitionModel,
-        args: FaceTrainingArguments,
+        model: FaceRecognitionModel | None = None,
+        args: TrainingArguments | None = None,
         train_dataset: Dataset | IterableDataset | None = None,
         eval_dataset: Protocols | None = None,
         image_processor: FaceImageProcessor | None = None,
@@ -101,76 +118,142 @@ class FaceTrainer(Trainer):
         on_bad_image: Literal["raise", "skip"] = "raise",
         card: FaceModelCardData | None = None,
         method: TrainingMethod | None = None,
+        processing_class: FaceImageProcessor | None = None,
+        model_init: Callable[..., FaceRecognitionModel] | None = None,
         **kwargs,
     ):
+        check_parameters(**{name: kwargs.pop(name) for name in PARAMETERS if name in kwargs})
+        self.args = args = as_face_arguments(args)
+        self.model_init = model_init
+        model = self._first_model(model, kwargs.get("optimizers"))
+        check_model(model, train_dataset)
         if args.push_to_hub:
             check_card(card)
-        image_processor = image_processor or FaceImageProcessor(**model.config.backbone_config.preprocessing)
+        train_dataset = as_training_data(train_dataset)
         if isinstance(train_dataset, Dataset):
             check_training_data(train_dataset, model, args)
+        if isinstance(train_dataset, IterableDataset):
+            check_stream_settings(args)
+        if image_processor is not None and processing_class is not None:
+            raise ValueError("image_processor= and processing_class= are the same: pass one of them.")
+        image_processor = image_processor or processing_class
+        image_processor = image_processor or FaceImageProcessor(**model.config.backbone_config.preprocessing)
         evaluators = as_evaluators(eval_dataset)
         choose_best_model_metric(args, evaluators)
         self.publisher = Publisher(self, card)
-        self.method = method or MarginSoftmax()
-        model.method = self.method  # its modules are trained, wrapped and checkpointed with the model
-        model.head.requires_grad_(self.method.uses_head)
-        self.class_centers = ClassCenters(model.head, args)
-        if self.class_centers.is_split:
-            model._ddp_params_and_buffers_to_ignore = ["head.weight"]  # type: ignore[assignment]
-        if self.class_centers.needs_own_clipping and args.max_grad_norm == 0:
-            args.max_grad_norm = math.inf  # does not clip, but makes Trainer compute the norm
+        self._first_method = method or MarginSoftmax()
+        self.divergence = DivergenceCheck()
+        self.ema: WeightAverage | None = None
+        self._adopt(model)
         super().__init__(
             model=model,
             args=args,
-            data_collator=FaceCollator(image_processor.size["height"], model.config.num_identities, on_bad_image),
             train_dataset=FaceDataset(train_dataset) if isinstance(train_dataset, Dataset) else train_dataset,
             eval_dataset=evaluators,
             processing_class=image_processor,
+            data_collator=NumberedCollator(image_processor.size["height"], model.config.num_identities, on_bad_image),
             **kwargs,
         )
+        self.model_init = model_init
         self.augmentation = augmentation
         self.augment = build_augmentation(augmentation, image_processor.size["height"]) if augmentation else None
-        self.normalize = BatchNormalize(
-            image_processor.image_mean, image_processor.image_std, image_processor.channel_order
-        ).to(args.device)
-        self._last_draw = (-1, 0)  # step and batch within it
+        self.normalize = BatchNormalize.from_image_processor(image_processor).to(args.device)
+        self._draws = RepeatableDraws(args)
         self._logged: dict[str, list[Tensor]] = {}
         self._streamed: StreamedBatches | None = None
         self._resumed_from: Path | None = None
-        if args.channels_last:
-            model.to(memory_format=torch.channels_last)  # type: ignore[call-arg]  # the wrapper hides what it takes
-        self.ema = None if args.ema_decay is None else WeightAverage(model.backbone, args.ema_decay)
-        for callback in filter(None, (_FurtherParts(self), self.ema, self.publisher)):
+        for callback in (_FurtherParts(self), self.publisher):
             self.add_callback(callback)
+        self._set_up()
+        if self.optimizer is not None:
+            self.class_centers.check_optimizer(self.optimizer)
+            self.class_centers.prepare(self.optimizer)
+
+    # The model
+
+    def _first_model(self, model: FaceRecognitionModel | None, optimizers: tuple | None) -> FaceRecognitionModel:
+        """The given model, or one of `model_init`."""
+        if (model is None) == (self.model_init is None):
+            raise ValueError("FaceTrainer requires either model= or model_init=, which creates one, and not both.")
+        if model is not None:
+            return model
+        if optimizers is not None and optimizers != (None, None):
+            raise ValueError(
+                "optimizers= hold the weights of one model: with model_init=, use optimizer_cls_and_kwargs=."
+            )
+        set_seed(self.args.seed)
+        return super().call_model_init()  # type: ignore[return-value]
+
+    def call_model_init(self, trial: Any = None) -> FaceRecognitionModel:
+        self.model = super().call_model_init(trial)  # type: ignore[assignment]
+        self._adopt(self.model)
+        if not splits_weights(self.accelerator):
+            self.model.to(self.args.device)  # type: ignore[arg-type]  # the wrapper hides what it takes
+        self._set_up()
+        return self.model
+
+    def _adopt(self, model: FaceRecognitionModel) -> None:
+        """Add the method to a model, and prepare its class centers before it moves to the device."""
+        self.method = self._first_method if self.model_init is None else copy.deepcopy(self._first_method)
+        model.method = self.method  # its modules are trained, wrapped and checkpointed with the model
+        model.head.requires_grad_(self.method.uses_head)
+        self.class_centers = ClassCenters(model.head, self.args)
+        if self.class_centers.is_split:
+            model._ddp_params_and_buffers_to_ignore = ["head.weight"]  # type: ignore[assignment]
+
+    def _set_up(self) -> None:
+        """Set up memory format, averaging and method of a model on its device."""
+        if self.args.channels_last:
+            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-arg]
+        if self.ema is not None:
+            self.remove_callback(self.ema)
+        self.ema = None if self.args.ema_decay is None else WeightAverage(self.model.backbone, self.args.ema_decay)
+        if self.ema is not None:
+            self.add_callback(self.ema)
         self.method.setup(self)
-        self.method.to(args.device)  # including modules created in setup
+        self.method.to(self.args.device)  # including modules created in setup
 
     def create_accelerator_and_postprocess(self) -> None:
         super().create_accelerator_and_postprocess()
         prepare_engine(self.accelerator)
+        if self.hp_search_backend is not None:  # a trial has just set its arguments
+            check_settings(self.args)
+            self._adopt(self.model)
+            self._set_up()
 
-    def train(self, resume_from_checkpoint: str | Path | bool | None = None, **kwargs) -> TrainOutput:
+    def train(
+        self,
+        resume_from_checkpoint: str | Path | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
         """
-        Train the model; see `Trainer.train`.
+        Train the model; see `Trainer.train`. With `max_steps=0`, nothing is trained.
 
         Args:
             resume_from_checkpoint: A checkpoint, the folder of a run, `True` or `"auto"`; see
                 [`hf_face.training.find_checkpoint`]. A checkpoint from the last step of the run is only loaded (or the
                 best one of that run, with `load_best_model_at_end`), and the returned `metrics` are empty.
-            kwargs: Further arguments of `Trainer.train`.
+            trial: A trial of a hyperparameter search, passed by `Trainer`.
+            ignore_keys_for_eval: Not supported.
 
         Raises:
+            TrainingDivergedError: at the first loss or gradient that is not finite.
             ValueError: if there is no complete checkpoint to resume from, another training runs in `output_dir`, or the
                 card could not be published.
         """
-        self.publisher.check_card()
+        check_parameters(ignore_keys_for_eval=ignore_keys_for_eval)
+        if trial is None:
+            self.publisher.check_card()
         with only_training_in(self.args.output_dir):
             checkpoint = find_checkpoint(resume_from_checkpoint, self.args.output_dir)
             if checkpoint is not None and self._load_finished(checkpoint):
                 return TrainOutput(self.state.global_step, math.nan, {})
+            if self.args.max_steps == 0:  # of which Trainer would train one
+                return TrainOutput(0, math.nan, {})
             self._resumed_from = checkpoint
             with nullcontext() if checkpoint is None else as_saved(checkpoint) as source:
-                output = super().train(resume_from_checkpoint=None if source is None else str(source), **kwargs)
+                output = super().train(None if source is None else str(source), trial)
             self.publisher.report_failures()
             return output
 
@@ -197,6 +280,26 @@ class FaceTrainer(Trainer):
         self.publisher.weights_changed(step)
         return True
 
+    def hyperparameter_search(
+        self,
+        hp_space: Callable[[Any], dict[str, Any]] | None = None,
+        compute_objective: Callable[[dict[str, float]], float] | None = None,
+        n_trials: int = 20,
+        direction: str | list[str] | None = None,
+        **kwargs,
+    ) -> BestRun | list[BestRun]:
+        """
+        Search for the best settings; see `Trainer.hyperparameter_search`. By default, the objective is
+        `metric_for_best_model` or the first protocol's primary metric, in the direction in which it is better.
+        """
+        if compute_objective is None:
+            evaluators = choose_evaluators(None, self.eval_dataset)
+            metric = self.args.metric_for_best_model or primary_metric(evaluators)
+            metric = metric if metric.startswith("eval_") else f"eval_{metric}"
+            compute_objective = operator.itemgetter(metric)
+            direction = direction or ("maximize" if is_greater_better(metric, evaluators) else "minimize")
+        return super().hyperparameter_search(hp_space, compute_objective, n_trials, direction or "minimize", **kwargs)
+
     # Batches and losses
 
     def get_train_dataloader(self) -> DataLoader:
@@ -217,8 +320,10 @@ class FaceTrainer(Trainer):
         images = inputs["pixel_values"].contiguous()  # augmentation is faster on planes
         with torch.autocast(images.device.type, enabled=False):  # coordinates do not fit half precision
             if self.augment is not None and self.model.training:
-                images = self.augment(images, self._generator())
+                images = self.augment(images, self._draws.generator(self.state.global_step))
             pixel_values = self.normalize(images)
+        if self.model.training and uses_reentrant_checkpoints(self.args):
+            pixel_values.requires_grad_()  # without which layers of frozen weights would pass no gradient on
         if self.args.channels_last:
             pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
         return {**inputs, "images": images, "pixel_values": pixel_values}
@@ -238,14 +343,10 @@ class FaceTrainer(Trainer):
             self._logged.clear()
         super().log(logs, start_time)
 
-    def _generator(self) -> torch.Generator:
-        """A generator that depends only on seed, step, batch within the step and rank, to be repeatable on resuming."""
-        step, batch = self.state.global_step, 0
-        if self._last_draw[0] == step:
-            batch = self._last_draw[1] + 1
-        self._last_draw = (step, batch)
-        numbers = (self.args.seed, step, batch, self.args.process_index)
-        return torch.Generator().manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]))
+    def training_step(self, model, inputs, num_items_in_batch=None) -> Tensor:
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self.divergence.add(loss, inputs.get("rows"))
+        return loss
 
     # Optimizer
 
@@ -268,7 +369,16 @@ class FaceTrainer(Trainer):
         if not self.class_centers.needs_own_clipping:
             return super()._clip_grad_norm(model)
         self.accelerator.unscale_gradients()
-        return self.class_centers.clip_grad_norm(model, self.args.max_grad_norm)
+        return self.class_centers.clip_grad_norm(model, self.args.max_grad_norm or math.inf)
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm=None):
+        # Not public, but called in every step with the norm, between the gradient and the optimizer.
+        if grad_norm is None and self.class_centers.needs_own_clipping:
+            grad_norm = self._clip_grad_norm(model)
+        grad_norm = super()._get_grad_norm(model, grad_norm)
+        scaled = self.accelerator.scaler is not None  # fp16 skips a step whose scaled gradient is infinite
+        self.divergence.check(self.state.global_step + 1, None if scaled else grad_norm)
+        return grad_norm
 
     # Evaluation
 
@@ -283,29 +393,19 @@ class FaceTrainer(Trainer):
         Run the protocols. Images that several of them share are embedded once.
 
         Args:
-            eval_dataset: Protocols as for the constructor; defaults to those passed there.
-            ignore_keys: Not used, but passed by `Trainer`.
+            eval_dataset: Protocols as for the constructor, or the name of one passed there; defaults to all of those.
+            ignore_keys: Not supported.
             metric_key_prefix: Prefix of the metrics.
             figures_dir: Folder to save the protocols' figures to; no figures are drawn if left out.
 
         Raises:
             ValueError: if there are no protocols.
         """
-        evaluators = self.eval_dataset if eval_dataset is None else as_evaluators(eval_dataset)
-        if not evaluators:
-            raise ValueError("Evaluation requires a protocol: pass verification pairs or a protocol as eval_dataset.")
+        check_parameters(ignore_keys=ignore_keys)
+        self._memory_tracker.start()
+        evaluators = choose_evaluators(eval_dataset, self.eval_dataset)
         start_time = time.time()
-        # All ranks use the batch norm statistics of the first one, which are the ones saved.
-        broadcast(list(self.evaluated_model.buffers()))
-        embedder = Embedder(
-            self.evaluated_model,
-            self.processing_class,
-            batch_size=self.args.per_device_eval_batch_size,
-            flip=any(evaluator.needs_flip for evaluator in evaluators),
-            dtype={"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision),
-            num_workers=self.args.dataloader_num_workers,
-            progress=not self.args.disable_tqdm,
-        )
+        embedder = self._embedder(flip=any(evaluator.needs_flip for evaluator in evaluators))
         metrics: dict[str, float] = {}
         for evaluator in evaluators:
             found = evaluator.evaluate(embedder, figures_dir)
@@ -314,7 +414,57 @@ class FaceTrainer(Trainer):
         metrics |= speed_metrics(metric_key_prefix, start_time)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self._memory_tracker.stop_and_update_metrics(metrics)
         return metrics
+
+    def predict(
+        self, test_dataset: Dataset, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
+    ) -> PredictionOutput:
+        """
+        Embed the images of a dataset.
+
+        Args:
+            test_dataset (`datasets.Dataset`): Images in the column `image`.
+            ignore_keys: Not supported.
+            metric_key_prefix: Prefix of the metrics.
+
+        Returns:
+            `PredictionOutput`: `predictions`, the embeddings (images, embedding size); `label_ids`, the column `label`
+            or None; `metrics`, the run time.
+
+        Raises:
+            ValueError: if it is not a dataset, such as a protocol, which `evaluate` runs.
+        """
+        check_parameters(ignore_keys=ignore_keys)
+        if not isinstance(test_dataset, Dataset):
+            raise ValueError(
+                f"predict embeds the images of a dataset, found {type(test_dataset).__name__}: pass the images of a "
+                "protocol (pairs.images), or run it with evaluate."
+            )
+        start_time = time.time()
+        embeddings = self._embedder(flip=False).embed(test_dataset).embeddings
+        metrics = speed_metrics(metric_key_prefix, start_time, num_samples=len(embeddings))
+        self.control = self.callback_handler.on_predict(self.args, self.state, self.control, metrics)
+        labels = np.asarray(test_dataset["label"]) if "label" in test_dataset.column_names else None
+        return PredictionOutput(embeddings, labels, metrics)
+
+    def _embedder(self, flip: bool) -> Embedder:
+        """An embedder of the current weights, in the precision of evaluation."""
+        model = self.evaluated_model
+        broadcast(list(model.buffers()))  # all ranks use the batch norm statistics of the first one, which are saved
+        precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision)
+        if self.args.bf16_full_eval or self.args.fp16_full_eval:
+            whole = torch.bfloat16 if self.args.bf16_full_eval else torch.float16
+            model, precision = copy.deepcopy(model).to(self.args.device, whole), None
+        return Embedder(
+            model,
+            self.processing_class,
+            batch_size=self.args.per_device_eval_batch_size,
+            flip=flip,
+            dtype=precision,
+            num_workers=self.args.dataloader_num_workers,
+            progress=not self.args.disable_tqdm,
+        )
 
     @property
     def evaluated_model(self) -> nn.Module:
@@ -347,6 +497,8 @@ class FaceTrainer(Trainer):
         Checkpoints contain the training model instead, including the margin head.
         """
         output_dir = str(output_dir or self.args.output_dir)
+        for module in [self.model] if self.ema is None else [self.model, self.ema.module]:
+            check_weights(module, self.state.global_step)
         if _internal_call:
             self._save_training_model(output_dir)
             return

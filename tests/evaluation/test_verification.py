@@ -145,7 +145,7 @@ def test_each_fold_is_judged_at_the_others_threshold():
 def test_pairs_that_cannot_be_judged_fold_by_fold_are_named(orl_pairs):
     rows = np.flatnonzero(orl_pairs.same)[:6], np.flatnonzero(~orl_pairs.same)[:3]
     few = replace(orl_pairs, pairs=orl_pairs.pairs[:9], same=orl_pairs.same[:9], fold=None)
-    with pytest.raises(ValueError, match="orl: cannot split 9 pairs into 10 folds"):
+    with pytest.raises(ValueError, match="orl: 9 pairs are too few for 10-fold accuracy: add pairs, or state the fold"):
         VerificationEvaluator(few)
     sorted_rows = np.concatenate([rows[0], rows[1]])
     pairs, same = orl_pairs.pairs[sorted_rows], orl_pairs.same[sorted_rows]

@@ -25,7 +25,7 @@ def faces():
 
 @pytest.fixture
 def make_trainer(faces, tmp_path):
-    """A trainer of the same fresh model each time it is called."""
+    """A trainer of the same fresh model each time it is called; `parameters` are others of the constructor."""
     train, pairs = faces
 
     def make(
@@ -34,10 +34,13 @@ def make_trainer(faces, tmp_path):
         eval_dataset=pairs,
         augmentation="flip",
         on_bad_image="raise",
+        parameters=None,
+        method=None,
         **settings,
     ):
         torch.manual_seed(0)
         config = FaceRecognitionConfig(backbone_config=TINY_VIT, num_identities=30, margin=margin)
+        parameters = {"model": FaceRecognitionModel(config)} | (parameters or {})
         settings = {
             "output_dir": str(tmp_path / "run"),
             "max_steps": 4,
@@ -51,14 +54,14 @@ def make_trainer(faces, tmp_path):
             "use_cpu": True,
             **settings,
         }
-        args = FaceTrainingArguments(**settings)
         return FaceTrainer(
-            FaceRecognitionModel(config),
-            args,
-            train_dataset,
-            eval_dataset,
+            args=FaceTrainingArguments(**settings),
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
             augmentation=augmentation,
             on_bad_image=on_bad_image,
+            method=method,
+            **parameters,
         )
 
     return make

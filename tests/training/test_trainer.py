@@ -17,6 +17,7 @@ from transformers.utils import logging
 from hf_face import AutoModelForFaceRecognition, FaceTrainer, FaceTrainingArguments
 from hf_face.evaluation import AllPairsEvaluator
 from hf_face.training import last_complete_checkpoint
+from hf_face.training.draws import RepeatableDraws
 
 
 def losses(trainer) -> list[float]:
@@ -87,7 +88,7 @@ def test_mixed_precision_does_not_reach_the_augmentation(make_trainer):
     batch = next(iter(trainer.get_train_dataloader()))
     trainer.model.train()
     images = trainer.prepare_batch(batch)["images"]
-    trainer._last_draw = (-1, 0)  # the same draws again
+    trainer._draws = RepeatableDraws(trainer.args)  # the same draws again
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(trainer.prepare_batch(batch)["images"], images)
 
@@ -321,7 +322,14 @@ def test_metrics_are_json(make_trainer, tmp_path):
     assert 0 <= saved["eval_orl_accuracy"] <= 1
 
 
-OVERRIDDEN = {"_clip_grad_norm", "_load_best_model", "_push_from_checkpoint", "_save_checkpoint", "_save_rng_state"}
+OVERRIDDEN = {
+    "_clip_grad_norm",
+    "_get_grad_norm",
+    "_load_best_model",
+    "_push_from_checkpoint",
+    "_save_checkpoint",
+    "_save_rng_state",
+}
 
 
 def test_few_private_methods_of_the_trainer_are_overridden_and_are_still_there():

@@ -1,0 +1,119 @@
+"""The protocols of a training run, and the metric that chooses its best model."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from datasets import Dataset, IterableDataset
+from transformers.trainer_utils import SaveStrategy
+
+from ..data import VerificationPairs
+from ..evaluation import Evaluator, VerificationEvaluator
+from ..evaluation.protocols import check_names, load_protocol
+from .arguments import FaceTrainingArguments
+
+Protocol = VerificationPairs | Evaluator | str
+Protocols = Protocol | Sequence[Protocol] | Mapping[str, Protocol]
+
+
+def as_evaluators(protocols: Protocols | None) -> list[Evaluator] | None:
+    """
+    Convert protocols to a list of evaluators, using [`VerificationEvaluator`] for pairs and the keys of a mapping as
+    names. Text is the name of a protocol or its data, as in a recipe.
+
+    Raises:
+        ValueError: if two of them have the same name, and would log the same metrics, or one is not a protocol.
+    """
+    if protocols is None:
+        return None
+    if isinstance(protocols, Mapping):
+        evaluators = [each for name, protocol in protocols.items() for each in _named(name, _load(protocol))]
+    elif isinstance(protocols, Sequence) and not isinstance(protocols, str):
+        evaluators = [each for protocol in protocols for each in _load(protocol)]
+    else:
+        evaluators = _load(protocols)
+    check_names(evaluators)
+    return evaluators
+
+
+def choose_evaluators(protocols: Protocols | None, own: list[Evaluator] | None) -> list[Evaluator]:
+    """
+    The evaluators to run: a trainer's `own`, one of them by its name, or others.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    chosen = [each for each in own or [] if isinstance(protocols, str) and each.name == protocols]
+    evaluators = chosen or (own if protocols is None else as_evaluators(protocols))
+    if not evaluators:
+        raise ValueError("Evaluation requires a protocol: pass verification pairs or a protocol as eval_dataset.")
+    return evaluators
+
+
+def choose_best_model_metric(args: FaceTrainingArguments, evaluators: list[Evaluator] | None) -> None:
+    """
+    Complete `metric_for_best_model` and `greater_is_better`: by default, the primary metric of the first protocol, and
+    the direction that the metric itself has.
+
+    Raises:
+        ValueError: if no protocol has the metric's prefix.
+    """
+    required = args.load_best_model_at_end or args.save_strategy == SaveStrategy.BEST
+    if required and args.metric_for_best_model is None:
+        args.metric_for_best_model = "loss"  # as transformers does if only load_best_model_at_end is set
+    if not evaluators or args.metric_for_best_model is None:
+        return
+    if args.metric_for_best_model in ("loss", "eval_loss"):
+        args.metric_for_best_model = primary_metric(evaluators)
+    direction = is_greater_better(args.metric_for_best_model, evaluators)
+    if args.greater_is_better is None:
+        args.greater_is_better = direction
+
+
+def primary_metric(evaluators: list[Evaluator]) -> str:
+    """The metric to compare models by, as `Trainer` logs it: the primary metric of the first protocol."""
+    return f"eval_{evaluators[0].name}_{evaluators[0].primary_metric}"
+
+
+def is_greater_better(metric: str, evaluators: list[Evaluator]) -> bool:
+    """
+    Whether greater values of a logged metric are better.
+
+    Raises:
+        ValueError: if no protocol has the metric's prefix.
+    """
+    name = metric.removeprefix("eval_")
+    prefixed = [each for each in evaluators if name.startswith(f"{each.name}_")]
+    if not prefixed:
+        names = ", ".join(each.name for each in evaluators)
+        raise ValueError(
+            f"metric_for_best_model={name!r} is the metric of none of the protocols {names}: set it to one such as "
+            f"{primary_metric(evaluators).removeprefix('eval_')}."
+        )
+    evaluator = max(prefixed, key=lambda each: len(each.name))
+    return evaluator.is_greater_better(name.removeprefix(f"{evaluator.name}_"))
+
+
+def _load(protocol: Any) -> list[Evaluator]:
+    if isinstance(protocol, VerificationPairs):
+        return [VerificationEvaluator(protocol)]
+    if isinstance(protocol, Evaluator):
+        return [protocol]
+    if isinstance(protocol, str):
+        return load_protocol(protocol)
+    if isinstance(protocol, Dataset | IterableDataset):
+        raise ValueError(
+            "A dataset alone is not a protocol: pass make_verification_pairs(dataset) or an Evaluator as eval_dataset. "
+            "trainer.predict(dataset) embeds its images."
+        )
+    raise ValueError(
+        "Expected verification pairs, an Evaluator, or the name or file of a protocol, found "
+        f"{type(protocol).__name__}."
+    )
+
+
+def _named(name: str, evaluators: list[Evaluator]) -> list[Evaluator]:
+    renamed = [copy.copy(evaluator) for evaluator in evaluators]  # those of the user keep their names
+    for evaluator in renamed:
+        evaluator.name = name if len(renamed) == 1 else f"{name}_{evaluator.name}"
+    return renamed
