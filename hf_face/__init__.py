@@ -5,6 +5,7 @@ Importing the package makes every face model known to transformers' Auto classes
 asked for.
 """
 
+import functools
 import importlib
 from typing import TYPE_CHECKING
 
@@ -45,9 +46,24 @@ def _push_to_hub(model, repo_id: str, **kwargs):
     return importlib.import_module(".hub", __name__).push_to_hub(model, repo_id, **kwargs)
 
 
+def _save_and_push(save):
+    """A class's `save_pretrained` that publishes, with `push_to_hub=True`, as `push_to_hub` does."""
+
+    @functools.wraps(save)
+    def save_pretrained(self, save_directory, is_main_process=True, state_dict=None, push_to_hub=False, **kwargs):
+        kwargs |= {"is_main_process": is_main_process, "state_dict": state_dict}
+        if not push_to_hub or not is_main_process:
+            save(self, save_directory, **kwargs)
+        else:
+            importlib.import_module(".hub.publishing", __name__).save_and_push(save, self, save_directory, **kwargs)
+
+    return save_pretrained
+
+
 def _publish_with_card(model_class: "type[PreTrainedModel]") -> None:
-    # transformers' own sends weights alone. Set here, because the models' files travel to where there is no hf_face.
+    # transformers' own send weights alone. Set here, because the models' files travel to where there is no hf_face.
     model_class.push_to_hub = _push_to_hub  # type: ignore[assignment]
+    model_class.save_pretrained = _save_and_push(model_class.save_pretrained)  # type: ignore[method-assign]
 
 
 register_at_first_look("hf_face.models.families", "hf_face.recognition.modeling_face_recognition")

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, BaseImageProcessor, PreTrainedConfig, PreTrainedModel
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
-from transformers.utils import IMAGE_PROCESSOR_NAME, SAFE_WEIGHTS_NAME
+from transformers.utils import IMAGE_PROCESSOR_NAME
 
 from ..files import check_own_files, check_weights, read_json
 from ..heads import MarginHead, save_head
@@ -28,6 +28,7 @@ from .measuring import evaluated_on_cpu
 from .model_card import card_metadata, check_metadata, collect_citations, create_model_card
 
 LOG_NAME = "training_log.json"
+NO_CARD = "Publishing a model requires a card: card=FaceModelCardData(license=..., training_data=[...])."
 FIGURE_FORMATS = ("PNG", "JPEG", "GIF", "WEBP")  # what browsers show
 
 
@@ -39,6 +40,8 @@ def write_model_folder(
     card: FaceModelCardData | None = None,
     image_processor: BaseImageProcessor | None = None,
     include_head: bool = False,
+    max_shard_size: int | str = "50GB",
+    tags: list[str] | None = None,
 ) -> Path:
     """
     Write the contents of the repository `repo_id` to `folder`, and check that code, weights and image processor match.
@@ -53,6 +56,8 @@ def write_model_folder(
             its weights have not changed since loading.
         image_processor: Defaults to the one in that folder.
         include_head: Whether to write the training model's margin head too, see `hf_face.heads.head_files`.
+        max_shard_size: Largest size of a file of weights; larger ones are split.
+        tags: Further tags of the card.
 
     Raises:
         FileNotFoundError: if the model folder has no weights, configuration, image processor or card data.
@@ -67,25 +72,32 @@ def write_model_folder(
         model = load_model(source)
     elif card is None or image_processor is None:
         source = folder_of(model)
-        if source is not None and (source / CARD_DATA_NAME).is_file():
-            card = card or load_card_data(source)
-        if source is not None and (source / IMAGE_PROCESSOR_NAME).is_file():
-            image_processor = image_processor or load_image_processor(source)
+        card, image_processor = complete_from(source, card, image_processor)
     if card is None:
-        raise ValueError(
-            "Publishing a model requires a card: card=FaceModelCardData(license=..., training_data=[...])."
-        )
+        raise ValueError(NO_CARD)
     if image_processor is None:
         raise ValueError("Publishing a model requires its image processor: image_processor=FaceImageProcessor(...).")
-    check_licenses(card)
+    card = dataclasses.replace(card, tags=[*card.tags, *(tags or [])])
     backbone = bare_backbone(model)
-    backbone.save_pretrained(folder)
+    check_card_data(card, backbone.config)
+    backbone.save_pretrained(folder, max_shard_size=max_shard_size)
     image_processor.save_pretrained(folder)
     if include_head:
         add_head(model, source, folder)
     write_model_card(folder, backbone, image_processor, card, repo_id)
     check_model_folder(folder, backbone, image_processor)
     return folder
+
+
+def complete_from(
+    source: Path | None, card: FaceModelCardData | None, image_processor: BaseImageProcessor | None
+) -> tuple[FaceModelCardData | None, BaseImageProcessor | None]:
+    """The card's data and the image processor, from the model's folder where they are not given and it has them."""
+    if card is None and source is not None and (source / CARD_DATA_NAME).is_file():
+        card = load_card_data(source)
+    if image_processor is None and source is not None and (source / IMAGE_PROCESSOR_NAME).is_file():
+        image_processor = load_image_processor(source)
+    return card, image_processor
 
 
 def bare_backbone(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
@@ -118,15 +130,16 @@ def refuse_split_head(head: MarginHead) -> None:
 
 def folder_of(model: PreTrainedModel) -> Path | None:
     """The folder a model was loaded from, if its weights have not changed since."""
-    file = Path(model.name_or_path, SAFE_WEIGHTS_NAME)
-    if not model.name_or_path or not file.is_file():
+    if not model.name_or_path:
         return None
-    weights = model.state_dict()
-    with safe_open(file, "pt") as saved:
-        same = weights.keys() == set(saved.keys()) and all(
-            _equal(saved.get_tensor(name), weight.cpu()) for name, weight in weights.items()
-        )
-    return file.parent if same else None
+    weights, found = model.state_dict(), set()
+    for file in Path(model.name_or_path).glob("model*.safetensors"):
+        with safe_open(file, "pt") as saved:
+            for name in saved.keys():  # noqa: SIM118  it is no dictionary
+                if name not in weights or not _equal(saved.get_tensor(name), weights[name].cpu()):
+                    return None
+                found.add(name)
+    return Path(model.name_or_path) if found == weights.keys() else None
 
 
 def _equal(first: Tensor, second: Tensor) -> bool:

@@ -1,7 +1,10 @@
 """Publishing a face model: a complete folder, checked before uploading, in one commit."""
 
 import tempfile
+from collections.abc import Callable
+from inspect import signature
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
 from huggingface_hub.utils import validate_repo_id
@@ -10,8 +13,17 @@ from transformers import BaseImageProcessor, PreTrainedModel
 from .. import models
 from .branch import HubBranch
 from .card_data import FaceModelCardData
-from .model_folder import LOG_NAME, write_model_folder
+from .model_folder import (
+    LOG_NAME,
+    NO_CARD,
+    bare_backbone,
+    check_card_data,
+    complete_from,
+    folder_of,
+    write_model_folder,
+)
 
+OF_BOTH = {"max_shard_size", "token"}  # arguments of `save_pretrained` that `push_to_hub` takes too
 STALE_WEIGHTS = (".safetensors", ".safetensors.index.json", "head.index.json", "pytorch_model.bin", "training_args.bin")
 
 
@@ -23,15 +35,18 @@ def push_to_hub(
     image_processor: BaseImageProcessor | None = None,
     include_head: bool = False,
     private: bool | None = None,
-    token: str | None = None,
+    token: str | bool | None = None,
     revision: str | None = None,
     create_pr: bool = False,
     overwrite: bool = False,
-    commit_message: str = "Publish face recognition model",
+    commit_message: str | None = None,
+    commit_description: str | None = None,
+    max_shard_size: int | str = "50GB",
+    tags: list[str] | None = None,
 ) -> CommitInfo:
     """
     Publish a face model with its image processor, code, card, figures and training log, in one commit. Also a method of
-    every face model: `model.push_to_hub("org/name")`.
+    every face model: `model.push_to_hub("org/name")` and, after saving it, `save_pretrained(folder, push_to_hub=True)`.
 
     First, the folder is written and checked locally: weights, code and card have to match, and the metadata has to be
     valid on the Hub. Only then, the repository or branch is created. A failed push removes what it created and leaves
@@ -50,7 +65,9 @@ def push_to_hub(
         revision: Branch, created if it does not exist; defaults to `main`.
         create_pr: Open a pull request instead, which requires no write access.
         overwrite: Whether to replace a repository that contains something other than a face model.
-        commit_message: First line of the commit, or title of the pull request.
+        commit_message, commit_description: Title and text of the commit or pull request.
+        max_shard_size: Largest size of a file of weights; larger ones are split.
+        tags: Further tags of the card.
 
     Returns:
         `CommitInfo`: with `commit_url`, `oid` and, with `create_pr`, `pr_url`.
@@ -79,7 +96,14 @@ def push_to_hub(
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent) / repo_id.split("/")[-1]
         write_model_folder(
-            model, folder, repo_id, card=card, image_processor=image_processor, include_head=include_head
+            model,
+            folder,
+            repo_id,
+            card=card,
+            image_processor=image_processor,
+            include_head=include_head,
+            max_shard_size=max_shard_size,
+            tags=tags,
         )
         return publish_folder(
             api,
@@ -89,8 +113,39 @@ def push_to_hub(
             revision=revision,
             create_pr=create_pr,
             overwrite=overwrite,
-            commit_message=commit_message,
+            commit_message=commit_message or "Publish face recognition model",
+            commit_description=commit_description,
         )
+
+
+def save_and_push(
+    save: Callable[..., None],
+    model: PreTrainedModel,
+    save_directory: str | Path,
+    *,
+    repo_id: str | None = None,
+    card: FaceModelCardData | None = None,
+    image_processor: BaseImageProcessor | None = None,
+    **kwargs: Any,
+) -> CommitInfo:
+    """
+    `model.save_pretrained(save_directory, push_to_hub=True)`: save with `save`, and publish what was saved.
+
+    Args:
+        repo_id: Defaults to the folder's name, in your own namespace.
+        card, image_processor: As for [`push_to_hub`]; nothing is saved without a card.
+        kwargs: Further arguments of `save_pretrained` and [`push_to_hub`].
+    """
+    source = folder_of(model) if kwargs.get("state_dict") is None else None  # before it is saved over
+    card, image_processor = complete_from(source, card, image_processor)
+    if card is None:
+        raise ValueError(NO_CARD)
+    check_card_data(card, bare_backbone(model).config)
+    of_save = signature(save).parameters.keys()
+    save(model, save_directory, **{name: value for name, value in kwargs.items() if name in of_save})
+    options = {name: value for name, value in kwargs.items() if name not in of_save - OF_BOTH}
+    repo_id = repo_id or Path(save_directory).absolute().name
+    return push_to_hub(save_directory, repo_id, card=card, image_processor=image_processor, **options)
 
 
 def full_name(api: HfApi, repo_id: str) -> str:
@@ -109,6 +164,7 @@ def publish_folder(
     repo_id: str,
     *,
     commit_message: str,
+    commit_description: str | None = None,
     private: bool | None = None,
     revision: str | None = None,
     create_pr: bool = False,
@@ -125,6 +181,7 @@ def publish_folder(
             repo_id,
             commit_operations(folder, branch, overwrite),
             commit_message=commit_message,
+            commit_description=commit_description,
             revision=branch.name,
             create_pr=create_pr,
             parent_commit=branch.start.sha,

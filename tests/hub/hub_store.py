@@ -48,6 +48,7 @@ class Commit:
     title: str
     files: dict[str, File]
     parent: str | None
+    description: str = ""
 
 
 @dataclass
@@ -199,7 +200,9 @@ class HubStore:
                 files = {name: file for name, file in files.items() if not name.startswith(path)}
             else:
                 raise HubError(400, f"unknown operation {kind}")
-        return repo.add_commit(ref, header["summary"], files, parent.oid)
+        commit = repo.add_commit(ref, header["summary"], files, parent.oid)
+        commit.description = header.get("description", "")
+        return commit
 
 
 def card_errors(content: str, repo_type: str) -> list[str]:
