@@ -1,16 +1,35 @@
-"""Checks of what people type, before anything slow starts: names of models and data, outputs, and counts."""
+"""What people type: YAML, and checks of names, outputs and counts before anything slow starts."""
 
 import difflib
 import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any, TextIO
+
+import yaml
 
 HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # org/name
 FILE_SUFFIXES = (
     *(".bin", ".csv", ".gz", ".json", ".npz", ".onnx", ".parquet", ".pt", ".pth", ".rec", ".safetensors", ".tar"),
     *(".tgz", ".txt", ".yaml", ".yml", ".zip"),
 )
+
+
+class YamlLoader(yaml.SafeLoader):
+    """YAML as safe as PyYAML's, but with the numbers of YAML 1.2: `4e-1` is text in YAML 1.1."""
+
+
+YamlLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+"),
+    list("-+.0123456789"),
+)
+
+
+def parse_yaml(text: str | TextIO) -> Any:
+    """Parse YAML of a person, from text or a file; errors have the file's name."""
+    return yaml.load(text, YamlLoader)
 
 
 def may_be_on_hub(name: str | Path) -> bool:

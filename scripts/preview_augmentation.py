@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-import yaml
 from torch.utils.data import DataLoader
 from torchvision.utils import make_grid, save_image
 
@@ -18,12 +17,12 @@ from hf_face.cli.errors import run_for_people
 from hf_face.cli.parser import HelpFormatter
 from hf_face.data import FaceCollator, FaceDataset, build_augmentation, load_identities, load_orl
 from hf_face.registry import load_plugins
-from hf_face.user_input import check_at_least, check_output_file
+from hf_face.user_input import check_at_least, check_output_file, parse_yaml
 
 
 def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
-    parser.add_argument("augmentation", type=yaml.safe_load, help="augmentation as in a recipe: a name or a YAML list")
+    parser.add_argument("augmentation", type=parse_yaml, help="augmentation as in a recipe: a name or a YAML list")
     parser.add_argument("output", type=Path, help="PNG, JPEG or WebP file to write")
     parser.add_argument("--source", help="identity data, see load_identities; the ORL faces by default")
     parser.add_argument("--image_size", type=int, default=112, help="pixels of a side")

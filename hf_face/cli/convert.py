@@ -16,7 +16,7 @@ from pathlib import Path
 
 import yaml
 
-from ..user_input import check_output_file, check_output_folder, check_path
+from ..user_input import check_output_file, check_output_folder, check_path, parse_yaml
 from .parser import CommandParser
 
 
@@ -77,6 +77,6 @@ def setting(text: str) -> tuple[str, object]:
     if not name or not equals:
         raise ArgumentTypeError(f"expected NAME=VALUE, found {text!r}")
     try:
-        return name, yaml.safe_load(value)
+        return name, parse_yaml(value)
     except yaml.YAMLError:
         raise ArgumentTypeError(f"the value of {name} is not YAML: {value!r}") from None

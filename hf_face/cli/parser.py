@@ -1,7 +1,8 @@
 """Argument parser of subcommands: transformers' parser, with an example in its help and one-line errors."""
 
-from argparse import Action, ArgumentDefaultsHelpFormatter, Namespace, RawDescriptionHelpFormatter
-from collections.abc import Sequence
+import re
+from argparse import SUPPRESS, Action, ArgumentDefaultsHelpFormatter, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Collection, Mapping, Sequence
 
 from transformers.hf_argparser import HfArgumentParser
 
@@ -14,6 +15,13 @@ class HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
 
     def _get_help_string(self, action: Action) -> str:
         return action.help if action.default in (None, []) else super()._get_help_string(action)
+
+    def _format_action_invocation(self, action: Action) -> str:
+        """Options without their other spelling, with dashes for underscores."""
+        if len(action.option_strings) < 2 or action.option_strings[0] == "-h":
+            return super()._format_action_invocation(action)
+        values = self._format_args(action, self._get_default_metavar_for_optional(action))
+        return f"{action.option_strings[0]} {values}"
 
 
 class CommandParser(HfArgumentParser):
@@ -41,6 +49,30 @@ class CommandParser(HfArgumentParser):
             formatter_class=HelpFormatter,
             allow_abbrev=False,
         )
+
+    def group_options(self, groups: Mapping[str, Sequence[str]], others: str, hidden: Collection[str] = ()) -> None:
+        """
+        Show options in groups, and those in none last, with the first sentence of their help.
+
+        Args:
+            groups: names of options by the title of their group.
+            others: title of the group of options in none.
+            hidden: names of options to leave out.
+        """
+        actions = self._optionals._group_actions
+        for action in actions:
+            if action.dest in hidden or action.option_strings[0].startswith("--no_"):
+                action.help = SUPPRESS
+        by_name = {action.dest: action for action in reversed(actions)}
+        remaining = [action for action in actions if action.dest not in {"help", *hidden}]
+        for title, names in groups.items():
+            group = self.add_argument_group(title)
+            group._group_actions += [by_name[name] for name in names]
+            remaining = [action for action in remaining if action.dest not in names]
+        for action in remaining:
+            action.help = action.help if action.help == SUPPRESS else re.split(r"(?<=\w\w)\. ", action.help)[0]
+        self.add_argument_group(others)._group_actions += remaining
+        self._optionals._group_actions = [by_name["help"]]
 
     def parse_known_args(
         self, args: Sequence[str] | None = None, namespace: Namespace | None = None

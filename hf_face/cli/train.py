@@ -2,7 +2,7 @@
 Train a face model from a recipe, evaluate it on people it has not seen, and save it.
 
 Any field of the recipe can be set on the command line. Checkpoints are saved to output_dir/checkpoint-N. With
-`resume_from_checkpoint: auto`, an interrupted run resumes from the newest complete one.
+`--resume_from_checkpoint auto`, an interrupted run resumes from the newest complete one, and a new one starts.
 
 Use accelerate with a launch configuration to train on several GPUs, or torchrun for several ranks without GPUs.
 
@@ -20,14 +20,61 @@ from pathlib import Path
 from .loading import check_data
 from .parser import CommandParser
 
+GROUPS = {
+    "what most runs set": [
+        *(
+            "train_data",
+            "eval_data",
+            "backbone",
+            "model_name_or_path",
+            "margin",
+            "output_dir",
+            "resume_from_checkpoint",
+        ),
+        *("num_train_epochs", "max_steps", "per_device_train_batch_size", "learning_rate", "bf16", "use_cpu"),
+    ],
+    "data": [
+        *("held_out_identities", "num_identities", "images_per_identity", "min_images_per_identity", "compact"),
+        *("image_column", "label_column", "split", "split_seed", "streaming", "augmentation", "on_bad_image"),
+        *("dataloader_num_workers", "dataloader_drop_last"),
+    ],
+    "model and head": [
+        *("margin_kwargs", "scale", "sub_centers", "filter_threshold", "chunk_size", "partial_fc_sample_rate"),
+        *("shard_head", "head_from", "method", "lora", "plugins"),
+    ],
+    "optimization": [
+        *("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "optim", "optim_args", "weight_decay"),
+        *(
+            "head_learning_rate",
+            "head_weight_decay",
+            "max_grad_norm",
+            "gradient_accumulation_steps",
+            "ema_decay",
+            "seed",
+        ),
+    ],
+    "speed and memory": [
+        *("fp16", "tf32", "channels_last", "torch_compile", "gradient_checkpointing", "fsdp", "deepspeed"),
+    ],
+    "evaluation": [
+        *("eval_strategy", "eval_steps", "per_device_eval_batch_size", "load_best_model_at_end"),
+        *("metric_for_best_model", "greater_is_better"),
+    ],
+    "checkpoints and logs": [
+        *("save_strategy", "save_steps", "save_total_limit", "logging_steps", "report_to", "run_name"),
+    ],
+    "publishing": ["card", "push_to_hub", "hub_model_id", "hub_private_repo", "hub_strategy", "hub_revision"],
+}
+
 
 def main(argv: Sequence[str]) -> None:
     from transformers import set_seed
 
     from ..training import FaceTrainer
-    from ..training.recipe import build_method, build_model, load_data, parse_recipe
+    from ..training.recipe import build_method, build_model, load_data, parse_recipe, split_recipe
 
-    command_line().parse_args(argv)
+    parser = command_line()
+    parser.parse_args(split_recipe(argv, parser)[1])
     hint_at_launchers()
     model_args, data_args, card_args, args = parse_recipe(argv)
     set_seed(args.seed)
@@ -65,6 +112,7 @@ def main(argv: Sequence[str]) -> None:
 def command_line() -> CommandParser:
     """The parser that explains the fields and reports mistyped ones."""
     from ..training.recipe import RECIPE_TYPES
+    from ..training.refused import SETTINGS
 
     parser = CommandParser(RECIPE_TYPES, __doc__, usage="%(prog)s RECIPE [--field value ...]")
     parser.add_argument(
@@ -72,6 +120,8 @@ def command_line() -> CommandParser:
         nargs="?",
         help="a recipe included in hf_face, such as demo/orl (see `hf-face recipes`), or a YAML file",
     )
+    refused = set(SETTINGS) - {"debug", "train_sampling_strategy"}
+    parser.group_options(GROUPS, "other settings of transformers' TrainingArguments", hidden=refused)
     return parser
 
 

@@ -14,10 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import yaml
-
 from ..registry import Spec, parse_spec, protocols
-from ..user_input import FILE_SUFFIXES
+from ..user_input import FILE_SUFFIXES, parse_yaml
 from .evaluator import Evaluator
 
 
@@ -193,7 +191,7 @@ class ProtocolArguments:
         used: set[str] = set()
         specs: list[Spec] = []
         for text in chosen:
-            name, own = parse_protocol(yaml.safe_load(text) if text.lstrip().startswith("{") else text)
+            name, own = parse_protocol(parse_yaml(text) if text.lstrip().startswith("{") else text)
             common = {option: given[option] for option in options_of(name) if option in given and option not in own}
             used |= common.keys()
             specs.append({name: common | own})

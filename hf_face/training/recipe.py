@@ -1,12 +1,11 @@
 """Building the objects of a training run from a recipe, a YAML file."""
 
-import difflib
+from argparse import Action, ArgumentParser
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import yaml
 from datasets import ClassLabel, Dataset, IterableDataset
 from peft import LoraConfig, get_peft_model
 from torch.distributed import ProcessGroup
@@ -28,10 +27,10 @@ from ..models import FaceConfig, FaceImageProcessor, FoundationFaceModel
 from ..models.loading import load_image_processor
 from ..recognition import FaceRecognitionConfig, FaceRecognitionModel
 from ..registry import families, load_plugins, methods
-from ..user_input import check_exists
+from ..user_input import check_exists, did_you_mean, parse_yaml
 from .arguments import FaceTrainingArguments
 from .methods import TrainingMethod
-from .recipe_files import find_recipe
+from .recipe_files import find_recipe, recipe_names
 
 SHUFFLE_BUFFER = 10_000  # buffered images of a stream: 45 MB of 112-pixel JPEG crops
 
@@ -43,7 +42,12 @@ else:
 
 def _parsed(value: Any) -> Any:
     """Parse dictionaries and lists, which are text on the command line but already parsed in recipes."""
-    return yaml.safe_load(value) if isinstance(value, str) and value[:1] in ("{", "[") else value
+    return parse_yaml(value) if isinstance(value, str) and value[:1] in ("{", "[") else value
+
+
+def _as_list(values: Any) -> list:
+    """A list, for which recipes may have its only element."""
+    return values if isinstance(values, list) else [values]
 
 
 @dataclass
@@ -104,6 +108,7 @@ class ModelArguments:
     def __post_init__(self):
         self.backbone, self.lora = _parsed(self.backbone), _parsed(self.lora)
         self.margin_kwargs, self.method = _parsed(self.margin_kwargs), _parsed(self.method)
+        self.plugins = _as_list(self.plugins)
         load_plugins(self.plugins)
         if (self.backbone is None) == (self.model_name_or_path is None):
             raise ValueError(
@@ -129,6 +134,17 @@ class DataArguments:
             'protocol with its options, such as {"ijb": {"data": "IJBC"}}; see `hf-face evaluate --help`.'
         },
     )
+    split: str = field(default="train", metadata={"help": "Split of the training data, if it has several."})
+    image_column: str | None = field(
+        default=None, metadata={"help": "Column of the images in the training data; its only image column by default."}
+    )
+    label_column: str | None = field(
+        default=None, metadata={"help": "Column of the people in the training data; label (or cls) by default."}
+    )
+    compact: bool = field(
+        default=False,
+        metadata={"help": "Leave out people who have no images; they are an error otherwise."},
+    )
     held_out_identities: int = field(
         default=0, metadata={"help": "Number of people to hold out of the training data, for verification."}
     )
@@ -148,7 +164,8 @@ class DataArguments:
 
     def __post_init__(self):
         self.augmentation = _parsed(self.augmentation)
-        self.eval_data = [_parsed(spec) for spec in self.eval_data]
+        self.train_data = _as_list(self.train_data)
+        self.eval_data = [_parsed(spec) for spec in _as_list(self.eval_data)]
 
 
 @dataclass
@@ -189,28 +206,52 @@ def parse_recipe(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments, Ca
         RECIPE_TYPES,  # type: ignore[arg-type]  # its own name for a dataclass fits no class
         description="Train a face model. The first argument is a recipe in YAML.",
     )
-    argv = list(argv)
-    if argv and not argv[0].startswith("-"):
-        recipe = read_recipe(find_recipe(argv.pop(0)), {action.dest for action in parser._actions})
-        parser.set_defaults(**recipe)
+    name, argv = split_recipe(argv, parser)
+    if name is not None:
+        path = find_recipe(name)
+        actions = {action.dest: action for action in parser._actions}
+        recipe = read_recipe(path, set(actions))
+        parser.set_defaults(**{key: _as_option(value, actions[key], path) for key, value in recipe.items()})
         for action in parser._actions:
             action.required = action.required and action.dest not in recipe
     model, data, card, args = parser.parse_args_into_dataclasses(argv)
     return model, data, card, args
 
 
+def split_recipe(argv: Sequence[str], parser: ArgumentParser) -> tuple[str | None, list[str]]:
+    """Split a command line into the recipe, which may be anywhere, or None, and the options."""
+    for i, argument in enumerate(argv):
+        option = parser._option_string_actions.get(argv[i - 1]) if i else None
+        is_value = option is not None and option.nargs is None  # of an option that takes one
+        named = argument.endswith((".yaml", ".yml")) or argument in recipe_names()
+        if not argument.startswith("-") and (i == 0 or (named and not is_value)):
+            return argument, [*argv[:i], *argv[i + 1 :]]
+    return None, list(argv)
+
+
 def read_recipe(path: Path, known: set[str]) -> dict[str, Any]:
     """Read the fields of a recipe, which must be among `known`."""
-    recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    with path.open(encoding="utf-8") as file:
+        recipe = parse_yaml(file)
     if not isinstance(recipe, dict):
         raise ValueError(f"{path} must have one field per line, `name: value`.")
     for key in recipe:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            raise ValueError(
-                f"{path} sets {key!r}, which is not a field.{f' Did you mean {near[0]!r}?' if near else ''}"
-            )
+            raise ValueError(f"{path} sets {key!r}, which is not a field.{did_you_mean(str(key), known)}")
     return recipe
+
+
+def _as_option(value: Any, action: Action, path: Path) -> Any:
+    """A recipe's value as the command line would have it. argparse converts text, but not what YAML already did."""
+    if value is False and action.choices and "no" in action.choices:
+        return "no"  # which is False in YAML
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    if action.type is str:
+        return str(value)
+    if action.type is int and not float(value).is_integer():
+        raise ValueError(f"{path}: {action.dest} must be a whole number, found {value}.")
+    return action.type(value) if action.type in (int, float) else value
 
 
 def load_data(args: DataArguments) -> tuple[Dataset | IterableDataset, list[Evaluator]]:
@@ -218,7 +259,7 @@ def load_data(args: DataArguments) -> tuple[Dataset | IterableDataset, list[Eval
     evaluators = [evaluator for spec in args.eval_data for evaluator in load_protocol(spec)]
     if args.streaming:
         return _load_stream(args), evaluators
-    sources = [load_identities(name) for name in args.train_data]
+    sources = [load_identities(name, compact=args.compact, **_source_options(args)) for name in args.train_data]
     train = sources[0] if len(sources) == 1 else merge_identities(sources)
     if args.held_out_identities:
         train, held_out = split_identities(train, args.held_out_identities, seed=args.split_seed)
@@ -230,17 +271,22 @@ def load_data(args: DataArguments) -> tuple[Dataset | IterableDataset, list[Eval
     return train, evaluators
 
 
+def _source_options(args: DataArguments) -> dict[str, Any]:
+    return {"split": args.split, "image_column": args.image_column, "label_column": args.label_column}
+
+
 def _load_stream(args: DataArguments) -> IterableDataset:
     if len(args.train_data) > 1 or args.held_out_identities:
         raise ValueError(
             "streaming reads one source and cannot hold out people: set eval_data and a single train_data."
         )
-    if args.images_per_identity is not None or args.min_images_per_identity > 1:
+    if args.images_per_identity is not None or args.min_images_per_identity > 1 or args.compact:
         raise ValueError(
-            "streaming takes every image: images_per_identity and min_images_per_identity select images, which "
-            "requires streaming: false."
+            "streaming takes every image: images_per_identity and min_images_per_identity select images, and compact "
+            "people, which requires streaming: false."
         )
-    stream = load_identities(args.train_data[0], streaming=True, num_identities=args.num_identities)
+    options = _source_options(args)
+    stream = load_identities(args.train_data[0], streaming=True, num_identities=args.num_identities, **options)
     if not isinstance(stream.features["label"], ClassLabel):
         raise ValueError(
             f"{args.train_data[0]} does not define its number of people (its labels are {stream.features['label']}): "

@@ -12,6 +12,8 @@ import pytest
 from hf_face.cli import subcommands
 from hf_face.cli.parser import CommandParser
 from hf_face.hub import Evaluation, FaceModelCardData, TrainingData
+from hf_face.training import FaceTrainingArguments
+from hf_face.training.refused import SETTINGS
 
 ROOT = Path(__file__).parents[2]
 
@@ -54,6 +56,19 @@ def test_the_fields_of_the_card_are_explained(hf_face):
     for data in (FaceModelCardData, TrainingData, Evaluation):
         for field in dataclasses.fields(data):
             assert re.search(rf"^    (\w+, )*{field.name}\b.*:", text, re.MULTILINE), field.name
+
+
+def test_the_help_of_training_starts_with_what_most_runs_set(hf_face, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    text = hf_face("train", "--help").out
+    first = text.partition("\nwhat most runs set:\n")[2].partition("\ndata:\n")[0]
+    for name in ("train_data", "backbone", "margin", "output_dir", "learning_rate", "num_train_epochs"):
+        assert f"\n  --{name}" in f"\n{first}"
+    assert re.search(r"--resume_from_checkpoint \S+\s+auto to resume from the newest complete checkpoint", first)
+    assert len(text.splitlines()) < 400
+    assert "--label_smoothing_factor" not in text  # as it is refused
+    fields = {each.name for each in dataclasses.fields(FaceTrainingArguments)} - set(SETTINGS)
+    assert [name for name in fields if f"\n  --{name}" not in text] == []
 
 
 @pytest.mark.parametrize("script", sorted((ROOT / "scripts").glob("*.py")), ids=lambda script: script.stem)

@@ -51,6 +51,84 @@ def test_an_unknown_key_is_named_with_what_was_meant(recipe):
         parse_recipe([str(recipe)])
 
 
+@pytest.mark.parametrize(
+    ("line", "option", "value"),
+    [
+        ("learning_rate: 4e-1", "learning_rate", 0.4),
+        ("max_steps: 1e3", "max_steps", 1000),
+        ("margin_kwargs: {m: 4e-1}", "margin_kwargs", {"m": 0.4}),
+        ("backbone: {model_type: timm_face, model_args: {drop_path_rate: 1E-1}}", "backbone", 0.1),
+        ("augmentation: [{random_erasing: {p: .5e0}}]", "augmentation", [{"random_erasing": {"p": 0.5}}]),
+        (
+            "eval_data: {ijb: {data: x, fars: [1e-4, 1e-5]}}",
+            "eval_data",
+            [{"ijb": {"data": "x", "fars": [1e-4, 1e-5]}}],
+        ),
+        ("lr_scheduler_kwargs: {min_lr: 1e-6}", "lr_scheduler_kwargs", {"min_lr": 1e-6}),
+        ("train_data: faces", "train_data", ["faces"]),
+        ("train_data: 2024", "train_data", ["2024"]),
+        ("eval_data: lfw.bin", "eval_data", ["lfw.bin"]),
+        ("plugins: json", "plugins", ["json"]),
+        ("run_name: 7", "run_name", "7"),
+        ("save_strategy: no", "save_strategy", "no"),
+        ("scale: 64", "scale", 64.0),
+    ],
+)
+def test_a_recipe_says_what_it_means(recipe, line, option, value):
+    key = line.partition(":")[0]
+    recipe.write_text("\n".join([each for each in RECIPE.splitlines() if not each.startswith(key)] + [line]))
+    fields = {name: each for part in parse_recipe([str(recipe)]) for name, each in vars(part).items()}
+    found = fields[option]["model_args"]["drop_path_rate"] if option == "backbone" else fields[option]
+    assert found == value
+    assert type(found) is type(value) or option == "save_strategy"
+
+
+def test_half_a_step_is_refused(recipe):
+    recipe.write_text(RECIPE + "max_steps: 2.5")
+    with pytest.raises(ValueError, match=r"recipe.yaml: max_steps must be a whole number, found 2.5"):
+        parse_recipe([str(recipe)])
+
+
+def test_numbers_on_the_command_line_are_those_of_recipes(recipe):
+    overrides = ["--margin_kwargs", "{m: 4e-1}", "--eval_data", "{ijb: {data: x, far: 1e-4}}", "--train_data", "orl"]
+    model, data, _, _ = parse_recipe([str(recipe), *overrides])
+    assert model.margin_kwargs == {"m": 0.4}
+    assert data.eval_data == [{"ijb": {"data": "x", "far": 1e-4}}]
+    assert DataArguments(train_data="orl", eval_data="lfw.bin").train_data == ["orl"]
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--learning_rate", "0.5", "RECIPE"],
+        ["--learning_rate", "0.5", "RECIPE", "--bf16", "false"],
+        ["--learning_rate=0.5", "--train_data", "orl", "RECIPE"],
+        ["--learning_rate", "0.5", "--channels_last", "RECIPE"],
+    ],
+)
+def test_a_recipe_may_stand_anywhere(recipe, argv):
+    model, _, _, args = parse_recipe([str(recipe) if each == "RECIPE" else each for each in argv])
+    assert (model.margin, args.learning_rate) == ("cosface", 0.5)
+    parse_recipe(["--learning_rate", "0.5", "demo/orl", "--run_name", "demo/orl"])
+
+
+def test_columns_splits_and_empty_people_of_the_training_data(tmp_path):
+    people = load_orl().select(range(30)).rename_columns({"image": "photograph", "label": "who"})
+    (tmp_path / "data").mkdir()
+    people.to_parquet(tmp_path / "data" / "part-0.parquet")
+    source = {"train_data": [str(tmp_path)], "image_column": "photograph", "label_column": "who"}
+    train, _ = load_data(DataArguments(**source, compact=True))
+    assert (len(train), train.features["label"].num_classes) == (30, 3)
+    with pytest.raises(ValueError, match="37 of 40 have none"):
+        load_data(DataArguments(**source))
+    with pytest.raises(ValueError, match="compact people, which requires streaming: false"):
+        load_data(DataArguments(**source, compact=True, streaming=True))
+    (tmp_path / "data" / "part-0.parquet").rename(tmp_path / "data" / "validation-0.parquet")
+    with pytest.raises(ValueError, match="no shards for the split 'train', only for validation"):
+        load_data(DataArguments(**source, compact=True))
+    assert len(load_data(DataArguments(**source, compact=True, split="validation"))[0]) == 30
+
+
 def test_a_recipe_that_is_no_mapping_is_refused(recipe):
     recipe.write_text("- a list")
     with pytest.raises(ValueError, match="one field per line"):
