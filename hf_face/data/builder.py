@@ -14,6 +14,7 @@ from datasets.builder import Key
 from .image_folder import ImageFolder
 from .recordio import RecordIO
 
+IMAGES_AND_NUMBERS = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
 MAX_SHARDS = 256  # the number of workers, over all ranks, that can stream at once
 
 
@@ -23,6 +24,7 @@ class IdentityConfig(datasets.BuilderConfig):
 
     path: str = ""
     fingerprint: str = ""
+    compact: bool = False
 
 
 class IdentityBuilder(datasets.ArrowBasedBuilder):
@@ -37,15 +39,23 @@ class IdentityBuilder(datasets.ArrowBasedBuilder):
     BUILDER_CONFIG_CLASS = IdentityConfig
 
     @classmethod
-    def from_path(cls, path: str | Path) -> "IdentityBuilder":
-        source = open_source(path)
-        return cls(dataset_name="identities", path=str(source.path.absolute()), fingerprint=source.fingerprint)
+    def from_path(cls, path: str | Path, compact: bool = False) -> "IdentityBuilder":
+        source = open_source(path, compact)
+        return cls(
+            dataset_name="identities",
+            path=str(source.path.absolute()),
+            fingerprint=source.fingerprint,
+            compact=compact,
+        )
 
     def _info(self) -> datasets.DatasetInfo:
-        return datasets.DatasetInfo(features=identity_features(open_source(self.config.path).names))
+        source = open_source(self.config.path, self.config.compact)
+        if self.config.compact and isinstance(source, RecordIO):  # numbers, of which only those present get names
+            return datasets.DatasetInfo(features=IMAGES_AND_NUMBERS)
+        return datasets.DatasetInfo(features=identity_features(source.names))
 
     def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
-        length = len(open_source(self.config.path))
+        length = len(open_source(self.config.path, self.config.compact))
         bounds = np.linspace(0, length, min(MAX_SHARDS, length) + 1, dtype=np.int64).tolist()
         # `datasets` splits any list it finds here among processes or workers
         return [datasets.SplitGenerator("train", gen_kwargs={"spans": list(pairwise(bounds))})]
@@ -54,24 +64,24 @@ class IdentityBuilder(datasets.ArrowBasedBuilder):
         yield from (f"{self.config.path}:{start}-{stop}" for start, stop in spans)
 
     def _generate_tables(self, spans: list[tuple[int, int]]) -> Iterator[tuple[Key, pa.Table]]:
-        source = _open_once(self.config.path, self.config.fingerprint)
+        source = _open_once(self.config.path, self.config.compact, self.config.fingerprint)
         for shard, (start, stop) in enumerate(spans):
             for batch, table in enumerate(source.batches(start, stop)):
                 yield Key(shard, batch), table
 
 
-def open_source(path: str | Path) -> RecordIO | ImageFolder:
-    """Open RecordIO if there is a `.rec` file, otherwise a folder of people."""
+def open_source(path: str | Path, compact: bool = False) -> RecordIO | ImageFolder:
+    """Open RecordIO if there is a `.rec` file, otherwise a folder of people, `compact` without those without images."""
     path = Path(path)
     if path.is_file() and path.suffix != ".rec":
         raise ValueError(f"{path} is neither a folder nor a .rec, .parquet or tar file")
-    return RecordIO(path) if path.suffix == ".rec" or any(path.glob("*.rec")) else ImageFolder(path)
+    return RecordIO(path) if path.suffix == ".rec" or any(path.glob("*.rec")) else ImageFolder(path, compact)
 
 
 @lru_cache(maxsize=1)
-def _open_once(path: str, fingerprint: str) -> RecordIO | ImageFolder:
+def _open_once(path: str, compact: bool, fingerprint: str) -> RecordIO | ImageFolder:
     """Shared by all shards that a process reads: reading an index or listing a folder of millions takes seconds."""
-    return open_source(path)
+    return open_source(path, compact)
 
 
 def identity_features(names: list[str]) -> datasets.Features:

@@ -13,7 +13,8 @@ MAX_BATCH_BYTES = 64 << 20  # a thousand crops are far smaller, a thousand full-
 
 def identity_labels(dataset: Dataset) -> np.ndarray:
     """The label column as an int64 array (N,), read from Arrow in one go."""
-    return dataset.select_columns("label").with_format("numpy")[:]["label"].astype(np.int64, copy=False)
+    labels = dataset.data.column("label").to_numpy().astype(np.int64, copy=False)
+    return labels if dataset._indices is None else labels[dataset._indices.column(0).to_numpy()]
 
 
 def encoded_images(dataset: Dataset, rows: np.ndarray) -> list[bytes]:

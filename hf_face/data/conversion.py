@@ -16,9 +16,10 @@ from tqdm.auto import tqdm
 from ..user_input import check_at_least, check_output_folder
 from .builder import identity_features, open_source
 from .columns import check_label_range, encoded_sizes, read_images_into_table, rows_that_fit
-from .identities import find_shards, find_source, load_identities
+from .identities import load_identities
 from .image_folder import ImageFolder
 from .recordio import RecordIO
+from .sources import find_folder, find_shards, find_source
 
 logger = logging.getLogger(__name__)
 
@@ -45,9 +46,19 @@ def open_for_conversion(source: str | Path, **load_arguments) -> RecordIO | Imag
     cache of `datasets`, which takes as much disk space again.
     """
     path = find_source(source, load_arguments.get("revision"))
-    if path is None or find_shards(path, load_arguments.get("split", "train")):
+    split = load_arguments.get("split", "train")
+    if path is None or find_shards(path, split):
         return load_identities(source, **load_arguments)
-    return open_source(path)
+    return open_source(find_folder(path, split), load_arguments.get("compact", False))
+
+
+def check_output_dir(output_dir: str | Path, source: str | Path):
+    """Raise `ValueError` if an output folder lies in a folder of people, where it would become one of them."""
+    if Path(output_dir).resolve().is_relative_to(Path(source).resolve()):
+        raise ValueError(
+            f"the output folder {output_dir} lies in the source folder {source}, where it would be taken for a person. "
+            "Write to a folder outside it"
+        )
 
 
 def convert_to_parquet(
@@ -74,13 +85,15 @@ def convert_to_parquet(
         `output_dir`, which [`load_identities`] and `datasets.load_dataset` read.
 
     Raises:
-        ValueError: if a label is out of range, the folder has shards of another source or another size, or the source
-            is damaged or has no images, a count is below 1, or the folder cannot be written to.
+        ValueError: if a label is out of range, the folder cannot be written to, lies in a source folder or has shards
+            of another source or another size, a count is below 1, or the source is damaged or has no images.
     """
     check_at_least(1, images_per_shard=images_per_shard, num_threads=num_threads)
     check_output_folder(output_dir)
     source = DatasetSource(source) if isinstance(source, Dataset) else source
     output_dir = Path(output_dir)
+    if isinstance(source, ImageFolder):
+        check_output_dir(output_dir, source.path)
     schema = identity_features(source.names).arrow_schema
     schema = schema.with_metadata({**schema.metadata, "hf_face_source": source.fingerprint})
     shards = _plan(len(source), images_per_shard, output_dir / "data")

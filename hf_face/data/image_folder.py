@@ -1,6 +1,7 @@
 """A folder with one folder of images per person."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -8,32 +9,47 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 from datasets.fingerprint import Hasher
+from transformers.utils import logging
 
+from ..models.pixels import image_suffixes
 from .columns import rows_that_fit
 from .recordio import IMAGE_TYPE
 
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".webp")
+logger = logging.get_logger(__name__)
 
 
 class ImageFolder:
     """The images of a folder of people, sorted by person and file name, and read in batches like [`RecordIO`].
 
     Args:
-        path: The folder. Files directly inside it are ignored; a person's folder is searched recursively.
+        path: The folder. A person's folder is searched recursively, and links are followed. Hidden files and folders
+            are ignored; what else is left out (files directly inside the folder, files that Pillow does not read) is
+            counted in a warning.
+        compact: Leave out people without images instead of raising an error.
 
     Raises:
         ValueError: if it contains no folders, or one of them contains no images.
     """
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: str | Path, compact: bool = False):
         self.path = Path(path)
-        self.names = sorted(entry.name for entry in os.scandir(path) if entry.is_dir())
-        if not self.names:
+        left_out = Counter(_suffix(entry.name) for entry in _visible(path) if not entry.is_dir())
+        self.names, people = [], []
+        for name in people_folders(self.path):
+            files, others = find_images(self.path, name)
+            if files:
+                self.names.append(name)
+                people.append(files)
+            elif not compact:
+                found = f", only {_counted(others)}" if others else ""
+                raise ValueError(
+                    f"{self.path / name} contains no images (.jpg, .png or another format that Pillow reads){found}. "
+                    "Remove the folder, or leave such people out with compact=True"
+                )
+            left_out += others
+        if not people:
             raise ValueError(f"{path} contains no folders, expected one folder of images per person")
-        people = [list_images(self.path, name) for name in self.names]
-        for name, files in zip(self.names, people, strict=True):
-            if not files:
-                raise ValueError(f"{self.path / name} contains no images ({', '.join(IMAGE_SUFFIXES)})")
+        _warn_of(left_out, self.path, "are not inside a person's folder, or not in a format that Pillow reads")
         self.files = [file for files in people for file in files]
         self._labels = np.repeat(np.arange(len(people)), [len(files) for files in people])
 
@@ -64,10 +80,60 @@ class ImageFolder:
             start = end
 
 
-def list_images(folder: Path, subfolder: str = "") -> list[str]:
-    """The images anywhere in a folder's subfolder, as sorted paths relative to the folder."""
-    found = folder.joinpath(subfolder).rglob("*")
-    return sorted(str(file.relative_to(folder)) for file in found if file.suffix.lower() in IMAGE_SUFFIXES)
+def people_folders(path: Path) -> list[str]:
+    """The sorted names of the folders directly inside a folder, without hidden ones."""
+    return sorted(entry.name for entry in _visible(path) if entry.is_dir())
+
+
+def list_images(folder: Path) -> list[str]:
+    """The images anywhere in a folder, as sorted paths relative to it; a warning counts its other files."""
+    files, others = find_images(folder)
+    _warn_of(others, folder, "are not in a format that Pillow reads")
+    return files
+
+
+def find_images(folder: Path, subfolder: str = "") -> tuple[list[str], Counter[str]]:
+    """The images anywhere in a folder's subfolder, as sorted paths relative to the folder, and other files' suffixes.
+
+    Links are followed, except for those to a folder that contains them, which would go round in circles.
+    """
+    known = image_suffixes()
+    files, others = [], Counter[str]()
+    waiting = [(subfolder, frozenset[str]())]  # folders, and the real paths of those around them
+    while waiting:
+        inside, around = waiting.pop()
+        real = os.path.realpath(folder / inside)
+        if real in around:
+            continue
+        for entry in _visible(folder / inside):
+            name = os.path.join(inside, entry.name)
+            if entry.is_dir():
+                waiting.append((name, around | {real}))
+            elif _suffix(entry.name) in known:
+                files.append(name)
+            else:
+                others[_suffix(entry.name)] += 1
+    return sorted(files), others
+
+
+def _visible(folder: str | Path) -> Iterator[os.DirEntry]:
+    """What is in a folder, without hidden entries and those that `datasets` ignores too (`__MACOSX`, `__pycache__`)."""
+    with os.scandir(folder) as entries:
+        yield from (entry for entry in entries if not entry.name.startswith((".", "__")))
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
+
+
+def _warn_of(left_out: Counter[str], folder: Path, reason: str):
+    if left_out:
+        logger.warning_once(f"{folder}: left out {_counted(left_out)}, which {reason}.")
+
+
+def _counted(suffixes: Counter[str]) -> str:
+    counts = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in sorted(suffixes.items()))
+    return f"files ({counts})"
 
 
 def read_images(folder: Path, files: list[str]) -> pa.Array:

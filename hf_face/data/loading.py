@@ -7,10 +7,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset, Image
+from datasets import Dataset
 from torch.utils.data import Dataset as TorchDataset
 
 MISSING_LABEL = -1
+
+
+def int64_labels(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """A label column of any integer type as int64 (N,), with `MISSING_LABEL` in place of null."""
+    return pc.fill_null(column.cast(pa.int64()), MISSING_LABEL).to_numpy()
 
 
 @dataclass
@@ -67,24 +72,26 @@ class FaceDataset(TorchDataset):
 
     def __init__(self, dataset: Dataset):
         self._dataset = dataset
-        self._rows = dataset.cast_column("image", Image(decode=False)).with_format(None)
         # Directly from Arrow's memory: `datasets` copies the bytes of a batch twice, and looks up the rows of a
         # selected or shuffled dataset one by one.
         chunks = [chunk for chunk in dataset.data.column("image").chunks if len(chunk)]
         self._starts = np.cumsum([0, *map(len, chunks)])
         self._encoded = [_EncodedChunk(chunk) for chunk in chunks]
-        self._labels = pc.fill_null(dataset.data.column("label"), MISSING_LABEL).to_numpy().astype(np.int64, copy=False)
+        self._labels = int64_labels(dataset.data.column("label"))
         self._places = None if dataset._indices is None else dataset._indices.column(0).to_numpy().astype(np.int64)
 
     def __reduce__(self):
         return FaceDataset, (self._dataset,)  # spawned workers open the file instead of receiving its contents
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._dataset)
 
     def __getitem__(self, index: int) -> dict:
         """One row as a mapping, undecoded."""
-        return self._rows[index]
+        if not 0 <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        place = index if self._places is None else int(self._places[index])
+        return self._dataset.data.slice(place, 1).to_pylist()[0]
 
     def __getitems__(self, indices: Sequence[int]) -> EncodedRows:
         """The rows of a batch."""
@@ -92,7 +99,7 @@ class FaceDataset(TorchDataset):
         chunks = np.searchsorted(self._starts, places, side="right") - 1
         rows = (places - self._starts[chunks]).tolist()
         images = [self._encoded[chunk][row] for chunk, row in zip(chunks.tolist(), rows, strict=True)]
-        return EncodedRows(images, self._labels[places], self._rows, indices)
+        return EncodedRows(images, self._labels[places], self, indices)
 
 
 class _EncodedChunk:

@@ -1,19 +1,26 @@
 """Loads verification pairs from the file formats in which protocols are published."""
 
-import os
+import codecs
+import posixpath
+import re
+import unicodedata
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from datasets import Dataset, Features, Image, Value, load_dataset
+from datasets import Dataset, Features, Image, Value
 from pyarrow import csv
 
-from .image_folder import IMAGE_SUFFIXES, list_images, read_images
+from ..models.pixels import image_suffixes
+from .image_folder import find_images, read_images
 from .pairs import VerificationPairs
 from .recordio import image_column
+from .sources import load_shards
 from .verification_bin import read_verification_bin
+
+STARTS_ELSEWHERE = re.compile(r"/|[A-Za-z]:/|\.\./")  # absolute on any system, or leads out of the list's folder
 
 
 def load_verification_pairs(
@@ -31,7 +38,8 @@ def load_verification_pairs(
             [`VerificationPairs.to_parquet`], or the Hub dataset it was pushed to.
         images: Location of the images of a `pairs.txt` or CSV: a folder of images, or a Parquet file, a folder of them
             or a `Dataset` with the columns `image` and `file_name`. Defaults to the list's own folder. File names are
-            compared without suffix, since aligned copies are often PNG where the list says JPEG.
+            compared without suffix, since aligned copies are often PNG where the list says JPEG, and regardless of how
+            the system that wrote the list spells them: backslashes, decomposed accents, paths that start elsewhere.
         name: Prefix of the metrics; defaults to the file's name.
         landmarks: For a list of unaligned images, RFW's `<group>_lmk.txt` with a file, a label and five points per
             line. They become the images' column `landmarks`, which an `Embedder` uses to align them.
@@ -59,7 +67,7 @@ def load_verification_pairs(
 
 
 class _Listing(NamedTuple):
-    files: np.ndarray  # (P, 2) names without suffix
+    files: np.ndarray  # (P, 2) normalized names
     same: np.ndarray
     fold: np.ndarray | None = None
     group: np.ndarray | None = None
@@ -67,9 +75,11 @@ class _Listing(NamedTuple):
 
 def _read_bin(path: Path, name: str) -> VerificationPairs:
     images, same = read_verification_bin(path)
-    distinct = pa.array(images, pa.binary()).dictionary_encode()  # an image may be in many pairs
-    dataset = Dataset.from_dict({"image": image_column(distinct.dictionary)}, features=Features({"image": Image()}))
-    return VerificationPairs(dataset, distinct.indices.to_numpy().reshape(-1, 2), same, name=name)
+    rows: dict[bytes, int] = {}  # an image may be in many pairs
+    pairs = np.array([rows.setdefault(image, len(rows)) for image in images], dtype=np.int64)
+    encoded = image_column(pa.array(rows, pa.binary()))
+    dataset = Dataset.from_dict({"image": encoded}, features=Features({"image": Image()}))
+    return VerificationPairs(dataset, pairs.reshape(-1, 2), same, name=name)
 
 
 def _read_pairs_txt(path: Path) -> _Listing:
@@ -78,7 +88,7 @@ def _read_pairs_txt(path: Path) -> _Listing:
     Each fold has `pairs` pairs of the same person, followed by as many of different people. Without the first line, as
     in RFW's lists, there may be any number of pairs, in ten consecutive folds.
     """
-    lines = path.read_text(encoding="utf-8").split("\n")
+    lines = _read_text(path).split("\n")
     counts = lines[0].split()
     has_header = len(counts) <= 2
     if has_header and not (counts and all(count.isdecimal() for count in counts)):
@@ -94,8 +104,8 @@ def _read_pairs_txt(path: Path) -> _Listing:
                 continue
             case _:
                 raise ValueError(f"{path}, line {number}: expected 'name i j' or 'name i other j', found {line!r}")
-        files.append((f"{person}_{int(a):04d}", f"{other}_{int(b):04d}"))
-        same.append(other is person)
+        files.append((_normalized(f"{person}_{int(a):04d}"), _normalized(f"{other}_{int(b):04d}")))
+        same.append(other == person)
     fold = _promised_folds(path, lines[0], len(files)) if has_header else None
     return _Listing(np.array(files), np.array(same), fold)
 
@@ -113,7 +123,7 @@ def _promised_folds(path: Path, header: str, num_pairs: int) -> np.ndarray | Non
 def _read_landmarks(path: Path, names: list[str]) -> list[list[float]]:
     """Five points (alternating x and y) of each image, matched by file name without folder and suffix."""
     points = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(_read_text(path).splitlines(), start=1):
         fields = line.split()
         try:
             coordinates = [float(field) for field in fields[2:]]
@@ -130,23 +140,47 @@ def _read_landmarks(path: Path, names: list[str]) -> list[list[float]]:
 
 def _read_csv(path: Path) -> _Listing:
     names = {"column_types": {"file_a": pa.string(), "file_b": pa.string(), "group": pa.string()}}
-    table = csv.read_csv(path, convert_options=csv.ConvertOptions(**names))
+    try:
+        table = csv.read_csv(path, convert_options=csv.ConvertOptions(**names))
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{path} is not a CSV file with the columns file_a, file_b and same: {error}") from error
     for column in ("file_a", "file_b", "same"):
         if column not in table.column_names:
             raise ValueError(f"{path} has no column {column!r}, only {table.column_names}")
+    if not len(table):
+        raise ValueError(f"{path} has no pairs")
     columns = {name: table[name].to_numpy() for name in table.column_names}
-    bad = np.flatnonzero(~np.isin(columns["same"], [0, 1]))
+    _check_column(path, "same", columns["same"], np.isin(columns["same"], [0, 1]), "0 or 1")
+    for name in ("file_a", "file_b"):
+        _check_column(path, name, columns[name], columns[name].astype(bool), "a file name")  # not "" or None
+    if "fold" in columns:
+        fold = columns["fold"]
+        whole = np.isfinite(fold) & (fold == np.floor(fold)) if fold.dtype.kind in "iuf" else np.zeros(len(fold), bool)
+        _check_column(path, "fold", fold, whole, "an integer")
+    files = np.array([[_normalized(name) for name in columns[side]] for side in ("file_a", "file_b")]).T
+    return _Listing(files, columns["same"], columns.get("fold"), columns.get("group"))
+
+
+def _check_column(path: Path, name: str, values: np.ndarray, good: np.ndarray, expected: str):
+    bad = np.flatnonzero(~good)
     if len(bad):
-        raise ValueError(f"{path}, line {bad[0] + 2}: same must be 0 or 1, found {columns['same'][bad[0]]!r}")
-    files = np.stack([columns["file_a"], columns["file_b"]], axis=1)
-    without_suffix = np.array([[_without_suffix(name) for name in pair] for pair in files])
-    return _Listing(without_suffix, columns["same"], columns.get("fold"), columns.get("group"))
+        raise ValueError(f"{path}, line {bad[0] + 2}: {name} must be {expected}, found {values[bad[0]]!r}")
+
+
+def _read_text(path: Path) -> str:
+    """The text of a list as Linux, macOS or Windows writes it, with or without a byte-order mark."""
+    data = path.read_bytes()
+    encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    try:
+        return data.decode(encoding).replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not a text in UTF-8: {error}") from error
 
 
 def _select_images(wanted: list[str], images: str | Path | Dataset, listing: Path) -> Dataset:
     """The images with these names, in this order, with the columns `image` and `name`."""
     features = Features({"image": Image(), "name": Value("string")})
-    files = [] if isinstance(images, Dataset) else list_images(Path(images))
+    files = find_images(Path(images))[0] if not isinstance(images, Dataset) and Path(images).is_dir() else []
     if files:
         files = [files[row] for row in _locate(wanted, files, listing, str(images))]
         return Dataset.from_dict({"image": read_images(Path(images), files), "name": files}, features=features)
@@ -161,7 +195,7 @@ def _load_parquet(path: Path) -> Dataset:
     files = [path] if path.is_file() else sorted(path.glob("*.parquet"))
     if not files:
         raise FileNotFoundError(f"{path} contains neither images nor Parquet files")
-    return load_dataset("parquet", data_files=[str(file) for file in files], split="train")
+    return load_shards(files, path if path.is_dir() else path.parent)
 
 
 def _locate(wanted: list[str], files: list[str], listing: Path, where: str) -> list[int]:
@@ -169,9 +203,10 @@ def _locate(wanted: list[str], files: list[str], listing: Path, where: str) -> l
 
     LFW's list identifies a file by person and number; it may be in the person's folder, or all in a single folder.
     """
-    stems = [_stem(file) if listing.suffix == ".txt" else _without_suffix(file) for file in files]
-    rows = {stem: row for row, stem in enumerate(stems)}
-    counts = Counter(stems)
+    names = [_stem(file) if listing.suffix == ".txt" else _normalized(file) for file in files]
+    rows = {name: row for row, name in enumerate(names)}
+    counts = Counter(names)
+    wanted = _relative(wanted, rows)
     missing = [name for name in wanted if name not in rows]
     if missing:
         raise FileNotFoundError(
@@ -183,10 +218,22 @@ def _locate(wanted: list[str], files: list[str], listing: Path, where: str) -> l
     return [rows[name] for name in wanted]
 
 
-def _without_suffix(name: str) -> str:
-    stem, suffix = os.path.splitext(name)
-    return stem if suffix.lower() in IMAGE_SUFFIXES else name
+def _relative(names: list[str], known: dict[str, int]) -> list[str]:
+    """Names relative to the images' folder: paths from another folder or computer all lose the same number of parts."""
+    elsewhere = [name.split("/") for name in names if STARTS_ELSEWHERE.match(name)]
+    if not elsewhere:
+        return names
+    depths = range(1, max(map(len, elsewhere)))
+    dropped = max(depths, key=lambda n: sum("/".join(parts[n:]) in known for parts in elsewhere))
+    return ["/".join(name.split("/")[dropped:]) if STARTS_ELSEWHERE.match(name) else name for name in names]
+
+
+def _normalized(name: str) -> str:
+    """A file's name without suffix, spelled the same for every system: composed accents, slashes, no dots."""
+    name = posixpath.normpath(unicodedata.normalize("NFC", name).replace("\\", "/"))
+    stem, suffix = posixpath.splitext(name)
+    return stem if suffix.lower() in image_suffixes() else name
 
 
 def _stem(name: str) -> str:
-    return _without_suffix(name).rpartition("/")[2]
+    return _normalized(name).rpartition("/")[2]

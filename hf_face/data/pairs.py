@@ -9,6 +9,7 @@ from huggingface_hub import DatasetCard, DatasetCardData, hf_hub_download
 
 from ..user_input import check_exists
 from .columns import identity_labels, read_images_into_table
+from .sources import check_paths_of_hub_dataset, load_shards
 
 NUM_FOLDS = 10
 
@@ -123,8 +124,13 @@ class VerificationPairs:
 
 def _load_part(path: str | Path, part: str, revision: str | None) -> Dataset:
     if Path(path).is_dir():  # `load_dataset(path, part)` might return the cached data of another folder of that name
-        return load_dataset("parquet", data_files=str(Path(path, part, "*.parquet")), split="train")
-    return load_dataset(str(path), part, split="test", revision=revision)
+        files = sorted(Path(path, part).glob("*.parquet"))
+        if not files:
+            raise FileNotFoundError(f"{Path(path, part)} contains no Parquet files")
+        return load_shards(files, Path(path))
+    dataset = load_dataset(str(path), part, split="test", revision=revision)
+    check_paths_of_hub_dataset(dataset, str(path))
+    return dataset
 
 
 def make_verification_pairs(dataset: Dataset, seed: int = 0, name: str = "verification") -> VerificationPairs:
@@ -162,7 +168,7 @@ def _genuine_pairs(labels: np.ndarray) -> np.ndarray:
 def _impostor_pairs(labels: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
     """`count` distinct random pairs of rows with different labels, (count, 2)."""
     size = len(labels)
-    sizes = np.bincount(labels)
+    sizes = np.unique(labels, return_counts=True)[1]
     available = (size * size - (sizes * sizes).sum()) // 2
     if count > available:
         raise ValueError(f"{count} impostor pairs are required, but {size} images have only {available}")

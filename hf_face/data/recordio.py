@@ -39,6 +39,7 @@ LENGTH_MASK = (1 << LENGTH_BITS) - 1
 WHOLE, FIRST, MIDDLE, LAST = range(4)  # kinds of parts
 PART = struct.Struct("<II")
 HEAD = struct.Struct("<IfQQ")
+MAX_LABEL = 2**31  # beyond any data set, and far from where int64 ends
 MAGIC_BYTES = MAGIC.to_bytes(4, "little")
 IMAGE_TYPE = pa.struct({"bytes": pa.binary(), "path": pa.string()})  # how `datasets.Image` is stored
 
@@ -113,12 +114,23 @@ class RecordIO:
         """The number stated in `property`, else the number of ranges, else one more than the largest label."""
         properties = self.path.with_name("property")
         if properties.is_file():
-            return int(properties.read_text().split(",")[0])
+            stated = properties.read_bytes().split(b",")[0].strip()
+            if not (stated.isdigit() and len(stated) <= 18):
+                raise ValueError(f"{properties}: expected 'identities,height,width', found {stated[:80]!r}")
+            return int(stated)
         return len(self._identities) or int(self.labels().max()) + 1
 
     @property
     def names(self) -> list[str]:
-        """The identities' numbers, since they have no names."""
+        """The identities' numbers, since they have no names.
+
+        Raises `ValueError` for more identities than images: a damaged label may claim any number.
+        """
+        if self.num_identities > len(self):
+            raise ValueError(
+                f"{self.path} has {self.num_identities} identities according to its property file or labels, but only "
+                f"{len(self)} images. Load it with load_identities(..., compact=True)"
+            )
         return [str(identity) for identity in range(self.num_identities)]
 
     @property
@@ -178,7 +190,17 @@ class RecordIO:
             )
         except pa.ArrowInvalid as error:
             raise ValueError(f"{index} is not an index with lines 'key<tab>byte offset': {error}") from error
+        for name in ("key", "offset"):
+            if table[name].null_count:
+                raise ValueError(f"{index} has no {name} in row {pc.index(pc.is_null(table[name]), True).as_py() + 1}")
         keys, offsets = (table[name].to_numpy() for name in ("key", "offset"))
+        for name, values in (("key", keys), ("offset", offsets)):
+            _, first, counts = np.unique(values, return_index=True, return_counts=True)
+            if len(repeated := first[counts > 1]):
+                raise ValueError(
+                    f"{index} has the {name} {values[repeated[0]]} more than once. Remove the file to rebuild it from "
+                    f"{self.path.name}"
+                )
         outside = np.flatnonzero((offsets < 0) | (offsets > len(self._map) - PART.size))
         if len(outside):
             raise ValueError(
@@ -298,7 +320,7 @@ class RecordIO:
         label[in_array] = self._words.view("<f4")[(offsets[in_array] + PART.size + HEAD.size) // 4]
         for row in np.flatnonzero(~plain):  # multi-part, or damaged
             label[row] = self._record(offsets[row]).labels[0]
-        odd = np.flatnonzero((label < 0) | (label != np.floor(label)) | np.isinf(label))
+        odd = np.flatnonzero((label < 0) | (label != np.floor(label)) | (label > MAX_LABEL))
         if len(odd):
             raise ValueError(
                 f"{self.path}: the record at byte {offsets[odd[0]]} has label {label[odd[0]]}, which is not an identity"

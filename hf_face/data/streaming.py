@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
@@ -11,7 +10,7 @@ from datasets.distributed import split_dataset_by_node
 from torch.utils.data import Dataset as TorchDataset
 from transformers.utils import logging
 
-from .loading import MISSING_LABEL, EncodedRows
+from .loading import EncodedRows, int64_labels
 
 logger = logging.get_logger(__name__)
 
@@ -27,7 +26,7 @@ class StreamedRows(EncodedRows):
         images = pc.struct_field(column, "bytes").to_pylist()
         if None in images:
             images = column.to_pylist()  # some images are in separate files, so their paths are needed too
-        return cls(images, pc.fill_null(table["label"], MISSING_LABEL).to_numpy().astype(np.int64), table)
+        return cls(images, int64_labels(table["label"]), table)
 
     def row(self, i: int) -> Mapping:
         return self._rows.slice(i, 1).to_pylist()[0]

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 import numpy as np
-from datasets import ClassLabel, Dataset, concatenate_datasets
-from datasets.table import InMemoryTable, concat_tables
+from datasets import Dataset, concatenate_datasets
 
 from .columns import identity_labels
+from .labels import replace_labels
 
 
 def select_identities(
@@ -77,10 +77,10 @@ def split_identities(dataset: Dataset, num_held_out: int, seed: int = 0) -> tupl
 def compact_labels(dataset: Dataset) -> Dataset:
     """Renumber the labels 0 ... C-1 without gaps, keeping the names and the order of the identities."""
     present, compacted = np.unique(identity_labels(dataset), return_inverse=True)
-    feature = dataset.features["label"]
-    if len(present) == feature.num_classes:
+    names = dataset.features["label"].names
+    if len(present) == len(names):
         return dataset
-    return replace_labels(dataset, compacted, [feature.names[label] for label in present])
+    return replace_labels(dataset, compacted, [names[label] for label in present])
 
 
 def merge_identities(datasets: Sequence[Dataset]) -> Dataset:
@@ -97,28 +97,6 @@ def merge_identities(datasets: Sequence[Dataset]) -> Dataset:
             for dataset, offset in zip(datasets, offsets, strict=False)
         ]
     )
-
-
-def replace_labels(dataset: Dataset, labels: np.ndarray, names: list[str]) -> Dataset:
-    """Replace the label column with `labels` (N,) over `names`.
-
-    `Dataset.add_column` first rewrites a selected or shuffled dataset, including its images. Instead, the new labels
-    are placed next to the existing table, and the selection is kept.
-    """
-    indices = dataset._indices
-    if indices is not None:
-        in_table = np.zeros(dataset.data.num_rows, dtype=np.int64)
-        in_table[indices.column(0).to_numpy()] = labels
-        labels = in_table
-    features = dataset.features.copy()
-    features["label"] = ClassLabel(names=names)
-    column = InMemoryTable.from_pydict({"label": labels})
-    position = dataset.column_names.index("label")
-    others = dataset.data.remove_column(position)
-    table = concat_tables([others, column], axis=1).select(dataset.column_names)
-    info = dataset.info.copy()
-    info.features = features
-    return Dataset(table.cast(features.arrow_schema), info=info, split=dataset.split, indices_table=indices)
 
 
 def _rank_within_identity(labels: np.ndarray, seed: int | None) -> np.ndarray:

@@ -2,12 +2,17 @@
 
 Loading a pickle can run arbitrary code, and these files come from many sources. This unpickler builds only numbers,
 strings, lists and tuples: the few names that pickled bytes objects and numpy arrays refer to are replaced by our own
-stand-ins, and all other names are rejected.
+stand-ins, and all other names are rejected. A few bytes of pickle can also take all memory, so its opcodes are scanned
+first.
 """
 
+import io
 import pickle
-from collections.abc import Callable
+import pickletools
+import reprlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from pickletools import markobject
 from typing import Any
 
 import numpy as np
@@ -24,6 +29,10 @@ DAMAGE = (
     TypeError,
     ValueError,
 )
+
+
+CODES = {opcode.code.encode("latin1"): opcode for opcode in pickletools.opcodes}
+MOST_COPIES = 1000  # of an object's parts for each instruction so far
 
 
 class UnsafePickleError(ValueError):
@@ -43,14 +52,14 @@ def read_verification_bin(path: str | Path) -> tuple[list[bytes], np.ndarray]:
         UnsafePickleError: if the file refers to anything but bytes and numpy arrays; no code is executed.
         ValueError: if it is damaged, or does not have two images per pair.
     """
-    with open(path, "rb") as file:
-        unpickler = _DataUnpickler(file, path)
-        try:
-            content = unpickler.load()
-        except UnsafePickleError:
-            raise
-        except DAMAGE as error:
-            raise ValueError(f"{path} is damaged, or not a pickle: {error}") from error
+    pickled = Path(path).read_bytes()
+    try:
+        _check_opcodes(pickled)
+        content = _DataUnpickler(io.BytesIO(pickled), path).load()
+    except UnsafePickleError:
+        raise
+    except DAMAGE as error:
+        raise ValueError(f"{path} is damaged, or not a pickle: {error}") from error
     if not isinstance(content, list | tuple) or len(content) != 2:
         raise ValueError(f"{path}: expected (images, same), found {type(content).__name__}")
     images, same = (_plain(part) for part in content)
@@ -60,10 +69,63 @@ def read_verification_bin(path: str | Path) -> tuple[list[bytes], np.ndarray]:
         )
     if len(images) != 2 * len(same):
         raise ValueError(f"{path} has {len(images)} images and {len(same)} pairs, expected two images per pair")
-    images = [_image_bytes(image, path, i) for i, image in enumerate(images)]
+    images = list(images)
+    encoded: dict[int, bytes] = {}  # a pickle may refer to one image many times
+    for i, image in enumerate(images):
+        if id(image) not in encoded:
+            encoded[id(image)] = _image_bytes(image, path, i)
+    images = [encoded[id(image)] for image in images]
     if not all(value in (0, 1) for value in same):
         raise ValueError(f"{path}: whether a pair shows the same person must be a bool")
     return images, np.array(same, dtype=bool)
+
+
+def _check_opcodes(pickled: bytes):
+    """Raise `ValueError` if unpickling would take memory or time far beyond the file's size.
+
+    A number far beyond those of the objects so far makes the unpickler reserve memory for all numbers up to it. Tuples
+    that hold others twice, which hold others twice ..., take forever to hash or print. So the instructions are followed
+    with the size of each object, written out in full, in its place.
+    """
+    stack: list[int | None] = []  # None is a mark
+    memo: dict[int, int | None] = {}
+    for count, (opcode, argument, position) in enumerate(_opcodes(pickled)):
+        size = 1
+        taken = len(opcode.stack_before)
+        if markobject in opcode.stack_before:
+            taken = opcode.stack_before.index(markobject)
+            while (top := stack.pop()) is not None:
+                size += top
+        for _ in range(taken):
+            size += stack.pop() or 0
+        if opcode.name.endswith("GET"):
+            size = memo[int(argument)] or 0
+        stack += [None if kind is markobject else size for kind in opcode.stack_after]
+        if opcode.name.endswith("PUT") or opcode.name == "MEMOIZE":
+            number = len(memo) if argument is None else int(argument)
+            memo[number] = stack[-1]
+            if number > count:
+                raise ValueError(f"it numbers an object {number} after {count} instructions, at byte {position}")
+        if size > MOST_COPIES * (count + 1):
+            raise ValueError(f"its objects contain one another many times, at byte {position}")
+
+
+def _opcodes(pickled: bytes) -> Iterator[tuple[pickletools.OpcodeInfo, Any, int]]:
+    """`pickletools.genops`, which expects ASCII in Python 2's quoted strings: those of images are skipped unread."""
+    stream = io.BytesIO(pickled)
+    while True:
+        position = stream.tell()
+        code = stream.read(1)
+        opcode = CODES.get(code)
+        if opcode is None:
+            raise ValueError(f"byte {position} is not a pickle instruction")
+        if opcode.name == "STRING":
+            stream.readline()
+            yield opcode, None, position
+        else:
+            yield opcode, opcode.arg and opcode.arg.reader(stream), position
+        if opcode.name == "STOP":
+            return
 
 
 class _DataUnpickler(pickle.Unpickler):
@@ -81,13 +143,15 @@ class _DataUnpickler(pickle.Unpickler):
         )
 
     def persistent_load(self, pid: Any):
-        raise UnsafePickleError(f"{self.path} refers to an external object ({pid!r}), so it was not loaded")
+        raise UnsafePickleError(f"{self.path} refers to an external object ({reprlib.repr(pid)}), so it was not loaded")
 
 
 class _Type:
     """Stands in for `numpy.dtype`: only numbers, bools, byte strings and objects, in little-endian order."""
 
     def __init__(self, code: str | bytes, *_):
+        if not isinstance(code, str | bytes):
+            raise TypeError(f"a dtype of {type(code).__name__} is not allowed")
         self.dtype = np.dtype(code.decode() if isinstance(code, bytes) else code)
         if self.dtype.kind not in "biufSO":
             raise TypeError(f"arrays of {self.dtype} are not allowed")
@@ -106,7 +170,7 @@ class _Array:
     def __setstate__(self, state: tuple):
         _, shape, kind, _, data = state
         if len(shape) != 1:
-            raise TypeError(f"arrays of shape {shape} are not allowed")
+            raise TypeError(f"arrays of shape {reprlib.repr(shape)} are not allowed")
         self.values = list(data) if kind.dtype.hasobject else np.frombuffer(data, kind.dtype)
 
 
@@ -122,7 +186,7 @@ def _scalar(kind: _Type, data: bytes) -> Any:
 
 def _encode(text: str, encoding: str | bytes) -> bytes:
     if encoding not in ("latin1", "latin-1", b"latin1", b"latin-1"):
-        raise TypeError(f"text encoded as {encoding!r} is not allowed")
+        raise TypeError(f"text encoded as {reprlib.repr(encoding)} is not allowed")
     return text.encode("latin1")
 
 

@@ -1,6 +1,7 @@
 """Any image as upright RGB pixels of 8 bits: one rule for the data loader, the embedder and the image processor."""
 
 import io
+from functools import cache
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -30,6 +31,13 @@ def readable_formats() -> list[str]:
     """Pillow's names of the formats that it reads on its own, and of those that plugins have added."""
     Image.init()
     return [name for name in Image.ID if name not in UNFIT_FORMATS]
+
+
+@cache
+def image_suffixes() -> frozenset[str]:
+    """The suffixes of their files, in lower case and with the dot."""
+    formats = set(readable_formats())
+    return frozenset(suffix for suffix, name in Image.EXTENSION.items() if name in formats and name in Image.OPEN)
 
 
 def decode_image(data: bytes | memoryview) -> np.ndarray:

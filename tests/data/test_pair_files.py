@@ -1,6 +1,7 @@
 """Pairs from the file formats in which protocols are published."""
 
 import pickle
+import unicodedata
 
 import numpy as np
 import pytest
@@ -149,6 +150,13 @@ def test_csv_of_lfw(shared_data):
     [
         (CSV.replace("file_b", "other"), ValueError, r"pairs.csv has no column 'file_b'"),
         (CSV.replace("1,x", "2,x"), ValueError, r"pairs.csv, line 2: same must be 0 or 1, found"),
+        (CSV.replace("1,s1", "1.7,s1"), ValueError, r"pairs.csv, line 3: fold must be an integer, found .*1.7"),
+        (CSV.replace("1,s1", ",s1"), ValueError, r"pairs.csv, line 3: fold must be an integer, found .*nan"),
+        (CSV.replace("1,s1", "x,s1"), ValueError, r"pairs.csv, line 2: fold must be an integer, found '0'"),
+        (CSV.replace(",s2_0001.jpg", ","), ValueError, r"pairs.csv, line 3: file_b must be a file name, found ''"),
+        (CSV.replace(",0,y", ",,y"), ValueError, r"pairs.csv, line 3: same must be 0 or 1, found .*nan"),
+        ("", ValueError, r"pairs.csv is not a CSV file with the columns file_a, file_b and same: Empty"),
+        ("file_a,file_b,same\n", ValueError, r"pairs.csv has no pairs"),
         (CSV.replace("s2_0001", "s3_0001"), FileNotFoundError, r"1 of its 3 images are not in .*'s3_0001'"),
     ],
 )
@@ -181,6 +189,85 @@ def test_parquet_folder(tmp_path, orl):
     pairs.to_parquet(tmp_path / "written")
     assert load_verification_pairs(tmp_path / "written").name == "orl"
     assert load_verification_pairs(str(tmp_path / "written"), name="other").name == "other"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_texts_from_other_systems(tmp_path, images, encoding, newline):
+    write_images(tmp_path, images)
+    for text in (LFW_LIST, LFW_LIST.removeprefix("2\t1\n")):
+        (tmp_path / "pairs.txt").write_bytes(text.replace("\n", newline).encode(encoding))
+        pairs = load_verification_pairs(tmp_path / "pairs.txt")
+        assert pairs.same.tolist() == [True, False, True, False]
+        assert image(pairs, 3, 1) == images["s10_0001"]
+    (tmp_path / "pairs.txt").write_bytes(b"1\t1\ns\xe9\t1\t2\n")
+    with pytest.raises(ValueError, match=r"pairs.txt is not a text in UTF-8"):
+        load_verification_pairs(tmp_path / "pairs.txt")
+
+
+@pytest.mark.parametrize("on_disk", ["NFC", "NFD"])
+@pytest.mark.parametrize("in_list", ["NFC", "NFD"])
+def test_accents_composed_and_decomposed(tmp_path, images, on_disk, in_list):
+    name = unicodedata.normalize(on_disk, "Zoë_Añez")
+    for i in (1, 2):
+        path = tmp_path / "faces" / name / f"{name}_{i:04d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(images[f"s1_{i:04d}"])
+    listed = unicodedata.normalize(in_list, "Zoë_Añez")
+    (tmp_path / "pairs.txt").write_text(f"{listed}\t1\t2\n", encoding="utf-8")
+    (tmp_path / "pairs.csv").write_text(
+        f"file_a,file_b,same\n{listed}/{listed}_0001.jpg,{listed}/{listed}_0002.jpg,1\n", encoding="utf-8-sig"
+    )
+    for listing in ("pairs.txt", "pairs.csv"):
+        pairs = load_verification_pairs(tmp_path / listing, tmp_path / "faces")
+        assert image(pairs, 0, 0) == images["s1_0001"] and image(pairs, 0, 1) == images["s1_0002"]
+
+
+@pytest.mark.parametrize(
+    "spelled",
+    [
+        "{}/{}.png",
+        "./{}/{}.png",
+        "{}\\{}.jpg",
+        ".\\{}\\{}.png",
+        "{}//../{}/{}.png",
+        "/elsewhere/lfw/{}/{}.png",
+        "C:\\Users\\x\\lfw\\{}\\{}.png",
+        "\\\\server\\lfw\\{}\\{}.png",
+        "../faces/{}/{}.png",
+        "ABSOLUTE/{}/{}.png",
+    ],
+)
+def test_paths_from_other_systems(tmp_path, images, spelled):
+    write_images(tmp_path / "faces", images)
+    spelled = spelled.replace("ABSOLUTE", str(tmp_path / "faces"))
+
+    def spell(name):
+        person = name.split("_")[0]
+        return spelled.format(*[person] * (spelled.count("{}") - 1), name)
+
+    lines = [
+        f"{spell(a)},{spell(b)},{int(a[:2] == b[:2])}" for a, b in (("s1_0001", "s1_0002"), ("s2_0003", "s1_0002"))
+    ]
+    (tmp_path / "pairs.csv").write_text("\n".join(["file_a,file_b,same", *lines, ""]))
+    pairs = load_verification_pairs(tmp_path / "pairs.csv", tmp_path / "faces")
+    assert len(pairs.images) == 3 and pairs.same.tolist() == [True, False]
+    assert image(pairs, 1, 0) == images["s2_0003"] and image(pairs, 1, 1) == images["s1_0002"]
+
+
+def test_paths_from_elsewhere_do_not_match_other_peoples_files(tmp_path, images):
+    write_images(tmp_path / "faces", {"s1_0001": images["s1_0001"]}, nested=False)
+    write_images(tmp_path / "faces" / "a", {"s1_0002": images["s1_0002"]}, nested=False)
+    (tmp_path / "pairs.csv").write_text("file_a,file_b,same\n/x/b/s1_0001.png,/x/a/s1_0002.png,1\n")
+    with pytest.raises(FileNotFoundError, match=r"1 of its 2 images are not in .*, for example 'b/s1_0001'"):
+        load_verification_pairs(tmp_path / "pairs.csv", tmp_path / "faces")
+
+
+def test_the_same_name_twice_is_the_same_person(tmp_path, images):
+    write_images(tmp_path, images)
+    lines = ["s1 1 s1 2", "s1 1 s2 2", "s10 1 s10 2"]
+    (tmp_path / "pairs.txt").write_text("\n".join(lines))
+    assert load_verification_pairs(tmp_path / "pairs.txt").same.tolist() == [True, False, True]
 
 
 def test_missing_file(tmp_path):

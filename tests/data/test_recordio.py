@@ -229,6 +229,40 @@ def test_index_that_is_none(written, text):
         RecordIO(written)
 
 
+def test_index_with_a_record_twice(written):
+    lines = (written / "train.idx").read_text().splitlines()
+    repeated = [*lines[:5], f"5\t{lines[4].split()[1]}", *lines[6:]]
+    for text, name in ((repeated, "offset"), ([*lines, lines[3]], "key")):
+        (written / "train.idx").write_text("\n".join(text))
+        with pytest.raises(
+            ValueError, match=rf"train.idx has the {name} \d+ more than once. Remove the file to rebuild"
+        ):
+            RecordIO(written)
+
+
+def test_index_with_a_gap(written):
+    lines = (written / "train.idx").read_text().splitlines()
+    (written / "train.idx").write_text("\n".join([*lines[:3], "3\t", *lines[4:]]))
+    with pytest.raises(ValueError, match=r"train.idx has no offset in row 4"):
+        RecordIO(written)
+
+
+@pytest.mark.parametrize("text", ["", "many,112,112", "1e3,112,112", "-5,112,112", "9" * 5000 + ",112,112"])
+def test_property_that_is_none(written, text):
+    (written / "property").write_text(text)
+    with pytest.raises(ValueError, match=r"property: expected 'identities,height,width', found"):
+        load_identities(written)
+
+
+@pytest.mark.parametrize("label", [1e8, 3e9, 3e38])
+def test_a_label_beyond_the_images(tmp_path, label):
+    folder = write(tmp_path, [part(record(b"a")), part(record(b"b", label))])
+    with pytest.raises(ValueError, match=r"train.rec.*(100000001 identities according to|which is not an identity)"):
+        load_identities(folder)
+    if label == 1e8:
+        assert load_identities(folder, compact=True).features["label"].names == ["0", "100000000"]
+
+
 def test_bad_magic(written):
     rec = written / "train.rec"
     data = bytearray(rec.read_bytes())

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import resource
 import subprocess
 import sys
 
@@ -140,6 +141,41 @@ def test_attributes_of_admitted_names_are_refused(tmp_path):
 def test_persistent_objects_are_refused(tmp_path):
     with pytest.raises(UnsafePickleError, match="external object"):
         read_verification_bin(dump(tmp_path / "a.bin", b"Pname\n."))
+
+
+NESTED = b")" + b"".join(b"q%cK%c" % (i, i) + (b"0" + b"h%c" % i * 3 + b"\x87") for i in range(40))  # 3 ** 40 tuples
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x80\x04Nr\x00\x00\x00\x10.",  # 8 bytes: room for 2 ** 28 objects
+        b"Np268435456\n.",
+        b"\x80\x02}" + NESTED + b"Ns.",  # as a key, which is hashed
+        b"\x80\x04(" + NESTED + b"\x91.",  # in a frozen set
+        b"\x80\x02" + NESTED + b"Q.",  # as the name of an external object, which is printed
+        b"\x80\x02cnumpy\ndtype\n" + NESTED + b"\x85R.",
+        b"\x80\x05" + b"\x96" + (2**33).to_bytes(8, "little") + b".",  # a bytearray of 8 GB
+        b"\x80\x04" + b"\x8e" + (2**33).to_bytes(8, "little") + b".",  # bytes of 8 GB
+        b"\x80\x04\x95" + (2**33).to_bytes(8, "little") + b"N.",  # a frame of 8 GB
+    ],
+    ids=["memo", "memo as text", "key", "set", "external", "argument", "bytearray", "bytes", "frame"],
+)
+def test_few_bytes_take_neither_memory_nor_time(tmp_path, content):
+    path = dump(tmp_path / "a.bin", content)
+    before = resource.getrusage(resource.RUSAGE_SELF)
+    with pytest.raises(ValueError, match=r"a.bin"):
+        read_verification_bin(path)
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    assert after.ru_utime - before.ru_utime < 1
+    assert after.ru_maxrss - before.ru_maxrss < 100_000  # KB
+
+
+def test_one_image_in_many_pairs_is_held_once(tmp_path):
+    images, _ = read_verification_bin(
+        dump(tmp_path / "a.bin", ([np.frombuffer(bytes(1000), np.uint8)] * 200, [1] * 100))
+    )
+    assert len(images) == 200 and len({id(image) for image in images}) == 1
 
 
 def test_odd_number_of_images(tmp_path):

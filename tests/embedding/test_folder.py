@@ -43,6 +43,19 @@ def test_every_image_has_its_row(embedder, images, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["embeddings.parquet", "images"]
 
 
+def test_links_are_followed_and_what_is_left_out_is_counted(embedder, images, tmp_path, caplog):
+    (tmp_path / "elsewhere").mkdir()
+    (images / "b").rename(tmp_path / "elsewhere" / "b")
+    (images / "linked").symlink_to(tmp_path / "elsewhere")
+    (images / ".hidden").mkdir()
+    (images / ".hidden" / "1.png").write_bytes(b"no image")
+    (images / "film.mp4").write_bytes(b"no image")
+    assert folder.embed_folder(embedder, images, tmp_path / "out.parquet") == 5
+    names = pq.read_table(tmp_path / "out.parquet")["file_name"].to_pylist()
+    assert names == ["a/1.png", "a/2.jpg", "c.png", "linked/b/3.png", "linked/b/4.jpg"]
+    assert "left out files (1 .mp4)" in caplog.text
+
+
 def test_a_stopped_run_goes_on_with_the_first_missing_shard(embedder, images, tmp_path, monkeypatch):
     good = (images / "c.png").read_bytes()
     (images / "c.png").write_bytes(b"no image")
