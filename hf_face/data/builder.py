@@ -24,7 +24,6 @@ class IdentityConfig(datasets.BuilderConfig):
 
     path: str = ""
     fingerprint: str = ""
-    compact: bool = False
 
 
 class IdentityBuilder(datasets.ArrowBasedBuilder):
@@ -40,22 +39,19 @@ class IdentityBuilder(datasets.ArrowBasedBuilder):
 
     @classmethod
     def from_path(cls, path: str | Path, compact: bool = False) -> "IdentityBuilder":
-        source = open_source(path, compact)
-        return cls(
-            dataset_name="identities",
-            path=str(source.path.absolute()),
-            fingerprint=source.fingerprint,
-            compact=compact,
-        )
+        source = open_source(path)
+        if not compact:
+            source.check_people()
+        return cls(dataset_name="identities", path=str(source.path.absolute()), fingerprint=source.fingerprint)
 
     def _info(self) -> datasets.DatasetInfo:
-        source = open_source(self.config.path, self.config.compact)
-        if self.config.compact and isinstance(source, RecordIO):  # numbers, of which only those present get names
+        source = open_source(self.config.path)
+        if source.num_identities > len(source):  # a damaged label may claim any number, more names than fit into memory
             return datasets.DatasetInfo(features=IMAGES_AND_NUMBERS)
         return datasets.DatasetInfo(features=identity_features(source.names))
 
     def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
-        length = len(open_source(self.config.path, self.config.compact))
+        length = len(open_source(self.config.path))
         bounds = np.linspace(0, length, min(MAX_SHARDS, length) + 1, dtype=np.int64).tolist()
         # `datasets` splits any list it finds here among processes or workers
         return [datasets.SplitGenerator("train", gen_kwargs={"spans": list(pairwise(bounds))})]
@@ -64,24 +60,24 @@ class IdentityBuilder(datasets.ArrowBasedBuilder):
         yield from (f"{self.config.path}:{start}-{stop}" for start, stop in spans)
 
     def _generate_tables(self, spans: list[tuple[int, int]]) -> Iterator[tuple[Key, pa.Table]]:
-        source = _open_once(self.config.path, self.config.compact, self.config.fingerprint)
+        source = _open_once(self.config.path, self.config.fingerprint)
         for shard, (start, stop) in enumerate(spans):
             for batch, table in enumerate(source.batches(start, stop)):
                 yield Key(shard, batch), table
 
 
-def open_source(path: str | Path, compact: bool = False) -> RecordIO | ImageFolder:
-    """Open RecordIO if there is a `.rec` file, otherwise a folder of people, `compact` without those without images."""
+def open_source(path: str | Path) -> RecordIO | ImageFolder:
+    """Open RecordIO if there is a `.rec` file, otherwise a folder of people."""
     path = Path(path)
     if path.is_file() and path.suffix != ".rec":
         raise ValueError(f"{path} is neither a folder nor a .rec, .parquet or tar file")
-    return RecordIO(path) if path.suffix == ".rec" or any(path.glob("*.rec")) else ImageFolder(path, compact)
+    return RecordIO(path) if path.suffix == ".rec" or any(path.glob("*.rec")) else ImageFolder(path)
 
 
 @lru_cache(maxsize=1)
-def _open_once(path: str, compact: bool, fingerprint: str) -> RecordIO | ImageFolder:
+def _open_once(path: str, fingerprint: str) -> RecordIO | ImageFolder:
     """Shared by all shards that a process reads: reading an index or listing a folder of millions takes seconds."""
-    return open_source(path, compact)
+    return open_source(path)
 
 
 def identity_features(names: list[str]) -> datasets.Features:

@@ -49,7 +49,10 @@ def open_for_conversion(source: str | Path, **load_arguments) -> RecordIO | Imag
     split = load_arguments.get("split", "train")
     if path is None or find_shards(path, split):
         return load_identities(source, **load_arguments)
-    return open_source(find_folder(path, split), load_arguments.get("compact", False))
+    opened = open_source(find_folder(path, split))
+    if not load_arguments.get("compact"):
+        opened.check_people()
+    return opened
 
 
 def check_output_dir(output_dir: str | Path, source: str | Path):

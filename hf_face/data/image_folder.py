@@ -25,33 +25,44 @@ class ImageFolder:
         path: The folder. A person's folder is searched recursively, and links are followed. Hidden files and folders
             are ignored; what else is left out (files directly inside the folder, files that Pillow does not read) is
             counted in a warning.
-        compact: Leave out people without images instead of raising an error.
 
     Raises:
-        ValueError: if it contains no folders, or one of them contains no images.
+        ValueError: if it contains no folders with images.
     """
 
-    def __init__(self, path: str | Path, compact: bool = False):
+    def __init__(self, path: str | Path):
         self.path = Path(path)
         left_out = Counter(_suffix(entry.name) for entry in _visible(path) if not entry.is_dir())
+        self._empty: dict[str, Counter[str]] = {}  # people without images, and what files they have instead
         self.names, people = [], []
         for name in people_folders(self.path):
             files, others = find_images(self.path, name)
             if files:
                 self.names.append(name)
                 people.append(files)
-            elif not compact:
-                found = f", only {_counted(others)}" if others else ""
-                raise ValueError(
-                    f"{self.path / name} contains no images (.jpg, .png or another format that Pillow reads){found}. "
-                    "Remove the folder, or leave such people out with compact=True"
-                )
+            else:
+                self._empty[name] = others
             left_out += others
         if not people:
+            self.check_people()
             raise ValueError(f"{path} contains no folders, expected one folder of images per person")
         _warn_of(left_out, self.path, "are not inside a person's folder, or not in a format that Pillow reads")
         self.files = [file for files in people for file in files]
         self._labels = np.repeat(np.arange(len(people)), [len(files) for files in people])
+
+    @property
+    def num_identities(self) -> int:
+        """Number of people with images."""
+        return len(self.names)
+
+    def check_people(self):
+        """Raise `ValueError` if someone has no images."""
+        for name, others in self._empty.items():
+            found = f", only {_counted(others)}" if others else ""
+            raise ValueError(
+                f"{self.path / name} contains no images (.jpg, .png or another format that Pillow reads){found}. "
+                "Remove the folder, or leave such people out with compact=True"
+            )
 
     def __len__(self) -> int:
         return len(self.files)

@@ -122,16 +122,17 @@ class RecordIO:
 
     @property
     def names(self) -> list[str]:
-        """The identities' numbers, since they have no names.
+        """The identities' numbers, since they have no names."""
+        self.check_people()
+        return [str(identity) for identity in range(self.num_identities)]
 
-        Raises `ValueError` for more identities than images: a damaged label may claim any number.
-        """
+    def check_people(self):
+        """Raise `ValueError` for more identities than images: a damaged label may claim any number."""
         if self.num_identities > len(self):
             raise ValueError(
                 f"{self.path} has {self.num_identities} identities according to its property file or labels, but only "
                 f"{len(self)} images. Load it with load_identities(..., compact=True)"
             )
-        return [str(identity) for identity in range(self.num_identities)]
 
     @property
     def fingerprint(self) -> str:
