@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import Dataset, IterableDataset, config, load_dataset
 from datasets.exceptions import DatasetGenerationError
+from huggingface_hub import constants
 
 from ..user_input import check_exists
 from .image_folder import people_folders
@@ -177,7 +178,7 @@ def check_paths(images: pa.ChunkedArray, folders: Sequence[str | Path], source: 
 
 def check_paths_of_hub_dataset(dataset: Dataset, source: str):
     """Raise `ValueError` for images that were not downloaded with the dataset."""
-    caches = [config.HF_DATASETS_CACHE, config.HF_HUB_CACHE]
+    caches = [config.HF_DATASETS_CACHE, constants.HF_HUB_CACHE]
     for name, column in zip(dataset.data.column_names, dataset.data.columns, strict=True):
         if name in _image_columns(dataset.data.schema):
             check_paths(column, caches, source)

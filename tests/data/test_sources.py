@@ -22,6 +22,7 @@ from hf_face.data import (
     write_recordio,
 )
 from hf_face.data.decode import read_bytes
+from hf_face.data.sources import check_paths_of_hub_dataset
 from hf_face.embedding import Embedder
 
 from .test_identities import write_tars
@@ -119,6 +120,20 @@ def test_images_of_pairs_outside_their_folder(tmp_path, small, secret):
     pq.write_table(table, folder / "images" / "test-00000-of-00001.parquet")
     with pytest.raises(ValueError, match="lies outside"):
         VerificationPairs.from_parquet(folder)
+
+
+def test_images_that_were_not_downloaded_with_a_dataset_of_the_hub(tmp_path, secret, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    (tmp_path / "hub").mkdir()
+    (tmp_path / "hub" / "1.png").write_bytes(secret.read_bytes())
+    for path, allowed in ((tmp_path / "hub" / "1.png", True), (secret, False)):
+        rows = Dataset.from_dict({"image": [str(path)]}).cast_column("image", Image())
+        if allowed:
+            check_paths_of_hub_dataset(rows, "org/faces")
+        else:
+            with pytest.raises(ValueError, match=r"org/faces: the image of row 0 is .*face\.png', which lies outside"):
+                check_paths_of_hub_dataset(rows, "org/faces")
 
 
 def test_more_classes_than_fit_into_memory(tmp_path, small):
