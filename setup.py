@@ -42,7 +42,7 @@ setup(
         "accelerate>=1.10",
         "datasets>=5.1",
         "evaluate>=0.4.5",
-        "filelock>=3.20",
+        "filelock>=4.0",  # the first that data loader workers of a killed run do not hold
         "huggingface_hub>=2.2",
         "jinja2>=3.1",
         "matplotlib>=3.9",

@@ -16,9 +16,13 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .loading import check_data
 from .parser import CommandParser
+
+if TYPE_CHECKING:
+    from ..training import FaceTrainer
 
 GROUPS = {
     "what most runs set": [
@@ -71,6 +75,7 @@ def main(argv: Sequence[str]) -> None:
     from transformers import set_seed
 
     from ..training import FaceTrainer
+    from ..training.output_lock import only_training_in
     from ..training.recipe import build_method, build_model, load_data, parse_recipe, split_recipe
 
     parser = command_line()
@@ -95,11 +100,18 @@ def main(argv: Sequence[str]) -> None:
         method=build_method(model_args),
     )
 
+    with only_training_in(args.output_dir):  # until all is saved
+        train_and_publish(trainer)
+
+
+def train_and_publish(trainer: "FaceTrainer") -> None:
+    """Train, and save the model first: evaluating and publishing it may fail."""
+    args = trainer.args
     trained = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     if trained.metrics:  # empty if the run was already finished
         trainer.save_metrics("train", trained.metrics)
     trainer.save_model()
-    if evaluators:
+    if trainer.eval_dataset:
         metrics = trainer.evaluate(figures_dir=Path(args.output_dir, "figures"))
         trainer.log_metrics("eval", metrics)
         trainer.save_metrics("eval", metrics)

@@ -1,6 +1,7 @@
 """Checkpoints on the Hub, without pickles: tensors in safetensors, and everything else in JSON beside them."""
 
 import json
+import pickle
 import shutil
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -36,13 +37,12 @@ def publish_checkpoint(checkpoint: Path, folder: Path) -> None:
         if path.suffix in PUBLIC and path.name != LIST_NAME:
             shutil.copyfile(path, folder / path.name)
         elif path.suffix in PICKLES:
-            with safe_globals():
-                state = torch.load(path, map_location="cpu", weights_only=True)
             tensors: dict[str, Tensor] = {}
             try:
-                structure = _pack(state, tensors)
-            except TypeError as error:
-                raise ValueError(f"{path} cannot be published: {error}") from error
+                with safe_globals():
+                    structure = _pack(torch.load(path, map_location="cpu", weights_only=True), tensors)
+            except (pickle.UnpicklingError, TypeError) as error:
+                raise ValueError(f"{path} cannot be published without a pickle: {error}") from error
             save_file(tensors, folder / f"{path.name}.safetensors", {"structure": json.dumps(structure)})
     finish_checkpoint(folder)
 

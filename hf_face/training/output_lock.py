@@ -9,7 +9,6 @@ from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 
 LOCK_NAME = ".training.lock"
-PATIENCE = 10.0  # seconds; data loader workers of a killed run take up to five to notice
 
 
 @contextmanager
@@ -35,7 +34,7 @@ def only_training_in(output_dir: str | Path) -> Iterator[None]:
 def _acquired(lock: FileLock) -> bool:
     Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
     try:
-        lock.acquire(timeout=PATIENCE)
+        lock.acquire(timeout=0)
     except Timeout:
         return False
     return True

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import Trainer
 
-from hf_face.training import find_checkpoint, last_complete_checkpoint, output_lock
+from hf_face.training import find_checkpoint, last_complete_checkpoint
 
 STEPS = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}
 TRAINED: list[Path] = []
@@ -297,8 +297,7 @@ sys.stdin.read()
 """
 
 
-def test_two_trainings_do_not_share_a_folder(make_trainer, run, monkeypatch):
-    monkeypatch.setattr(output_lock, "PATIENCE", 0.1)
+def test_two_trainings_do_not_share_a_folder(make_trainer, run):
     command = [sys.executable, "-c", HOLD, str(run / ".training.lock")]
     other = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert other.stdout.readline() == "held\n"
@@ -311,7 +310,6 @@ def test_two_trainings_do_not_share_a_folder(make_trainer, run, monkeypatch):
 
 
 def test_a_training_that_fails_leaves_the_folder_free(make_trainer, run, monkeypatch):
-    monkeypatch.setattr(output_lock, "PATIENCE", 0.1)
     trainer = make_trainer(max_steps=5)
     monkeypatch.setattr(trainer, "training_step", lambda *args, **kwargs: 1 / 0)
     with pytest.raises(ZeroDivisionError):
