@@ -62,7 +62,7 @@ def find_weights_defect(checkpoint: Path) -> str | None:
 
 def _has_state(checkpoint: Path) -> bool:
     try:
-        state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+        state = TrainerState(**read_json(checkpoint / TRAINER_STATE_NAME))
     except (FileNotFoundError, ValueError, TypeError):  # not there; not JSON or text; other fields
         return False
     return isinstance(state.global_step, int) and state.global_step > 0
