@@ -12,7 +12,6 @@ Example:
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 from ..user_input import check_at_least, check_output_folder
@@ -67,7 +66,7 @@ def main(argv: Sequence[str]) -> None:
     from huggingface_hub import HfApi
 
     from ..data import convert_to_parquet, load_identities, open_for_conversion, write_recordio
-    from ..data.conversion import check_output_dir
+    from ..data.sources import check_output_dir
     from ..hub.datasets_and_metrics import check_license, push_dataset
     from ..hub.publishing import full_name
 
@@ -76,8 +75,7 @@ def main(argv: Sequence[str]) -> None:
         full_name(HfApi(), args.push_to_hub)  # fails without a login, before hours of converting
     columns = {"split": args.split, "image_column": args.image_column, "label_column": args.label_column}
     if args.to == "recordio":
-        if Path(args.source).is_dir():
-            check_output_dir(args.output_dir, args.source)
+        check_output_dir(args.output_dir, args.source)
         print(write_recordio(load_identities(args.source, **columns), args.output_dir))
         return
     source = open_for_conversion(args.source, **columns)

@@ -74,6 +74,7 @@ GROUPS = {
 def main(argv: Sequence[str]) -> None:
     from transformers import set_seed
 
+    from ..data.sources import check_output_dir
     from ..training import FaceTrainer
     from ..training.output_lock import only_training_in
     from ..training.recipe import build_method, build_model, load_data, parse_recipe, split_recipe
@@ -85,6 +86,8 @@ def main(argv: Sequence[str]) -> None:
     set_seed(args.seed)
     with args.main_process_first(desc="loading the data"):
         check_data(*data_args.train_data)
+        for source in data_args.train_data:
+            check_output_dir(args.output_dir, source)
         train_dataset, evaluators = load_data(data_args)
     num_identities = train_dataset.features["label"].num_classes
     model, image_processor = build_model(model_args, num_identities, args.head_group)

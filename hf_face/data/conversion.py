@@ -19,7 +19,7 @@ from .columns import check_label_range, encoded_sizes, read_images_into_table, r
 from .identities import load_identities
 from .image_folder import ImageFolder
 from .recordio import RecordIO
-from .sources import find_folder, find_shards, find_source
+from .sources import check_output_dir, find_folder, find_shards, find_source
 
 logger = logging.getLogger(__name__)
 
@@ -53,15 +53,6 @@ def open_for_conversion(source: str | Path, **load_arguments) -> RecordIO | Imag
     if not load_arguments.get("compact"):
         opened.check_people()
     return opened
-
-
-def check_output_dir(output_dir: str | Path, source: str | Path):
-    """Raise `ValueError` if an output folder lies in a folder of people, where it would become one of them."""
-    if Path(output_dir).resolve().is_relative_to(Path(source).resolve()):
-        raise ValueError(
-            f"the output folder {output_dir} lies in the source folder {source}, where it would be taken for a person. "
-            "Write to a folder outside it"
-        )
 
 
 def convert_to_parquet(

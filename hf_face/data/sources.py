@@ -82,6 +82,20 @@ def check_no_split(source: str | Path, split: str):
         raise ValueError(f"{source} has no splits, but split={split!r} was requested. Leave it out to load all images")
 
 
+def check_output_dir(output_dir: str | Path, source: str | Path):
+    """Raise `ValueError` if an output folder lies in a folder of people, where it would become one of them."""
+    path = Path(source)
+    others = (*SHARD_SUFFIXES, ".rec")
+    has_people = path.is_dir() and not any(
+        file.name.endswith(others) for folder in (path, path / "data") for file in folder.glob("*")
+    )
+    if has_people and Path(output_dir).resolve().is_relative_to(path.resolve()):
+        raise ValueError(
+            f"the output folder {output_dir} lies in the source folder {source}, where it would be taken for a person. "
+            "Write to a folder outside it"
+        )
+
+
 def load_shards(files: list[Path], folder: Path, streaming: bool = False) -> Dataset | IterableDataset:
     """
     Load Parquet or tar files.

@@ -1,11 +1,14 @@
 """What is found in folders of images, and what is left out."""
 
 import os
+from pathlib import Path
 
 import pytest
 from datasets.utils.logging import disable_progress_bar
 from PIL import Image
 
+import hf_face
+from hf_face.cli import data, train
 from hf_face.data import convert_to_parquet, load_identities, open_for_conversion
 from hf_face.data.image_folder import ImageFolder, find_images, list_images
 
@@ -122,5 +125,14 @@ def test_an_output_folder_inside_the_source_is_refused(tmp_path):
             ValueError, match=r"lies in the source folder .*people, where it would be taken for a person"
         ):
             convert_to_parquet(open_for_conversion(tmp_path / "people"), tmp_path / output)
+        with pytest.raises(ValueError, match="lies in the source folder"):
+            data.main(
+                ["--source", str(tmp_path / "people"), "--output_dir", str(tmp_path / output), "--to", "recordio"]
+            )
+    recipe = Path(hf_face.__file__).parents[1] / "recipes" / "demo" / "orl.yaml"
+    with pytest.raises(ValueError, match="lies in the source folder"):
+        train.main(
+            [str(recipe), "--train_data", str(tmp_path / "people"), "--output_dir", str(tmp_path / "people" / "run")]
+        )
     assert sorted(os.listdir(tmp_path / "people")) == ["a", "b"]
     convert_to_parquet(open_for_conversion(tmp_path / "people"), tmp_path / "people2")
