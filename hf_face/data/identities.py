@@ -92,9 +92,7 @@ def as_identities(
 
 def _with_classes(dataset: Dataset, source: str, compact: bool) -> Dataset:
     """The dataset with classes as labels, without gaps if `compact`."""
-    labels = dataset.data.column("label")
-    if dataset._indices is not None:
-        labels = labels.take(dataset._indices.column(0))
+    labels = dataset.with_format("arrow")[:]["label"] if dataset._indices else dataset.data.column("label")
     if labels.null_count:
         raise ValueError(f"{source}: row {pc.index(pc.is_null(labels), True)} has no label")
     label = dataset.info.features["label"]

@@ -17,6 +17,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from ..files import check_weights, file_inside, read_json
 
 LIST_NAME = "checkpoint_files.json"
+SENTINEL = "checkpoint-is-incomplete.txt"  # which enable_jit_checkpoint removes afterwards
 
 # What training goes on from: files of which there must be one, by the name that Trainer gives them on a single device.
 # `latest` is DeepSpeed's, which keeps the states of optimizer and scheduler with the weights.
@@ -36,7 +37,7 @@ def start_checkpoint(checkpoint: Path) -> None:
 
 def finish_checkpoint(checkpoint: Path) -> None:
     """List the files of a checkpoint with their sizes, which makes it complete."""
-    files = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != LIST_NAME)
+    files = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name not in (LIST_NAME, SENTINEL))
     sizes = {path.relative_to(checkpoint).as_posix(): path.stat().st_size for path in files}
     (checkpoint / LIST_NAME).write_text(json.dumps({"sizes": sizes}, indent=2) + "\n", encoding="utf-8")
 
@@ -62,7 +63,7 @@ def find_weights_defect(checkpoint: Path) -> str | None:
 
 def _has_state(checkpoint: Path) -> bool:
     try:
-        state = TrainerState(**read_json(checkpoint / TRAINER_STATE_NAME))
+        state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
     except (FileNotFoundError, ValueError, TypeError):  # not there; not JSON or text; other fields
         return False
     return isinstance(state.global_step, int) and state.global_step > 0

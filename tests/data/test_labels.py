@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from datasets import ClassLabel, Dataset, Value, load_dataset
+from datasets import ClassLabel, Dataset, load_dataset
 
 from hf_face.data import (
     FaceCollator,
@@ -69,16 +69,6 @@ def test_names_of_every_type(tmp_path, png, dtype, dictionary):
     assert dataset["label"][:] == [1, 0, 2, 0]
 
 
-@pytest.mark.parametrize("dtype", [pa.binary(), pa.large_binary(), pa.binary_view()], ids=str)
-def test_images_of_every_type(tmp_path, png, dtype):
-    paths = pa.array(["a", "b"], pa.string_view())
-    images = pa.StructArray.from_arrays([pa.array([png] * 2, dtype), paths], ["bytes", "path"])
-    pq.write_table(pa.table({"image": images, "label": pa.array([0, 1], pa.uint8())}), tmp_path / "a.parquet")
-    for streaming in (False, True):
-        rows = list(load_identities(tmp_path / "a.parquet", streaming=streaming))
-        assert [row["image"].size for row in rows] == [(92, 112)] * 2
-
-
 @pytest.mark.parametrize("start", [10**9, 2**63 + 5])
 def test_large_ids_cost_what_their_people_cost(tmp_path, png, start):
     path = write(tmp_path / "a.parquet", png, pa.array([start, start + 1, start + 7, start], pa.uint64()))
@@ -117,14 +107,6 @@ def test_classes_stay_with_the_rows_through_what_datasets_does(orl, tmp_path):
     merged = merge_identities([chosen, chosen])
     assert merged.features["label"].names == [f"{i}/{name}" for i in range(2) for name in names]
     assert merged._fingerprint != chosen._fingerprint
-
-
-def test_labels_of_chosen_rows(orl):
-    rows = orl.cast_column("label", Value("uint8")).select([399, 0, 10, 20])
-    dataset = as_identities(rows, compact=True)
-    assert dataset["label"][:] == [3, 0, 1, 2] and dataset.features["label"].names == ["0", "1", "2", "39"]
-    with pytest.raises(ValueError, match="dataset has no images"):
-        as_identities(rows.select([]))
 
 
 def test_pairs_of_people_with_large_ids(orl):

@@ -143,7 +143,7 @@ def test_persistent_objects_are_refused(tmp_path):
         read_verification_bin(dump(tmp_path / "a.bin", b"Pname\n."))
 
 
-NESTED = b")" + b"".join(b"q%c0" % i + b"h%c" % i * 3 + b"\x87" for i in range(40))  # 3 ** 40 tuples in 400 bytes
+NESTED = b")" + b"".join(b"q%cK%c" % (i, i) + (b"0" + b"h%c" % i * 3 + b"\x87") for i in range(40))  # 3 ** 40 tuples
 
 
 @pytest.mark.parametrize(

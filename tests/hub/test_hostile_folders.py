@@ -3,14 +3,13 @@
 import json
 from pathlib import Path
 
-import pyarrow.parquet
 import pytest
 from huggingface_hub import snapshot_download
 from safetensors.torch import load_file, save_file
 
 from hf_face import FaceRecognitionModel
 from hf_face.heads import save_head
-from hf_face.hub import FaceModelCardData, push_dataset, push_to_hub, write_model_folder
+from hf_face.hub import FaceModelCardData, push_to_hub, write_model_folder
 
 
 @pytest.fixture(autouse=True)
@@ -78,18 +77,6 @@ def test_a_heads_files_are_files_of_the_folder(hub, folder, backbone, tmp_path):
     index["shards"][0]["file"] = "../private.safetensors"
     (folder / "head.index.json").write_text(json.dumps(index))
     refuses(hub, folder, "theirs refers to a file outside it", include_head=True)
-
-
-def test_a_data_set_is_the_files_of_its_folder(hub, tmp_path):
-    (tmp_path / "private.parquet").write_bytes(b"")
-    folder = tmp_path / "faces"
-    folder.mkdir()
-    pyarrow.parquet.write_table(pyarrow.table({"label": [0]}), folder / "train-00000-of-00001.parquet")
-    (folder / "README.md").write_text("---\nlicense: mit\n---\n")
-    (folder / "notes").symlink_to(tmp_path / "private.parquet")
-    with pytest.raises(ValueError, match="faces refers to a file outside it, notes"):
-        push_dataset(folder, "org/refused")
-    assert ("dataset", "org/refused") not in hub.store.repos
 
 
 def test_damaged_files_are_named(hub, folder):

@@ -346,27 +346,6 @@ def test_what_is_refused_before_training(make_trainer, hub):
     assert hub.store.repos["model", "org/busy"].commit("main").files.keys() == {".gitattributes", "thesis.txt"}
 
 
-def test_checkpoints_that_are_pickles_are_not_sent(make_trainer, monkeypatch):
-    monkeypatch.setattr("hf_face.training.publishing.splits_weights", lambda accelerator: True)
-    for strategy in ("checkpoint", "all_checkpoints"):
-        with pytest.raises(ValueError, match=rf"hub_strategy='{strategy}' does not work with FSDP and DeepSpeed"):
-            make_trainer(hub_strategy=strategy, evaluate=False)
-    make_trainer(hub_strategy="every_save", evaluate=False)
-
-
-def test_what_cannot_be_in_a_card_is_said_before_training(make_trainer, tmp_path):
-    (tmp_path / "notes.png").write_text("no image")
-    for statement, complaint in (
-        ({"license": "MIT-like"}, "'MIT-like' is not one of the Hub's identifiers"),
-        ({"figures": [str(tmp_path / "notes.png")]}, r"notes.png is not an image"),
-        ({"citations": ["nobody2026"]}, "citation 'nobody2026' is neither"),
-    ):
-        trainer = make_trainer(card=dataclasses.replace(STATED, **statement), push_to_hub=False, evaluate=False)
-        with pytest.raises(ValueError, match=complaint):
-            trainer.train()
-        assert trainer.state.global_step == 0
-
-
 def test_a_branch_is_made_before_training(make_trainer, hub):
     trainer = make_trainer(hub_revision="dev", hub_strategy="every_save", evaluate=False)
     repo = repository(hub, trainer)

@@ -151,7 +151,7 @@ def test_a_dataset_is_no_protocol_and_pairs_are_no_images(make_trainer, faces):
 def test_predictions_are_embeddings(make_trainer, faces):
     trainer = make_trainer()
     people = faces[0].select(range(7))
-    output = trainer.predict(people, metric_key_prefix="mine")
+    output = trainer.predict(test_dataset=people, metric_key_prefix="mine")
     pixels = trainer.processing_class(list(people["image"]), return_tensors="pt").pixel_values
     with torch.no_grad():
         expected = trainer.model.backbone.eval()(pixels).pooler_output.numpy()
