@@ -1,8 +1,8 @@
 """Decodes images to uint8 arrays, at the speed of the JPEG decoder.
 
 simplejpeg (libjpeg-turbo) decodes JPEG images directly into the batch. It returns the same pixels as Pillow at more
-than twice the speed, and is faster than torchvision.io, which has deprecated its decoders since 0.29. Anything that
-simplejpeg rejects (PNG and other formats, damaged files) falls back to Pillow, which has the final say.
+than twice the speed, and is faster than torchvision.io, which has deprecated its decoders since 0.29. Anything else
+(other formats, images to be turned, damaged files) is left to Pillow, which has the final say.
 """
 
 import math

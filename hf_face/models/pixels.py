@@ -67,7 +67,8 @@ def rgb_pixels(image: Image.Image) -> np.ndarray:
     Transparent areas are white, as in transformers.
     """
     image = upright(image)
-    image = image.convert(WITHOUT_PREMULTIPLIED_ALPHA.get(image.mode, image.mode))
+    if image.mode in WITHOUT_PREMULTIPLIED_ALPHA:  # nothing else converts from these
+        image = image.convert(WITHOUT_PREMULTIPLIED_ALPHA[image.mode])
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
