@@ -5,31 +5,72 @@ from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
+from transformers.utils import logging
 
-# Keys that transformers itself writes to config.json or passes to a config, in addition to the declared fields.
-_TRANSFORMERS_KEYS = {
-    "_attn_implementation_internal",
-    "_commit_hash",
-    "_experts_implementation_internal",
-    "_name_or_path",
-    "attn_implementation",
-    "auto_map",
-    "experts_implementation",
-    "model_type",
-    "name_or_path",
-    "num_labels",
-    "output_attentions",
-    "per_layer_config",
-    "quantization_config",
-    "torch_dtype",
-}
+IN_ANY_FILE = {"auto_map", "quantization_config"}  # transformers writes them, but does not declare them
+
+logger = logging.get_logger(__name__)
 
 
 @strict
-class FaceConfig(PreTrainedConfig):
+class StrictConfig(PreTrainedConfig):
+    """
+    A configuration whose constructor rejects settings it does not have: a misspelled one would otherwise be stored and
+    silently ignored. What is read from files may have more, with a warning, because transformers and later versions of
+    a family add settings.
+    """
+
+    def __post_init__(self, **kwargs):
+        if unknown := sorted(name for name in kwargs if not self._has_setting(name)):
+            known = sorted(field.name for field in fields(self))
+            raise ValueError(
+                f"{type(self).__name__} has no setting {', '.join(unknown)}. Its settings are: {', '.join(known)}."
+            )
+        super().__post_init__(**kwargs)
+
+    @classmethod
+    def _has_setting(cls, name: str) -> bool:
+        """Whether a setting is a field of the class, or transformers' own: a field, property, or private."""
+        theirs = hasattr(PreTrainedConfig, name) and not callable(getattr(PreTrainedConfig, name))
+        if theirs or name.startswith("_") or hasattr(PreTrainedConfig, f"_{name}") or name in IN_ANY_FILE:
+            return True
+        return name in {field.name for field in fields(cls)}
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
+        """
+        As in `PreTrainedConfig`, for what a file says: unknown settings are kept, with a warning.
+
+        Raises:
+            ValueError: if the file asks for code from the Hub (`attn_implementation="somebody/kernel"`).
+        """
+        for name in ("attn_implementation", "experts_implementation"):
+            if "/" in str(config_dict.get(name)):
+                raise ValueError(
+                    f"The configuration asks for {name}={config_dict[name]!r}, code from the Hub. If you trust it, "
+                    f"remove it from config.json and pass {name} to `from_pretrained`."
+                )
+        public = {name: value for name, value in config_dict.items() if not name.startswith("_")}
+        unknown = {name: kwargs.pop(name, public[name]) for name in public if not cls._has_setting(name)}
+        loaded = super().from_dict({name: public[name] for name in public if name not in unknown}, **kwargs)
+        config = loaded[0] if isinstance(loaded, tuple) else loaded
+        for name, value in unknown.items():
+            setattr(config, name, value)
+        if unknown:
+            logger.warning(
+                f"{cls.__name__} does not know {', '.join(sorted(unknown))}, found in its configuration file."
+            )
+        return loaded
+
+    @classmethod
+    def from_json_file(cls, json_file):
+        return cls.from_dict(cls._dict_from_json_file(json_file))
+
+
+@strict
+class FaceConfig(StrictConfig):
     r"""
-    Base configuration of all face models. Unlike most transformers configs, it rejects unknown keys: a misspelled
-    setting would otherwise be stored and silently ignored.
+    Base configuration of all face models. Unlike most transformers configs, its constructor rejects unknown settings.
 
     Args:
         embedding_size (`int`, *optional*, defaults to 512):
@@ -56,14 +97,6 @@ class FaceConfig(PreTrainedConfig):
     initializer_range: float = 0.02
     margin: dict[str, Any] | None = None
     similarity_thresholds: dict[str, float] | None = None
-
-    def __post_init__(self, **kwargs):
-        if unknown := sorted(kwargs.keys() - _TRANSFORMERS_KEYS):
-            known = sorted(field.name for field in fields(self))
-            raise ValueError(
-                f"{type(self).__name__} has no setting {', '.join(unknown)}. Its settings are: {', '.join(known)}."
-            )
-        super().__post_init__(**kwargs)
 
     @property
     def preprocessing(self) -> dict[str, Any]:

@@ -5,7 +5,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import transformers
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig, AutoImageProcessor, PreTrainedConfig
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoImageProcessor,
+    PreTrainedConfig,
+    TimmBackboneConfig,
+    TimmWrapperConfig,
+)
 from transformers.image_utils import (
     IMAGENET_DEFAULT_MEAN,
     IMAGENET_DEFAULT_STD,
@@ -140,6 +147,21 @@ class FoundationFaceConfig(FaceConfig):
             self.image_size = _native_image_size(self.backbone_config)
         super().__post_init__(**kwargs)
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
+        """As in `FaceConfig`. Raises `ValueError` for a `backbone_config` that would have to be looked up elsewhere."""
+        source = config_dict.get("backbone_config")
+        if isinstance(source, str):
+            raise ValueError(
+                f"The configuration names its backbone_config ({source!r}), so it would be read from elsewhere. Load "
+                "models whose configuration holds it, or create one with `FoundationFaceModel.from_backbone`."
+            )
+        if isinstance(source, dict) and source.get("model_type") in CONFIG_MAPPING:
+            _check_vision_config(
+                CONFIG_MAPPING[source["model_type"]]
+            )  # before it is created: a nested one may download
+        return super().from_dict(config_dict, **kwargs)
+
     @property
     def citations(self) -> tuple[str, ...]:
         """BibTeX entries of FRoundation and, where known, of the backbone."""
@@ -211,7 +233,20 @@ def _vision_config(source: PreTrainedConfig | dict[str, Any] | str | None) -> Pr
         source = AutoConfig.from_pretrained(source)
     elif isinstance(source, dict):
         source = AutoConfig.for_model(**source)
-    return getattr(source, "vision_config", source)
+    config = getattr(source, "vision_config", source)
+    _check_vision_config(type(config))
+    return config
+
+
+def _check_vision_config(config_class: type[PreTrainedConfig]) -> None:
+    """Raise `ValueError` unless the class describes a model by itself, without another that it would load."""
+    if issubclass(config_class, TimmBackboneConfig | TimmWrapperConfig):
+        raise ValueError(f"backbone_config is a {config_class.model_type}. Use `TimmFaceConfig` for models from timm.")
+    if config_class.sub_configs:
+        raise ValueError(
+            f"backbone_config is a {config_class.model_type}, a model made of others "
+            f"({', '.join(config_class.sub_configs)}). Use the configuration of its vision model."
+        )
 
 
 def _native_image_size(backbone_config: PreTrainedConfig) -> int:

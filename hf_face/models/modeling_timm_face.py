@@ -1,15 +1,20 @@
 """Face models with a timm model as backbone."""
 
 import difflib
+import inspect
+import sys
 from typing import Any
 
 import timm
 import torch
+from timm.models import build_model_with_cfg, model_entrypoint
 from torch import Tensor
 from transformers.utils import can_return_tuple
 
 from .configuration_timm_face import TimmFaceConfig
 from .modeling_face import FaceEmbeddingOutput, FacePreTrainedModel, face_embedding_output
+
+BATCH_NORM_ARGUMENTS = {"bn_eps", "bn_momentum"}  # mobile networks take them for the class of their norms
 
 
 class TimmFacePreTrainedModel(FacePreTrainedModel):
@@ -75,9 +80,28 @@ def known_architecture(architecture: str) -> str:
     return name
 
 
+def architecture_arguments(name: str) -> set[str]:
+    """
+    What `model_args` may hold: the arguments of the classes in the architecture's own module. Those of timm's factory
+    are not among them: they would open files (`checkpoint_path`), download (`pretrained`), or make another kind of
+    model (`features_only`), and a configuration may come from a stranger.
+    """
+    module = sys.modules[model_entrypoint(name).__module__]
+    classes = [each for each in vars(module).values() if isinstance(each, type) and each.__module__.startswith("timm.")]
+    own = {argument for each in classes for argument in inspect.signature(each).parameters}
+    factory = {
+        argument
+        for each in (timm.create_model, build_model_with_cfg)
+        for argument in inspect.signature(each).parameters
+    }
+    return (own | BATCH_NORM_ARGUMENTS) - factory
+
+
 def _create_timm_model(config: TimmFaceConfig) -> torch.nn.Module:
     name = known_architecture(config.architecture)
     model_args = config.model_args or {}
+    if refused := sorted(model_args.keys() - architecture_arguments(name)):
+        raise ValueError(f"timm's {name} does not accept model_args {', '.join(refused)}.")
     try:
         return timm.create_model(
             name, pretrained=False, num_classes=config.embedding_size, in_chans=config.num_channels, **model_args

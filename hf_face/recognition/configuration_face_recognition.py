@@ -3,9 +3,10 @@
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
 from ..models import FaceConfig
+from ..models.configuration_face import StrictConfig
 
 if TYPE_CHECKING:
     BackboneConfig = Any  # a `FaceConfig`, whatever it was made from
@@ -14,7 +15,7 @@ else:
 
 
 @strict
-class FaceRecognitionConfig(PreTrainedConfig):
+class FaceRecognitionConfig(StrictConfig):
     r"""
     Configuration of a face backbone and the margin head it is trained with.
 
@@ -52,8 +53,17 @@ class FaceRecognitionConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         if not isinstance(self.backbone_config, PreTrainedConfig):
-            self.backbone_config = AutoConfig.for_model(**{"model_type": "timm_face", **(self.backbone_config or {})})
+            settings = dict(self.backbone_config or {})
+            self.backbone_config = _family(settings)(**settings)
         super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
+        """As in `PreTrainedConfig`, for what a file says of both: unknown settings are kept, with a warning."""
+        backbone = config_dict.get("backbone_config")
+        if isinstance(backbone, dict):
+            config_dict = {**config_dict, "backbone_config": _family(backbone).from_dict(backbone)}
+        return super().from_dict(config_dict, **kwargs)
 
     @property
     def margin_record(self) -> dict[str, Any]:
@@ -62,6 +72,15 @@ class FaceRecognitionConfig(PreTrainedConfig):
         if self.filter_threshold is not None:
             record["filter_threshold"] = self.filter_threshold
         return record | (self.margin_kwargs or {})
+
+
+def _family(settings: dict[str, Any]) -> type[FaceConfig]:
+    """The configuration class of a backbone's settings; `model_type` defaults to timm_face."""
+    model_type = settings.get("model_type", "timm_face")
+    family = CONFIG_MAPPING[model_type] if model_type in CONFIG_MAPPING else None
+    if family is None or not issubclass(family, FaceConfig):
+        raise ValueError(f"backbone_config has model_type {model_type!r}, which is not a family of face backbones.")
+    return family
 
 
 __all__ = ["FaceRecognitionConfig"]

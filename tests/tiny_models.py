@@ -1,0 +1,61 @@
+"""Tiny models of every family, for tests that ask the same of all of them."""
+
+from hf_face import FoundationFaceConfig, IResNetConfig, MobileFaceNetConfig, TimmFaceConfig, ViTFaceConfig
+
+VIT = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 8, "image_size": 32}
+VIT_FACE = {**VIT, "intermediate_size": 32, "embedding_size": 16, "mask_ratio": 0.0, "drop_path_rate": 0.0}
+SIGLIP2 = {key: value for key, value in VIT.items() if key != "image_size"}
+IRESNET = {"depths": [1, 2], "hidden_sizes": [16, 32], "stem_size": 8, "embedding_size": 16, "image_size": 32}
+TIMM_VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2}
+
+# Each tiny model, and the layers that LoRA would adapt.
+CASES = {
+    "iresnet": (IResNetConfig(**IRESNET), ["convolution1", "linear"]),
+    "iresnet-adaface": (
+        IResNetConfig(**IRESNET, shortcut="subsample", squeeze_excitation=True, embedding_norm="plain", neck="gap"),
+        ["convolution2"],
+    ),
+    "mobilefacenet": (MobileFaceNetConfig(depths=[1, 1, 1, 1], image_size=32, embedding_size=16), ["linear"]),
+    "vit_face": (ViTFaceConfig(**VIT_FACE), ["qkv"]),
+    "vit_face-transface": (ViTFaceConfig(**VIT_FACE, patch_weighting=True), ["qkv", "fc1"]),
+    "foundation_face-clip": (
+        FoundationFaceConfig(backbone_config={"model_type": "clip_vision_model", "projection_dim": 16, **VIT}),
+        ["q_proj", "v_proj"],
+    ),
+    "foundation_face-dinov2": (
+        FoundationFaceConfig(backbone_config={"model_type": "dinov2", **VIT}, image_size=48, embedding_size=12),
+        ["q_proj", "v_proj"],
+    ),
+    "foundation_face-dinov3": (
+        FoundationFaceConfig(backbone_config={"model_type": "dinov3_vit", "num_register_tokens": 4, **VIT}),
+        ["q_proj", "v_proj"],
+    ),
+    "foundation_face-siglip2": (
+        FoundationFaceConfig(
+            backbone_config={
+                "model_type": "siglip2_vision_model",
+                "num_patches": 16,
+                "intermediate_size": 32,
+                **SIGLIP2,
+            }
+        ),
+        ["q_proj", "v_proj"],
+    ),
+    "foundation_face-vit": (
+        FoundationFaceConfig(backbone_config={"model_type": "vit", **VIT}),
+        ["q_proj", "v_proj"],
+    ),
+    "timm_face-vit": (
+        TimmFaceConfig(architecture="vit_tiny_patch16_224", model_args=TIMM_VIT, embedding_size=16, image_size=32),
+        ["qkv"],
+    ),
+    "timm_face-convnext": (
+        TimmFaceConfig(
+            architecture="convnext_atto",
+            model_args={"depths": [1, 1, 1, 1], "dims": [8, 8, 16, 16], "patch_size": 2},
+            embedding_size=16,
+            image_size=32,
+        ),
+        ["fc1"],
+    ),
+}
