@@ -11,6 +11,7 @@ class InsightFaceViT(Layout):
     renames = (
         (r"^embeddings\.patch", "patch_embed.proj"),
         (r"^embeddings\.position", "pos_embed"),
+        (r"^embeddings\.mask_token", "mask_token"),
         (r"^layers\.", "blocks."),
         (r"^neck\.linear1", "feature.0"),
         (r"^neck\.norm1", "feature.1"),

@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from .configuration_face import FaceConfig
+from .layers import count_batches_once
 
 
 @dataclass
@@ -25,12 +26,15 @@ class FaceEmbeddingOutput(ModelOutput):
             Tokens `(batch, tokens, channels)` or feature map `(batch, channels, height, width)` before pooling.
         hidden_states (`tuple[torch.Tensor]`, *optional*, returned with `output_hidden_states=True`):
             Output of each stage or block.
+        attentions (`tuple[torch.Tensor]`, *optional*, returned with `output_attentions=True`):
+            Attention maps of each layer, `(batch, heads, tokens, tokens)`.
     """
 
     pooler_output: Tensor | None = None
     norm: Tensor | None = None
     last_hidden_state: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
 
 
 class FacePreTrainedModel(PreTrainedModel):
@@ -47,9 +51,24 @@ class FacePreTrainedModel(PreTrainedModel):
         """None: images have no embedding table. FSDP calls this method."""
         return None
 
+    def prepare_pixels(self, pixel_values: Tensor) -> Tensor:
+        """Cast normalized crops to the model's dtype. Raises `ValueError` for integers, which are not normalized."""
+        if not pixel_values.is_floating_point():
+            raise ValueError(
+                f"pixel_values are {pixel_values.dtype}, but a model takes normalized crops. Use its image processor."
+            )
+        return pixel_values.to(next((p.dtype for p in self.parameters() if p.is_floating_point()), pixel_values.dtype))
+
+    def _set_gradient_checkpointing(self, enable: bool = True, *args, **kwargs):
+        super()._set_gradient_checkpointing(enable, *args, **kwargs)
+        count_batches_once(self)
+
 
 def face_embedding_output(
-    raw: Tensor, last_hidden_state: Tensor | None = None, hidden_states: tuple[Tensor, ...] | None = None
+    raw: Tensor,
+    last_hidden_state: Tensor | None = None,
+    hidden_states: tuple[Tensor, ...] | None = None,
+    attentions: tuple[Tensor, ...] | None = None,
 ) -> FaceEmbeddingOutput:
     """
     Normalize a raw embedding `(batch, embedding_size)` and return it as a face model's output.
@@ -64,6 +83,7 @@ def face_embedding_output(
         norm=norm,
         last_hidden_state=last_hidden_state,
         hidden_states=hidden_states,
+        attentions=attentions,
     )
 
 

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from transformers.utils import can_return_tuple
 
 from .configuration_foundation_face import FoundationFaceConfig
+from .layers import check_attentions_are_visible
 from .modeling_face import FaceEmbeddingOutput, FacePreTrainedModel, face_embedding_output
 
 
@@ -72,7 +73,7 @@ class FoundationFaceModel(FoundationFacePreTrainedModel):
 
     @can_return_tuple
     def forward(
-        self, pixel_values: Tensor, output_hidden_states: bool | None = None, **kwargs
+        self, pixel_values: Tensor, output_hidden_states: bool | None = None, output_attentions: bool | None = None
     ) -> FaceEmbeddingOutput | tuple[Tensor, ...]:
         r"""
         Args:
@@ -80,15 +81,23 @@ class FoundationFaceModel(FoundationFacePreTrainedModel):
                 Normalized crops. Position embeddings are interpolated to their size.
             output_hidden_states (`bool`, *optional*):
                 Whether to also return the backbone's hidden states.
+            output_attentions (`bool`, *optional*):
+                Whether to also return the backbone's attention maps; requires eager attention.
         """
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
-        outputs = self.backbone(
-            **self._backbone_inputs(pixel_values), output_hidden_states=output_hidden_states, return_dict=True
-        )
+        if output_attentions is None:
+            output_attentions = self.config.output_attentions
+        inputs = self._backbone_inputs(self.prepare_pixels(pixel_values))
+        if output_attentions:
+            inputs["output_attentions"] = True
+            check_attentions_are_visible(self)
+        outputs = self.backbone(**inputs, output_hidden_states=output_hidden_states, return_dict=True)
+        if output_attentions and not outputs.get("attentions"):
+            raise ValueError(f"output_attentions: {self.config.backbone_config.model_type} has no attention maps.")
         height, width = pixel_values.shape[-2:]
         raw = self.projection(_pool(outputs, self.config, height, width))
-        return face_embedding_output(raw, outputs.last_hidden_state, outputs.hidden_states)
+        return face_embedding_output(raw, outputs.last_hidden_state, outputs.hidden_states, outputs.get("attentions"))
 
     def _backbone_inputs(self, pixel_values: Tensor) -> dict[str, Any]:
         if self._takes_patches:

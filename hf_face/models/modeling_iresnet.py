@@ -9,7 +9,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import can_return_tuple
 
 from .configuration_iresnet import IResNetConfig
-from .layers import FusableMixin, check_crop_size
+from .layers import FusableMixin, check_crop_size, refuse_attentions
 from .modeling_face import FaceEmbeddingOutput, FacePreTrainedModel, face_embedding_output
 
 
@@ -157,7 +157,7 @@ class IResNetModel(FusableMixin, IResNetPreTrainedModel):
         self,
         pixel_values: Tensor,
         output_hidden_states: bool | None = None,
-        **kwargs,
+        output_attentions: bool | None = None,
     ) -> FaceEmbeddingOutput:
         r"""
         Args:
@@ -165,12 +165,15 @@ class IResNetModel(FusableMixin, IResNetPreTrainedModel):
                 Normalized crops from `FaceImageProcessor`. Pooled necks accept any size.
             output_hidden_states (`bool`, *optional*):
                 Whether to also return the feature maps after the stem and after each stage.
+            output_attentions (`bool`, *optional*):
+                Refused if true: the network has no attention.
         """
+        refuse_attentions(self, output_attentions)
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         if self.config.neck == "flatten":
             check_crop_size(pixel_values, self.config.image_size)
-        feature_map = self.stem(pixel_values)
+        feature_map = self.stem(self.prepare_pixels(pixel_values))
         hidden_states: tuple[Tensor, ...] | None = (feature_map,) if output_hidden_states else None
         for stage in self.stages:
             feature_map = stage(feature_map)

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers.utils import can_return_tuple
 
 from .configuration_timm_face import TimmFaceConfig
+from .layers import TimmAttentionMixin
 from .modeling_face import FaceEmbeddingOutput, FacePreTrainedModel, face_embedding_output
 
 BATCH_NORM_ARGUMENTS = {"bn_eps", "bn_momentum"}  # mobile networks take them for the class of their norms
@@ -23,9 +24,6 @@ class TimmFacePreTrainedModel(FacePreTrainedModel):
     supports_gradient_checkpointing = True
     _supports_sdpa = True  # timm calls F.scaled_dot_product_attention itself
 
-    def _set_gradient_checkpointing(self, enable: bool = True, *args, **kwargs):
-        self.model.set_grad_checkpointing(enable)
-
     @torch.no_grad()
     def _init_weights(self, module):
         super()._init_weights(module)
@@ -33,8 +31,10 @@ class TimmFacePreTrainedModel(FacePreTrainedModel):
             module.init_non_persistent_buffers()
 
 
-class TimmFaceModel(TimmFacePreTrainedModel):
+class TimmFaceModel(TimmAttentionMixin, TimmFacePreTrainedModel):
     """A timm model that uses its classifier to compute the face embedding."""
+
+    gradient_checkpointing = False  # whether timm's is on, for transformers to know
 
     def __init__(self, config: TimmFaceConfig):
         super().__init__(config)
@@ -45,11 +45,19 @@ class TimmFaceModel(TimmFacePreTrainedModel):
             # timm has already applied the architecture's own initialization; transformers must not overwrite it.
             for module in self.model.modules():
                 module._is_hf_initialized = True
+        self.follow_attn_implementation()
         self.post_init()
+
+    def _set_gradient_checkpointing(self, enable: bool = True, *args, **kwargs):
+        try:
+            self.model.set_grad_checkpointing(enable)
+        except (AssertionError, AttributeError) as error:  # as timm's models refuse it, or lack the method
+            raise ValueError(f"timm's {self.config.architecture} has no gradient checkpointing.") from error
+        super()._set_gradient_checkpointing(enable, *args, **kwargs)
 
     @can_return_tuple
     def forward(
-        self, pixel_values: Tensor, output_hidden_states: bool | None = None, **kwargs
+        self, pixel_values: Tensor, output_hidden_states: bool | None = None, output_attentions: bool | None = None
     ) -> FaceEmbeddingOutput | tuple[Tensor, ...]:
         r"""
         Args:
@@ -57,11 +65,28 @@ class TimmFaceModel(TimmFacePreTrainedModel):
                 Normalized crops from `FaceImageProcessor`.
             output_hidden_states (`bool`, *optional*):
                 Whether to also return the output of each block (timm's `forward_intermediates`).
+            output_attentions (`bool`, *optional*):
+                Whether to also return the attention maps, in the shape that timm computes; requires eager attention.
         """
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
+        if output_attentions is None:
+            output_attentions = self.config.output_attentions
+        pixel_values = self.prepare_pixels(pixel_values)
+        if not output_attentions:
+            return self._embed(pixel_values, output_hidden_states)
+        with self.recorded_attentions() as attentions:
+            output = self._embed(pixel_values, output_hidden_states)
+        if not attentions:
+            raise ValueError(f"output_attentions: timm's {self.config.architecture} has no attention maps to record.")
+        output["attentions"] = tuple(attentions)
+        return output
+
+    def _embed(self, pixel_values: Tensor, output_hidden_states: bool) -> FaceEmbeddingOutput:
         hidden_states = None
         if output_hidden_states:
+            if not hasattr(self.model, "forward_intermediates"):
+                raise ValueError(f"output_hidden_states: timm's {self.config.architecture} does not return any.")
             features, hidden_states = self.model.forward_intermediates(pixel_values)
             hidden_states = tuple(hidden_states)
         else:

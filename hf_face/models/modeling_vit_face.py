@@ -7,11 +7,13 @@ from functools import partial
 import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
+from transformers.conversion_mapping import register_checkpoint_conversion_mapping
+from transformers.core_model_loading import WeightRenaming
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import can_return_tuple
 
 from .configuration_vit_face import ViTFaceConfig
-from .layers import FusableMixin, check_crop_size
+from .layers import FusableMixin, TimmAttentionMixin, check_crop_size
 from .modeling_face import FaceEmbeddingOutput, FacePreTrainedModel, face_embedding_output
 
 
@@ -38,9 +40,15 @@ class ViTFaceEmbeddings(nn.Module):
         super().__init__()
         self.patch = nn.Conv2d(config.num_channels, config.hidden_size, config.patch_size, config.patch_size)
         self.position = nn.Parameter(torch.zeros(1, config.num_patches, config.hidden_size))
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size)) if config.use_mask_token else None
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         return self.patch(pixel_values).flatten(2).transpose(1, 2) + self.position
+
+    def fill_masked(self, tokens: Tensor, kept: Tensor) -> Tensor:
+        """Put tokens back to where they were `kept`, and the mask token elsewhere: `(batch, patches, hidden_size)`."""
+        masked = self.mask_token.to(tokens.dtype).expand(len(tokens), self.position.shape[1], -1)
+        return masked.scatter(1, kept, tokens)
 
 
 class ViTFaceLayer(GradientCheckpointingLayer, Block):
@@ -111,14 +119,13 @@ class ViTFacePreTrainedModel(FacePreTrainedModel):
                 nn.init.kaiming_uniform_(linear.weight, a=5**0.5)
         elif isinstance(module, ViTFaceEmbeddings):
             nn.init.trunc_normal_(module.position, std=std)
-        elif isinstance(module, ViTFaceModel):
             if module.mask_token is not None:
                 nn.init.normal_(module.mask_token, std=std)
         else:
             super()._init_weights(module)
 
 
-class ViTFaceModel(FusableMixin, ViTFacePreTrainedModel):
+class ViTFaceModel(FusableMixin, TimmAttentionMixin, ViTFacePreTrainedModel):
     """A vision transformer that computes the face embedding from its flattened patch tokens.
 
     Example:
@@ -136,11 +143,12 @@ class ViTFaceModel(FusableMixin, ViTFacePreTrainedModel):
     def __init__(self, config: ViTFaceConfig):
         super().__init__(config)
         self.embeddings = ViTFaceEmbeddings(config)
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size)) if config.use_mask_token else None
         self.layers = nn.ModuleList(ViTFaceLayer(config, index) for index in range(config.num_hidden_layers))
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.patch_weighting = ViTFacePatchWeighting(config) if config.patch_weighting else None
         self.neck = ViTFaceNeck(config)
+        self.follow_attn_implementation()
+        self.register_load_state_dict_pre_hook(_rename_mask_token)
         self.post_init()
 
     @can_return_tuple
@@ -149,7 +157,7 @@ class ViTFaceModel(FusableMixin, ViTFacePreTrainedModel):
         pixel_values: Tensor,
         output_hidden_states: bool | None = None,
         output_patch_weights: bool = False,
-        **kwargs,
+        output_attentions: bool | None = None,
     ) -> ViTFaceOutput:
         r"""
         Args:
@@ -160,14 +168,26 @@ class ViTFaceModel(FusableMixin, ViTFacePreTrainedModel):
                 tokens only).
             output_patch_weights (`bool`, *optional*, defaults to `False`):
                 Whether to also return `patch_weights` and `patch_entropy`; requires `patch_weighting` in the config.
+            output_attentions (`bool`, *optional*):
+                Whether to also return the attention maps; requires eager attention.
         """
+        if output_attentions is None:
+            output_attentions = self.config.output_attentions
+        if not output_attentions:
+            return self._embed(pixel_values, output_hidden_states, output_patch_weights)
+        with self.recorded_attentions() as attentions:
+            output = self._embed(pixel_values, output_hidden_states, output_patch_weights)
+        output["attentions"] = tuple(attentions)
+        return output
+
+    def _embed(self, pixel_values: Tensor, output_hidden_states: bool | None, output_patch_weights: bool):
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         if output_patch_weights and self.patch_weighting is None:
             raise ValueError("output_patch_weights requires a model with patch_weighting=True in its config.")
         check_crop_size(pixel_values, self.config.image_size)
 
-        tokens = self.embeddings(pixel_values)  # (B, N, C)
+        tokens = self.embeddings(self.prepare_pixels(pixel_values))  # (B, N, C)
         kept = self.choose_tokens(tokens) if self.training and self.config.mask_ratio > 0 else None
         if kept is not None:
             tokens = tokens.gather(1, kept)
@@ -178,8 +198,7 @@ class ViTFaceModel(FusableMixin, ViTFacePreTrainedModel):
                 hidden_states += (tokens,)
         tokens = self.norm(tokens)
         if kept is not None:
-            masked = self.mask_token.to(tokens.dtype).expand(len(tokens), self.config.num_patches, -1)
-            tokens = masked.scatter(1, kept, tokens)
+            tokens = self.embeddings.fill_masked(tokens, kept)
 
         last_hidden_state, patches = tokens, {}
         if self.patch_weighting is not None:
@@ -197,5 +216,22 @@ class ViTFaceModel(FusableMixin, ViTFacePreTrainedModel):
         order = torch.rand(batch, length, device=tokens.device).argsort(1)
         return order[:, :num_kept, None].expand(-1, -1, channels)
 
+
+class FormerName(WeightRenaming):
+    """The name of a weight in older checkpoints. It is read, but not written again."""
+
+    def reverse_transform(self):
+        return self.copy(self._original_target_patterns, self._original_target_patterns)
+
+
+def _rename_mask_token(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *args) -> None:
+    """The same for `load_state_dict`."""
+    if f"{prefix}mask_token" in state_dict:
+        state_dict[f"{prefix}embeddings.mask_token"] = state_dict.pop(f"{prefix}mask_token")
+
+
+register_checkpoint_conversion_mapping(
+    ViTFaceConfig.model_type, [FormerName("^mask_token", "embeddings.mask_token")], overwrite=True
+)
 
 __all__ = ["ViTFaceModel", "ViTFaceOutput", "ViTFacePreTrainedModel"]

@@ -58,7 +58,7 @@ def test_stochastic_depth_grows_linearly():
 @torch.no_grad()
 def test_masking_leaves_patches_out_in_training_only():
     model = tiny(mask_ratio=0.3, drop_path_rate=0.0)
-    model.mask_token.fill_(7.0)
+    model.embeddings.mask_token.fill_(7.0)
     assert torch.equal(model(FACES).pooler_output, model(FACES).pooler_output)
     assert model(FACES, output_hidden_states=True).hidden_states[0].shape == (3, 16, 16)
     output = model.train()(FACES, output_hidden_states=True)
