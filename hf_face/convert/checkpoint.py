@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..files import ZIP, check_weights, read_json
+from .onnx_graph import Graph, read_onnx
 
 StateDict = dict[str, Tensor]
 
@@ -28,11 +29,13 @@ class Checkpoint:
         content: names to tensors, or to nested mappings of tensors, as in the file.
         settings: the folder's `config.json` or `model.yaml`; empty for a single file.
         origin: its name in error messages.
+        graph: the network of an ONNX file, which has no names to go by.
     """
 
     content: dict[str, Any]
     settings: dict[str, Any] = field(default_factory=dict)
     origin: str = "the state dict"
+    graph: Graph | None = None
 
     def tensors(self, nested_under: tuple[str, ...] = ()) -> StateDict:
         """The tensors under the first existing name of `nested_under`, or else at the top level.
@@ -60,6 +63,8 @@ def read_checkpoint(checkpoint: str | Path | dict[str, Any] | Checkpoint) -> Che
         return Checkpoint(_read_file(_weight_file(path)), _read_settings(path), str(path))
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file or folder.")
+    if path.suffix == ".onnx":
+        return Checkpoint({}, origin=str(path), graph=read_onnx(path))
     return Checkpoint(_read_file(path), origin=str(path))
 
 

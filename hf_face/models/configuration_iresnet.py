@@ -63,6 +63,8 @@ class IResNetConfig(FaceConfig):
             Dropout before the last linear layer; AdaFace and MagFace train with 0.4.
         initializer_range (`float`, *optional*, defaults to 0.1):
             Standard deviation of newly initialized convolutions.
+        fused (`bool`, *optional*, defaults to `False`):
+            Whether batch norms are folded into the layers before them; see [`FusableMixin`].
     """
 
     model_type = "iresnet"
@@ -81,6 +83,7 @@ class IResNetConfig(FaceConfig):
     batch_norm_eps: float = 1e-5
     dropout: float = 0.0
     initializer_range: float = 0.1
+    fused: bool = False
 
     def __post_init__(self, **kwargs):
         self.depths, self.hidden_sizes = list(self.depths), list(self.hidden_sizes)

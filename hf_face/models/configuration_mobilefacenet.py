@@ -40,6 +40,8 @@ class MobileFaceNetConfig(FaceConfig):
             Whether the last linear layer has a bias in addition to its batch norm's.
         batch_norm_eps (`float`, *optional*, defaults to 1e-5):
             Epsilon of every batch norm.
+        fused (`bool`, *optional*, defaults to `False`):
+            Whether batch norms are folded into the layers before them; see [`FusableMixin`].
     """
 
     model_type = "mobilefacenet"
@@ -52,6 +54,7 @@ class MobileFaceNetConfig(FaceConfig):
     hidden_act: Literal["prelu", "relu6"] = "prelu"
     projection_bias: bool = False
     batch_norm_eps: float = 1e-5
+    fused: bool = False
 
     def __post_init__(self, **kwargs):
         self.depths = list(self.depths)

@@ -47,6 +47,8 @@ class ViTFaceConfig(FaceConfig):
             Epsilon of the layer norms.
         batch_norm_eps (`float`, *optional*, defaults to 2e-5):
             Epsilon of the neck's batch norms.
+        fused (`bool`, *optional*, defaults to `False`):
+            Whether batch norms are folded into the layers before them; see [`FusableMixin`].
     """
 
     model_type = "vit_face"
@@ -63,6 +65,7 @@ class ViTFaceConfig(FaceConfig):
     drop_path_rate: float = 0.1
     layer_norm_eps: float = 1e-5
     batch_norm_eps: float = 2e-5
+    fused: bool = False
 
     @property
     def num_patches(self) -> int:

@@ -1,0 +1,127 @@
+"""MobileNet v1 for faces, the network of SFace."""
+
+from collections import OrderedDict
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.utils import can_return_tuple
+
+from .configuration_mobilenet_face import MobileNetFaceConfig
+from .layers import FusableMixin, check_crop_size
+from .modeling_face import FaceEmbeddingOutput, FacePreTrainedModel, face_embedding_output
+
+
+class ConvLayer(nn.Sequential):
+    """Convolution - BN - PReLU."""
+
+    def __init__(self, config: MobileNetFaceConfig, in_channels: int, out_channels: int, kernel_size=1, stride=1, groups=1):
+        super().__init__(
+            OrderedDict(
+                convolution=nn.Conv2d(
+                    in_channels, out_channels, kernel_size, stride, kernel_size // 2, groups=groups, bias=False
+                ),
+                norm=nn.BatchNorm2d(out_channels, eps=config.batch_norm_eps),
+                activation=nn.PReLU(out_channels),
+            )
+        )
+
+
+class SeparableConvolution(GradientCheckpointingLayer):
+    """A 3 x 3 depthwise convolution with the stride, then a 1 x 1 convolution."""
+
+    def __init__(self, config: MobileNetFaceConfig, in_channels: int, out_channels: int, stride: int):
+        super().__init__()
+        self.depthwise = ConvLayer(config, in_channels, in_channels, 3, stride, groups=in_channels)
+        self.pointwise = ConvLayer(config, in_channels, out_channels)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        return self.pointwise(self.depthwise(hidden_states))
+
+
+class MobileNetFaceNeck(nn.Module):
+    """Maps the last feature map to the raw embedding `(batch, embedding_size)`."""
+
+    def __init__(self, config: MobileNetFaceConfig):
+        super().__init__()
+        channels, side = config.hidden_sizes[-1], config.image_size
+        for stride in config.strides:
+            side = -(-side // stride)
+        self.norm = nn.BatchNorm2d(channels, eps=config.neck_norm_eps)
+        self.dropout = nn.Dropout(config.dropout)
+        self.projection = nn.Sequential(
+            OrderedDict(
+                linear=nn.Linear(channels * side**2, config.embedding_size),
+                norm=nn.BatchNorm1d(config.embedding_size, eps=config.neck_norm_eps),
+            )
+        )
+
+    def forward(self, feature_map: Tensor) -> Tensor:
+        return self.projection(self.dropout(self.norm(feature_map)).flatten(1))
+
+
+class MobileNetFacePreTrainedModel(FacePreTrainedModel):
+    config_class = MobileNetFaceConfig
+    config: MobileNetFaceConfig
+    supports_gradient_checkpointing = True
+    _can_compile_fullgraph = True
+    _no_split_modules = ["SeparableConvolution"]  # noqa: RUF012
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, nn.PReLU):
+            nn.init.constant_(module.weight, 0.25)
+        elif isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+class MobileNetFaceModel(FusableMixin, MobileNetFacePreTrainedModel):
+    """A MobileNet v1 that computes the face embedding.
+
+    Example:
+    ```python
+    >>> import torch
+    >>> from hf_face import MobileNetFaceConfig, MobileNetFaceModel
+
+    >>> model = MobileNetFaceModel(MobileNetFaceConfig()).eval()
+    >>> model(torch.zeros(1, 3, 112, 112)).pooler_output.shape
+    torch.Size([1, 128])
+    ```
+    """
+
+    def __init__(self, config: MobileNetFaceConfig):
+        super().__init__(config)
+        self.stem = ConvLayer(config, config.num_channels, config.stem_size, 3)
+        widths = [config.stem_size, *config.hidden_sizes]
+        self.layers = nn.ModuleList(
+            SeparableConvolution(config, *channels, stride)
+            for *channels, stride in zip(widths, config.hidden_sizes, config.strides, strict=False)
+        )
+        self.neck = MobileNetFaceNeck(config)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self, pixel_values: Tensor, output_hidden_states: bool | None = None, **kwargs
+    ) -> FaceEmbeddingOutput | tuple[Tensor, ...]:
+        r"""
+        Args:
+            pixel_values (`torch.Tensor` of shape `(batch, num_channels, image_size, image_size)`):
+                Normalized crops from `FaceImageProcessor`.
+            output_hidden_states (`bool`, *optional*):
+                Whether to also return the feature maps after the stem and after each separable convolution.
+        """
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        check_crop_size(pixel_values, self.config.image_size)
+        feature_map = self.stem(pixel_values)
+        hidden_states: tuple[Tensor, ...] | None = (feature_map,) if output_hidden_states else None
+        for layer in self.layers:
+            feature_map = layer(feature_map)
+            if output_hidden_states:
+                hidden_states += (feature_map,)
+        return face_embedding_output(self.neck(feature_map), feature_map, hidden_states)
+
+
+__all__ = ["MobileNetFaceModel", "MobileNetFacePreTrainedModel"]
