@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..files import ZIP, check_weights, read_json
+from .keras_h5 import is_hdf5, read_keras
 from .onnx_graph import Graph, read_onnx
 
 StateDict = dict[str, Tensor]
@@ -65,6 +66,8 @@ def read_checkpoint(checkpoint: str | Path | dict[str, Any] | Checkpoint) -> Che
         raise FileNotFoundError(f"{path}: no such file or folder.")
     if path.suffix == ".onnx":
         return Checkpoint({}, origin=str(path), graph=read_onnx(path))
+    if is_hdf5(path):
+        return Checkpoint(*read_keras(path), origin=str(path))
     return Checkpoint(_read_file(path), origin=str(path))
 
 

@@ -7,6 +7,7 @@ from ..lazy import lazy_names, names_of_files
 if TYPE_CHECKING:  # one line per file; at run time its names are imported on first use
     from .configuration_face import *
     from .configuration_foundation_face import *
+    from .configuration_ghostfacenet import *
     from .configuration_inception_resnet import *
     from .configuration_iresnet import *
     from .configuration_mobilefacenet import *
@@ -18,6 +19,7 @@ if TYPE_CHECKING:  # one line per file; at run time its names are imported on fi
     from .layers import *
     from .modeling_face import *
     from .modeling_foundation_face import *
+    from .modeling_ghostfacenet import *
     from .modeling_inception_resnet import *
     from .modeling_iresnet import *
     from .modeling_mobilefacenet import *

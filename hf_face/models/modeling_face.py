@@ -46,6 +46,7 @@ class FacePreTrainedModel(PreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = ("image",)  # type: ignore[assignment]  # as in transformers
     accepts_loss_kwargs = False
+    _keys_to_ignore_on_load_missing = [r"num_batches_tracked$"]  # noqa: RUF012  written since torch 0.4.1 only
 
     def get_input_embeddings(self):
         """None: images have no embedding table. FSDP calls this method."""
