@@ -4,7 +4,7 @@ from typing import Any
 
 import timm
 
-from ..models import FaceImageProcessor, FacePreTrainedModel, TimmFaceConfig
+from ..models import FaceConfig, FaceImageProcessor, FacePreTrainedModel, TimmFaceConfig
 from ..models.configuration_timm_face import TIMM, is_timm_config, translate_timm_config
 from ..models.modeling_timm_face import known_architecture
 from ..registry import sources
@@ -19,6 +19,9 @@ class Timm(CheckpointSource):
     model_type = "timm_face"
     renames = ((r"^model\.", ""),)
     classifiers = ("head.weight", "head.fc.weight", "classifier.weight")  # of most models; others need `architecture=`
+
+    def holds(self, config: FaceConfig) -> bool:
+        return super().holds(config) and config.low_rank_ratio is None
 
     def recognizes(self, checkpoint: Checkpoint) -> bool:
         tensors = checkpoint.tensors(self.nested_under)

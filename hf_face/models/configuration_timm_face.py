@@ -33,6 +33,9 @@ class TimmFaceConfig(FaceConfig):
         reduce_first_conv_stride (`bool`, *optional*, defaults to `False`):
             Whether to halve the stride of the first convolution, so that networks designed for 224-pixel images keep
             their feature map size on 112-pixel crops.
+        low_rank_ratio (`float`, *optional*):
+            Replace each linear layer by two of a lower rank, this ratio of its smaller side, as EdgeFace does (George
+            et al. 2024). A layer that timm calls `head` is left out.
 
     Example:
     ```python
@@ -49,6 +52,7 @@ class TimmFaceConfig(FaceConfig):
     architecture: str = "vit_tiny_patch16_224"
     model_args: dict[str, Any] | None = None
     reduce_first_conv_stride: bool = False
+    low_rank_ratio: float | None = None
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):

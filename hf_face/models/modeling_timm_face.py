@@ -3,12 +3,13 @@
 import difflib
 import inspect
 import sys
+from collections import OrderedDict
 from typing import Any
 
 import timm
 import torch
 from timm.models import build_model_with_cfg, model_entrypoint
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.utils import can_return_tuple
 
 from .configuration_timm_face import TimmFaceConfig
@@ -41,6 +42,8 @@ class TimmFaceModel(TimmAttentionMixin, TimmFacePreTrainedModel):
         self.model = _create_timm_model(config)
         if config.reduce_first_conv_stride:
             _halve_first_conv_stride(self.model, config.architecture)
+        if config.low_rank_ratio is not None:
+            _lower_ranks(self.model, config.low_rank_ratio)
         if not any(parameter.is_meta for parameter in self.model.parameters()):
             # timm has already applied the architecture's own initialization; transformers must not overwrite it.
             for module in self.model.modules():
@@ -145,6 +148,26 @@ def _halve_first_conv_stride(model: Any, architecture: str) -> None:
             f"{name or 'no convolution that timm names'}{f' with stride {stride}' if stride else ''}."
         )
     conv.stride = tuple(side // 2 for side in stride)
+
+
+class LowRankLinear(nn.Sequential):
+    """A linear layer whose weight is the product of two matrices."""
+
+    def __init__(self, layer: nn.Linear, ratio: float):
+        rank = max(2, int(min(layer.in_features, layer.out_features) * ratio))
+        super().__init__(
+            OrderedDict(
+                linear1=nn.Linear(layer.in_features, rank, bias=False),
+                linear2=nn.Linear(rank, layer.out_features, bias=layer.bias is not None),
+            )
+        )
+
+
+def _lower_ranks(model: nn.Module, ratio: float) -> None:
+    for parent in list(model.modules()):
+        for name, layer in list(parent.named_children()):
+            if isinstance(layer, nn.Linear) and "head" not in name:
+                setattr(parent, name, LowRankLinear(layer, ratio))
 
 
 __all__ = ["TimmFaceModel", "TimmFacePreTrainedModel"]
