@@ -7,9 +7,10 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from transformers import MODEL_MAPPING
 from transformers.utils import logging
 
-from ..models import FAMILIES, FaceConfig, FaceImageProcessor, FacePreTrainedModel
+from ..models import FaceConfig, FaceImageProcessor, FacePreTrainedModel
 from ..registry import sources
 from .checkpoint import Checkpoint, StateDict
 
@@ -119,7 +120,7 @@ class CheckpointSource:
         self.ask_for_what_is_missing(overrides, checkpoint.origin)
         options = {key: overrides.pop(key) for key in PREPROCESSING_OPTIONS if key in overrides}
         config, weights, centers = self.read(checkpoint, **overrides)
-        model = FAMILIES[type(config)].from_pretrained(
+        model = MODEL_MAPPING[type(config)].from_pretrained(
             None, config=config, state_dict=weights, dtype=widest_dtype(weights)
         )
         attach_class_centers(model, centers, keep_class_centers, checkpoint.origin)
@@ -201,7 +202,7 @@ def rename(name: str, renames: Renames) -> str:
 def skeleton_of(config: FaceConfig) -> FacePreTrainedModel:
     """Build the model of this configuration without allocating its tensors."""
     with torch.device("meta"):
-        return FAMILIES[type(config)](config)
+        return MODEL_MAPPING[type(config)](config)
 
 
 def widest_dtype(tensors: StateDict) -> torch.dtype:

@@ -6,6 +6,7 @@ from ..lazy import lazy_names, names_of_files
 
 if TYPE_CHECKING:  # one line per file; at run time its names are imported on first use
     from .configuration_face import *
+    from .configuration_face_aligner import *
     from .configuration_foundation_face import *
     from .configuration_ghostfacenet import *
     from .configuration_inception_resnet import *
@@ -18,6 +19,7 @@ if TYPE_CHECKING:  # one line per file; at run time its names are imported on fi
     from .image_processing_face import *
     from .layers import *
     from .modeling_face import *
+    from .modeling_face_aligner import *
     from .modeling_foundation_face import *
     from .modeling_ghostfacenet import *
     from .modeling_inception_resnet import *

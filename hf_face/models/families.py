@@ -21,7 +21,7 @@ import importlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from transformers import AutoConfig, AutoImageProcessor, AutoModel
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING
 
 from ..registry import families, is_remote_code
@@ -53,16 +53,21 @@ def register_family(config_class: type[FaceConfig], model_class: type[FacePreTra
     if config_class.model_type in families and is_remote_code(config_class):
         return  # a copy that travels with published weights; the family itself is here
     families.register(config_class.model_type)(config_class)
+    register_with_auto_classes(config_class, model_class)
+    FAMILIES[config_class] = model_class
+
+
+def register_with_auto_classes(config_class: type[PreTrainedConfig], model_class: type[PreTrainedModel]) -> None:
+    """Register a model that takes images with `AutoConfig`, `AutoModel`, `AutoImageProcessor` and `pipeline`."""
     AutoConfig.register(config_class.model_type, config_class)
     AutoModel.register(config_class, model_class)
     AutoImageProcessor.register(config_class, image_processor_classes={"torchvision": FaceImageProcessor})
     # pipeline() also looks for a video processor and, unless the configuration is known to have none, asks the user
     # whether to trust remote code for it.
     VIDEO_PROCESSOR_MAPPING.register(config_class, {})  # type: ignore[arg-type]  # typed as other mappings are
-    FAMILIES[config_class] = model_class
 
 
-def built_in_families() -> Iterator[tuple[type[FaceConfig], type[FacePreTrainedModel]]]:
+def built_in_models() -> Iterator[tuple[type[PreTrainedConfig], type[PreTrainedModel]]]:
     for file in sorted(Path(__file__).parent.glob("configuration_*.py")):
         family = file.stem.removeprefix("configuration_")
         if family == "face":  # the base of all families
@@ -73,7 +78,10 @@ def built_in_families() -> Iterator[tuple[type[FaceConfig], type[FacePreTrainedM
         yield getattr(configuration, name), getattr(modeling, name.removesuffix("Config") + "Model")
 
 
-for _config_class, _model_class in built_in_families():
-    register_family(_config_class, _model_class)
+for _config_class, _model_class in built_in_models():
+    if issubclass(_config_class, FaceConfig):
+        register_family(_config_class, _model_class)
+    else:  # finds faces rather than embedding them
+        register_with_auto_classes(_config_class, _model_class)
 
 __all__ = ["FAMILIES", "register_family"]
