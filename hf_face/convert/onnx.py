@@ -9,10 +9,12 @@ from ..heads.margins.angular import ARCFACE
 from ..models import FaceConfig, FaceImageProcessor, FacePreTrainedModel, IResNetConfig, MobileFaceNetConfig
 from ..registry import sources
 from .checkpoint import Checkpoint, StateDict
-from .onnx_graph import SKIPPED_OPS, Graph, Node
+from .onnx_graph import SHAPE_OPS, SKIPPED_OPS, Graph, Node
 from .onnx_weights import read_weights
 from .source import CheckpointSource, skeleton_of
 
+LAYERS = {"Add", "BatchNormalization", "Conv", "Div", "Gemm", "MatMul", "MaxPool", "Mul", "PRelu", "Sub"}
+KNOWN_OPS = LAYERS | SKIPPED_OPS | SHAPE_OPS
 Unit = tuple[list[Node], list[Node]]  # the layers of a residual unit and those of its shortcut
 
 
@@ -66,7 +68,7 @@ class InsightFaceOnnx(OnnxSource):
         units = [step for step in path if not isinstance(step, Node)]
         stem = path[0] if path else None
         if not isinstance(stem, Node) or stem.op != "Conv" or not units:
-            raise ValueError(f"{graph.origin} is neither an iresnet nor a MobileFaceNet: {stem or 'it'} does not fit.")
+            raise ValueError(f"{graph.origin} has no residual units: it is neither an iresnet nor a MobileFaceNet.")
         first = units[0][0][0]
         read = iresnet if first.op == "BatchNormalization" else mobilefacenet
         return read(path, units, graph, settings)
@@ -91,7 +93,15 @@ def normalization_of(graph: Graph) -> dict[str, list[float]]:
 
 
 def layers_of(graph: Graph) -> list[Node | Unit]:
-    """The path through the graph, without the normalization and layers that only reshape."""
+    """
+    The path through the graph, without the normalization and layers that only reshape.
+
+    Raises:
+        ValueError: if the graph has another kind of layer or branches; names the first that does not fit.
+    """
+    for node in graph.nodes:
+        if node.op not in KNOWN_OPS:
+            raise ValueError(f"{graph.origin}: {node} does not fit: no iresnet, MobileFaceNet or MobileNet has {node.op}.")
     path = [step for step in graph.path() if not isinstance(step, Node) or step.op not in SKIPPED_OPS]
     if isinstance(path[0], Node) and path[0].op == "Sub":
         del path[:2]

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..files import file_inside
+
 # Nodes that compute weights from other weights, such as dequantization. Nothing else of a file is ever executed.
 CONSTANT_OPS = {"Cast", "Constant", "DequantizeLinear", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 # Nodes that change no value, or only compute the shape of a reshape.
@@ -129,12 +131,12 @@ def read_onnx(path: Path) -> Graph:
 
 
 def load_weights_beside(model: Any, path: Path) -> None:
-    """Load the weights that a file keeps in others of its folder; onnx refuses those outside of it."""
+    """Load the weights that a file keeps in others of its folder."""
     from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_model, uses_external_data
 
     for tensor in filter(uses_external_data, model.graph.initializer):
         location = ExternalDataInfo(tensor).location
-        if not (path.parent / location).is_file():
+        if not file_inside(path.parent, location).is_file():
             raise FileNotFoundError(f"{path} keeps its weights in {location}, which is missing: put it beside the file.")
     load_external_data_for_model(model, str(path.parent))
 

@@ -114,14 +114,19 @@ class CheckpointSource:
         return FaceImageProcessor(**{"size": size, **self.preprocessing, **options})
 
     def convert(
-        self, checkpoint: Checkpoint, keep_class_centers: bool = False, **overrides
+        self,
+        checkpoint: Checkpoint,
+        keep_class_centers: bool = False,
+        dtype: torch.dtype | str | None = None,
+        **overrides,
     ) -> tuple[FacePreTrainedModel, FaceImageProcessor]:
         """Our model and its image processor; see `convert_checkpoint`."""
         self.ask_for_what_is_missing(overrides, checkpoint.origin)
         options = {key: overrides.pop(key) for key in PREPROCESSING_OPTIONS if key in overrides}
         config, weights, centers = self.read(checkpoint, **overrides)
+        check_finite(weights, checkpoint.origin)
         model = MODEL_MAPPING[type(config)].from_pretrained(
-            None, config=config, state_dict=weights, dtype=widest_dtype(weights)
+            None, config=config, state_dict=weights, dtype=dtype or widest_dtype(weights)
         )
         attach_class_centers(model, centers, keep_class_centers, checkpoint.origin)
         return model.eval(), self.image_processor(config, **options)
@@ -237,9 +242,23 @@ def check_tensors(found: StateDict, shapes: dict[str, torch.Size], leftover: lis
         raise ValueError(f"{origin} does not fit the architecture read from it. {listed}.")
 
 
+def check_finite(tensors: StateDict, origin: str) -> None:
+    """Raise `ValueError` naming the tensors that have NaN or infinite values."""
+    if broken := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
+        raise ValueError(
+            f"{origin} is damaged, or its training diverged: {', '.join(broken[:3])} "
+            f"{'and others have' if len(broken) > 3 else 'has' if len(broken) == 1 else 'have'} NaN or infinite values."
+        )
+
+
 def attach_class_centers(model: FacePreTrainedModel, centers: Tensor | None, keep: bool, origin: str) -> None:
     if keep and centers is None:
         raise ValueError(f"{origin} contains no class centers to keep.")
+    if keep and centers.shape[1] != model.config.embedding_size:
+        raise ValueError(
+            f"{origin}: its class centers {tuple(centers.shape)} are not those of an embedding of size "
+            f"{model.config.embedding_size}. Convert it without keep_class_centers."
+        )
     if keep:
         model.class_centers = centers.contiguous()
     elif centers is not None:

@@ -1,6 +1,7 @@
 """Reference checkpoints, made from the names and shapes in tests/fixtures/models (fill.py says how)."""
 
 import importlib.util
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+sys.path.insert(0, str(Path(__file__).parent))  # for the module parity
 
 @dataclass
 class Reference:
@@ -19,14 +21,18 @@ class Reference:
 
 
 @pytest.fixture(scope="session")
-def load_reference(fixtures: Path):
+def fill(fixtures: Path):
+    """The module that makes a case's weights and images."""
     spec = importlib.util.spec_from_file_location("fill", fixtures / "fill.py")
-    fill = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(fill)
+    sys.modules["fill"] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
+
+@pytest.fixture(scope="session")
+def load_reference(fixtures: Path, fill):
     def load(name: str) -> Reference:
         case = fill.load_case(fixtures / "models" / f"{name}.npz")
-        batch = fill.images(2, case["meta"]["input_size"])
-        return Reference(fill.fill_state_dict(case["keys"], case["shapes"]), batch, case)
+        return Reference(fill.case_state_dict(case), fill.images(2, case["meta"]["input_size"]), case)
 
     return load

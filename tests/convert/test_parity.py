@@ -27,7 +27,10 @@ CASES = {
     "gwp_adaface_r18": ("revisit_linearize", {"neck": "gwp"}),
     "cvlface_vit": ("cvlface", {}),
     "mobilefacenet_foamliu": ("mobilefacenet", {}),
+    "edgeface_xs_gamma_06": ("edgeface", {}),
+    "facenet_inception_resnet_v1": ("facenet_pytorch", {}),
 }
+CLASSIFIER = {"logits.weight", "logits.bias"}  # of facenet-pytorch's training identities
 
 
 @dataclass
@@ -80,9 +83,9 @@ def test_recognized(converted):
 def test_round_trip_is_bit_exact(converted):
     exported = export_checkpoint(converted.model, converted.source)
     original = converted.reference.state_dict
-    assert exported.keys() == original.keys()
-    for name, tensor in original.items():
-        assert exported[name].dtype == tensor.dtype and torch.equal(exported[name], tensor), name
+    assert exported.keys() == original.keys() - CLASSIFIER
+    for name, tensor in exported.items():
+        assert original[name].dtype == tensor.dtype and torch.equal(original[name], tensor), name
 
 
 @pytest.mark.parametrize("name", ["gwp_iresnet18", "cvlface_vit", "mobilefacenet_foamliu"])
@@ -97,6 +100,8 @@ def test_answers_the_same_from_a_saved_folder(load_reference, tmp_path, name):
 
 
 def test_folded_batch_norms_answer_the_same(converted):
+    if not hasattr(converted.model, "fuse"):
+        pytest.skip("a timm model, whose batch norms timm knows")
     model = convert_checkpoint(dict(converted.reference.state_dict), converted.source, **converted.overrides)[0].fuse()
     assert not any(isinstance(module, torch.nn.BatchNorm1d) for module in model.modules())
     assert largest_difference(model, converted.reference) <= TOLERANCE

