@@ -216,12 +216,11 @@ def widest_dtype(tensors: StateDict) -> torch.dtype:
 
 
 def check_unchanged(tensors: StateDict, config: FaceConfig) -> None:
-    """Raise `ValueError` if an adapter or `fuse()` changed the model so that it does not match its configuration."""
+    """Raise `ValueError` if an adapter changed the model so that it does not match its configuration."""
     if differing := tensors.keys() ^ skeleton_of(config).state_dict().keys():
         raise ValueError(
             f"The model no longer matches its configuration: {len(differing)} tensors were added or removed, such as "
-            f"{', '.join(sorted(differing)[:3])}. Merge its adapters (`merge_and_unload`) or use the model before "
-            "`fuse()`."
+            f"{', '.join(sorted(differing)[:3])}. Merge its adapters first (`merge_and_unload`)."
         )
 
 

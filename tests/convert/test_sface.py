@@ -68,12 +68,12 @@ def test_what_is_read_from_the_file(converted):
     assert tuple(image_processor.image_std) == pytest.approx((128 / 255,) * 3)
 
 
-@pytest.mark.slow  # embeds 1,240 pairs: a minute on two cores
+@pytest.mark.slow  # embeds 1,129 photographs: a minute on two cores
 def test_accuracy_on_lfw(converted, shared_data):
-    from hf_face.data import load_pairs
-    from hf_face.embedding import Embedder
+    from hf_face.data import load_verification_pairs
     from hf_face.evaluation import VerificationEvaluator
 
-    pairs = load_pairs(shared_data / "lfw_112" / "validation_pairs.csv")
-    metrics = VerificationEvaluator(pairs).evaluate(Embedder(*converted))
-    assert metrics["accuracy"] == pytest.approx(0.9976, abs=0.0005)
+    folder = shared_data / "lfw_112"
+    pairs = load_verification_pairs(folder / "validation_pairs.csv", images=folder / "validation.parquet")
+    metrics = VerificationEvaluator(pairs)(*converted)
+    assert metrics[f"{pairs.name}_accuracy"] == pytest.approx(0.9976, abs=0.0005)
