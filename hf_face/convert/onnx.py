@@ -1,6 +1,6 @@
 """ONNX files: InsightFace's packs and exports of arcface_torch."""
 
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Any
 
 from torch import Tensor
@@ -40,7 +40,7 @@ class OnnxSource(CheckpointSource):
         graph = self.graph_of(checkpoint)
         path = layers_of(graph)
         config = self.architecture(path, graph, {**overrides, "fused": False})
-        nodes = [node for step in path for node in ([step] if isinstance(step, Node) else sum(step, []))]
+        nodes = [node for step in path for node in ([step] if isinstance(step, Node) else chain.from_iterable(step))]
         weights, config.fused = read_weights(skeleton_of(config), nodes, graph, overrides.get("fused"))
         return config, weights, None
 
@@ -101,7 +101,9 @@ def layers_of(graph: Graph) -> list[Node | Unit]:
     """
     for node in graph.nodes:
         if node.op not in KNOWN_OPS:
-            raise ValueError(f"{graph.origin}: {node} does not fit: no iresnet, MobileFaceNet or MobileNet has {node.op}.")
+            raise ValueError(
+                f"{graph.origin}: {node} does not fit: no iresnet, MobileFaceNet or MobileNet v1 has {node.op}."
+            )
     path = [step for step in graph.path() if not isinstance(step, Node) or step.op not in SKIPPED_OPS]
     if isinstance(path[0], Node) and path[0].op == "Sub":
         del path[:2]
@@ -114,6 +116,8 @@ def iresnet(path: list[Node | Unit], units: list[Unit], graph: Graph, settings: 
     starts = [position for position, stride in enumerate(strides) if stride == 2]
     depths = [end - start for start, end in zip(starts, [*starts[1:], len(units)], strict=True)]
     stem, norm = path[0].weights[0], units[0][0][0]
+    last = path[-1]
+    is_bias = last.op != "BatchNormalization" or (last.weights[0] == 1).all()
     subsampled = any(node.op == "MaxPool" for _, shortcut in units for node in shortcut)
     read = {
         "depths": depths,
@@ -124,7 +128,7 @@ def iresnet(path: list[Node | Unit], units: list[Unit], graph: Graph, settings: 
         "num_channels": stem.shape[1],
         "stem_kernel_size": stem.shape[2],
         "embedding_size": embedding_size_of(path, graph),
-        "embedding_norm": "bias" if path[-1].op != "BatchNormalization" or (path[-1].weights[0] == 1).all() else "affine",
+        "embedding_norm": "bias" if is_bias else "affine",
         "image_size": graph.input_shape[-1],
         "batch_norm_eps": epsilon_of(norm),
     }

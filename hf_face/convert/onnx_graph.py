@@ -88,7 +88,7 @@ class Graph:
             layers.append(node)
             following = self.consumers(node.output)
             if len(following) != 1:
-                raise ValueError(f"{self.origin}: {node} does not fit: the branch that starts at {start} branches again.")
+                raise ValueError(f"{self.origin}: {node} does not fit: the branch from {start} branches again.")
             node = following[0]
         return layers, node
 
@@ -137,7 +137,7 @@ def load_weights_beside(model: Any, path: Path) -> None:
     for tensor in filter(uses_external_data, model.graph.initializer):
         location = ExternalDataInfo(tensor).location
         if not file_inside(path.parent, location).is_file():
-            raise FileNotFoundError(f"{path} keeps its weights in {location}, which is missing: put it beside the file.")
+            raise FileNotFoundError(f"{path} keeps its weights in {location}, which is missing: put it beside it.")
     load_external_data_for_model(model, str(path.parent))
 
 

@@ -18,8 +18,8 @@ KPRPE = """
 @strict
 class FaceAlignerConfig(PreTrainedConfig):
     r"""
-    CVLface's differentiable face aligner (Kim et al. 2024, supplementary material): RetinaFace with MobileNet v1 x 0.25,
-    whose anchors are mixed to a single face. The defaults are those of the published `dfa_mobilenet`.
+    CVLface's differentiable face aligner (Kim et al. 2024, supplementary material): RetinaFace with a quarter of
+    MobileNet v1, whose anchors are mixed to a single face. The defaults are those of the published `dfa_mobilenet`.
 
     Args:
         image_size (`int`, *optional*, defaults to 160):

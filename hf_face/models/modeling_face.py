@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_face import FaceConfig
-from .layers import count_batches_once
+from .layers import FusableMixin, check_crop_size, count_batches_once, refuse_attentions
 
 
 @dataclass
@@ -65,6 +65,44 @@ class FacePreTrainedModel(PreTrainedModel):
         count_batches_once(self)
 
 
+class ConvolutionalMixin(FusableMixin):
+    """
+    The forward pass of a convolutional backbone: a `stem`, the `stages` and a `neck` that maps the last feature map to
+    the raw embedding.
+    """
+
+    takes_any_size = False  # the neck pools rather than flattens
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: Tensor,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> FaceEmbeddingOutput:
+        r"""
+        Args:
+            pixel_values (`torch.Tensor` of shape `(batch, num_channels, image_size, image_size)`):
+                Normalized crops from `FaceImageProcessor`. Pooled necks accept any size.
+            output_hidden_states (`bool`, *optional*):
+                Whether to also return the feature maps after the stem and after each stage.
+            output_attentions (`bool`, *optional*):
+                Refused if true: the network has no attention.
+        """
+        refuse_attentions(self, output_attentions)
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        if not self.takes_any_size:
+            check_crop_size(pixel_values, self.config.image_size)
+        feature_map = self.stem(self.prepare_pixels(pixel_values))
+        hidden_states: tuple[Tensor, ...] | None = (feature_map,) if output_hidden_states else None
+        for stage in self.stages:
+            feature_map = stage(feature_map)
+            if output_hidden_states:
+                hidden_states += (feature_map,)
+        return face_embedding_output(self.neck(feature_map), feature_map, hidden_states)
+
+
 def face_embedding_output(
     raw: Tensor,
     last_hidden_state: Tensor | None = None,
@@ -90,4 +128,4 @@ def face_embedding_output(
 
 FacePreTrainedModel.register_for_auto_class("AutoModel")  # save_pretrained copies the code of every subclass
 
-__all__ = ["FaceEmbeddingOutput", "FacePreTrainedModel", "face_embedding_output"]
+__all__ = ["ConvolutionalMixin", "FaceEmbeddingOutput", "FacePreTrainedModel", "face_embedding_output"]

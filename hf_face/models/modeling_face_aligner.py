@@ -43,8 +43,12 @@ class FaceAlignerOutput(ModelOutput):
             The face's box, as (left, top, right, bottom).
         prediction (`torch.Tensor` of shape `(batch, 16)`):
             Box, class logits and landmarks in the resized image, from which the others are computed.
-        anchor_bbox, anchor_probability, anchor_landmarks (`torch.Tensor` of shape `(batch, anchors, 4)`, `(batch, anchors, 2)` and `(batch, anchors, 10)`):
-            What each anchor predicts: offsets of its box, class probabilities, offsets of its landmarks.
+        anchor_bbox (`torch.Tensor` of shape `(batch, anchors, 4)`):
+            The offset of each anchor's box.
+        anchor_probability (`torch.Tensor` of shape `(batch, anchors, 2)`):
+            Probabilities that an anchor has no face and that it has one.
+        anchor_landmarks (`torch.Tensor` of shape `(batch, anchors, 10)`):
+            The offsets of each anchor's landmarks.
     """
 
     aligned: Tensor | None = None

@@ -6,11 +6,9 @@ import torch
 from timm.layers import Conv2dSame
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.utils import can_return_tuple
 
 from .configuration_ghostfacenet import GhostFaceNetConfig
-from .layers import FusableMixin, check_crop_size
-from .modeling_face import FaceEmbeddingOutput, FacePreTrainedModel, face_embedding_output
+from .modeling_face import ConvolutionalMixin, FacePreTrainedModel
 
 
 class ConvLayer(nn.Sequential):
@@ -69,7 +67,9 @@ class GhostBottleneck(GradientCheckpointingLayer):
         middle, out_channels = config.expansion_sizes[index], config.hidden_sizes[index]
         kernel_size, stride = config.kernel_sizes[index], config.strides[index]
         self.expand = GhostModule(config, in_channels, middle, activation=True)
-        self.downsample = nn.Identity() if stride == 1 else ConvLayer(config, middle, middle, kernel_size, stride, middle)
+        self.downsample = nn.Identity()
+        if stride > 1:
+            self.downsample = ConvLayer(config, middle, middle, kernel_size, stride, groups=middle)
         squeezed = config.squeeze_sizes[index]
         self.attention = GhostAttention(middle, squeezed) if squeezed else nn.Identity()
         self.project = GhostModule(config, middle, out_channels, activation=False)
@@ -126,7 +126,7 @@ class GhostFaceNetPreTrainedModel(FacePreTrainedModel):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
-class GhostFaceNetModel(FusableMixin, GhostFaceNetPreTrainedModel):
+class GhostFaceNetModel(ConvolutionalMixin, GhostFaceNetPreTrainedModel):
     """A GhostFaceNet that computes the face embedding.
 
     Example:
@@ -144,33 +144,11 @@ class GhostFaceNetModel(FusableMixin, GhostFaceNetPreTrainedModel):
         super().__init__(config)
         self.stem = ConvLayer(config, config.num_channels, config.stem_size, 3, config.stem_stride, activation=True)
         inputs = [config.stem_size, *config.hidden_sizes]
-        self.layers = nn.ModuleList(
+        self.stages = nn.ModuleList(
             GhostBottleneck(config, inputs[index], index) for index in range(len(config.hidden_sizes))
         )
         self.neck = GhostFaceNetNeck(config)
         self.post_init()
-
-    @can_return_tuple
-    def forward(
-        self, pixel_values: Tensor, output_hidden_states: bool | None = None, **kwargs
-    ) -> FaceEmbeddingOutput | tuple[Tensor, ...]:
-        r"""
-        Args:
-            pixel_values (`torch.Tensor` of shape `(batch, num_channels, image_size, image_size)`):
-                Normalized crops from `FaceImageProcessor`.
-            output_hidden_states (`bool`, *optional*):
-                Whether to also return the feature maps after the stem and after each bottleneck.
-        """
-        if output_hidden_states is None:
-            output_hidden_states = self.config.output_hidden_states
-        check_crop_size(pixel_values, self.config.image_size)
-        feature_map = self.stem(pixel_values)
-        hidden_states: tuple[Tensor, ...] | None = (feature_map,) if output_hidden_states else None
-        for layer in self.layers:
-            feature_map = layer(feature_map)
-            if output_hidden_states:
-                hidden_states += (feature_map,)
-        return face_embedding_output(self.neck(feature_map), feature_map, hidden_states)
 
 
 __all__ = ["GhostFaceNetModel", "GhostFaceNetPreTrainedModel"]

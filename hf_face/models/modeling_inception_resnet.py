@@ -5,11 +5,9 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.utils import can_return_tuple
 
 from .configuration_inception_resnet import InceptionResNetConfig
-from .layers import FusableMixin
-from .modeling_face import FaceEmbeddingOutput, FacePreTrainedModel, face_embedding_output
+from .modeling_face import ConvolutionalMixin, FacePreTrainedModel
 
 Kernel = int | tuple[int, int]
 
@@ -160,7 +158,7 @@ class InceptionResNetPreTrainedModel(FacePreTrainedModel):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
-class InceptionResNetModel(FusableMixin, InceptionResNetPreTrainedModel):
+class InceptionResNetModel(ConvolutionalMixin, InceptionResNetPreTrainedModel):
     """An Inception-ResNet v1 that computes the face embedding.
 
     Example:
@@ -173,6 +171,8 @@ class InceptionResNetModel(FusableMixin, InceptionResNetPreTrainedModel):
     torch.Size([1, 512])
     ```
     """
+
+    takes_any_size = True
 
     def __init__(self, config: InceptionResNetConfig):
         super().__init__(config)
@@ -187,27 +187,6 @@ class InceptionResNetModel(FusableMixin, InceptionResNetPreTrainedModel):
         )
         self.neck = InceptionResNetNeck(config)
         self.post_init()
-
-    @can_return_tuple
-    def forward(
-        self, pixel_values: Tensor, output_hidden_states: bool | None = None, **kwargs
-    ) -> FaceEmbeddingOutput | tuple[Tensor, ...]:
-        r"""
-        Args:
-            pixel_values (`torch.Tensor` of shape `(batch, num_channels, height, width)`):
-                Normalized crops from `FaceImageProcessor`, of at least 75 x 75 pixels.
-            output_hidden_states (`bool`, *optional*):
-                Whether to also return the feature maps after the stem and after each stage.
-        """
-        if output_hidden_states is None:
-            output_hidden_states = self.config.output_hidden_states
-        feature_map = self.stem(pixel_values)
-        hidden_states: tuple[Tensor, ...] | None = (feature_map,) if output_hidden_states else None
-        for stage in self.stages:
-            feature_map = stage(feature_map)
-            if output_hidden_states:
-                hidden_states += (feature_map,)
-        return face_embedding_output(self.neck(feature_map), feature_map, hidden_states)
 
 
 __all__ = ["InceptionResNetModel", "InceptionResNetPreTrainedModel"]

@@ -6,11 +6,9 @@ import torch
 from timm.layers import SEModule
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.utils import can_return_tuple
 
 from .configuration_iresnet import IResNetConfig
-from .layers import FusableMixin, check_crop_size, refuse_attentions
-from .modeling_face import FaceEmbeddingOutput, FacePreTrainedModel, face_embedding_output
+from .modeling_face import ConvolutionalMixin, FacePreTrainedModel
 
 
 def conv_norm(config: IResNetConfig, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1):
@@ -126,7 +124,7 @@ class IResNetPreTrainedModel(FacePreTrainedModel):
             super()._init_weights(module)
 
 
-class IResNetModel(FusableMixin, IResNetPreTrainedModel):
+class IResNetModel(ConvolutionalMixin, IResNetPreTrainedModel):
     """A residual network with a neck that computes the face embedding.
 
     Example:
@@ -152,34 +150,9 @@ class IResNetModel(FusableMixin, IResNetPreTrainedModel):
         self.neck = IResNetNeck(config)
         self.post_init()
 
-    @can_return_tuple
-    def forward(
-        self,
-        pixel_values: Tensor,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
-    ) -> FaceEmbeddingOutput:
-        r"""
-        Args:
-            pixel_values (`torch.Tensor` of shape `(batch, num_channels, image_size, image_size)`):
-                Normalized crops from `FaceImageProcessor`. Pooled necks accept any size.
-            output_hidden_states (`bool`, *optional*):
-                Whether to also return the feature maps after the stem and after each stage.
-            output_attentions (`bool`, *optional*):
-                Refused if true: the network has no attention.
-        """
-        refuse_attentions(self, output_attentions)
-        if output_hidden_states is None:
-            output_hidden_states = self.config.output_hidden_states
-        if self.config.neck == "flatten":
-            check_crop_size(pixel_values, self.config.image_size)
-        feature_map = self.stem(self.prepare_pixels(pixel_values))
-        hidden_states: tuple[Tensor, ...] | None = (feature_map,) if output_hidden_states else None
-        for stage in self.stages:
-            feature_map = stage(feature_map)
-            if output_hidden_states:
-                hidden_states += (feature_map,)
-        return face_embedding_output(self.neck(feature_map), feature_map, hidden_states)
+    @property
+    def takes_any_size(self) -> bool:
+        return self.config.neck != "flatten"
 
 
 __all__ = ["IResNetModel", "IResNetPreTrainedModel"]

@@ -6,11 +6,9 @@ import torch
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.utils import can_return_tuple
 
 from .configuration_mobilefacenet import MobileFaceNetConfig
-from .layers import FusableMixin, check_crop_size, refuse_attentions
-from .modeling_face import FaceEmbeddingOutput, FacePreTrainedModel, face_embedding_output
+from .modeling_face import ConvolutionalMixin, FacePreTrainedModel
 
 FEATURES = 512  # channels of the last feature map at any width
 
@@ -110,7 +108,7 @@ class MobileFaceNetPreTrainedModel(FacePreTrainedModel):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
-class MobileFaceNetModel(FusableMixin, MobileFaceNetPreTrainedModel):
+class MobileFaceNetModel(ConvolutionalMixin, MobileFaceNetPreTrainedModel):
     """MobileFaceNet, with about a million parameters at the paper's width.
 
     Example:
@@ -140,34 +138,6 @@ class MobileFaceNetModel(FusableMixin, MobileFaceNetPreTrainedModel):
             channels = out
         self.neck = MobileFaceNetNeck(config, channels)
         self.post_init()
-
-    @can_return_tuple
-    def forward(
-        self,
-        pixel_values: Tensor,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
-    ) -> FaceEmbeddingOutput:
-        r"""
-        Args:
-            pixel_values (`torch.Tensor` of shape `(batch, num_channels, image_size, image_size)`):
-                Normalized crops from `FaceImageProcessor`.
-            output_hidden_states (`bool`, *optional*):
-                Whether to also return the feature maps after the stem and after each stage.
-            output_attentions (`bool`, *optional*):
-                Refused if true: the network has no attention.
-        """
-        refuse_attentions(self, output_attentions)
-        if output_hidden_states is None:
-            output_hidden_states = self.config.output_hidden_states
-        check_crop_size(pixel_values, self.config.image_size)
-        feature_map = self.stem(self.prepare_pixels(pixel_values))
-        hidden_states: tuple[Tensor, ...] | None = (feature_map,) if output_hidden_states else None
-        for stage in self.stages:
-            feature_map = stage(feature_map)
-            if output_hidden_states:
-                hidden_states += (feature_map,)
-        return face_embedding_output(self.neck(feature_map), feature_map, hidden_states)
 
 
 __all__ = ["MobileFaceNetModel", "MobileFaceNetPreTrainedModel"]

@@ -5,17 +5,23 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.utils import can_return_tuple
 
 from .configuration_mobilenet_face import MobileNetFaceConfig
-from .layers import FusableMixin, check_crop_size
-from .modeling_face import FaceEmbeddingOutput, FacePreTrainedModel, face_embedding_output
+from .modeling_face import ConvolutionalMixin, FacePreTrainedModel
 
 
 class ConvLayer(nn.Sequential):
     """Convolution - BN - PReLU."""
 
-    def __init__(self, config: MobileNetFaceConfig, in_channels: int, out_channels: int, kernel_size=1, stride=1, groups=1):
+    def __init__(
+        self,
+        config: MobileNetFaceConfig,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 1,
+        stride: int = 1,
+        groups: int = 1,
+    ):
         super().__init__(
             OrderedDict(
                 convolution=nn.Conv2d(
@@ -76,7 +82,7 @@ class MobileNetFacePreTrainedModel(FacePreTrainedModel):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
-class MobileNetFaceModel(FusableMixin, MobileNetFacePreTrainedModel):
+class MobileNetFaceModel(ConvolutionalMixin, MobileNetFacePreTrainedModel):
     """A MobileNet v1 that computes the face embedding.
 
     Example:
@@ -94,34 +100,12 @@ class MobileNetFaceModel(FusableMixin, MobileNetFacePreTrainedModel):
         super().__init__(config)
         self.stem = ConvLayer(config, config.num_channels, config.stem_size, 3)
         widths = [config.stem_size, *config.hidden_sizes]
-        self.layers = nn.ModuleList(
+        self.stages = nn.ModuleList(
             SeparableConvolution(config, *channels, stride)
             for *channels, stride in zip(widths, config.hidden_sizes, config.strides, strict=False)
         )
         self.neck = MobileNetFaceNeck(config)
         self.post_init()
-
-    @can_return_tuple
-    def forward(
-        self, pixel_values: Tensor, output_hidden_states: bool | None = None, **kwargs
-    ) -> FaceEmbeddingOutput | tuple[Tensor, ...]:
-        r"""
-        Args:
-            pixel_values (`torch.Tensor` of shape `(batch, num_channels, image_size, image_size)`):
-                Normalized crops from `FaceImageProcessor`.
-            output_hidden_states (`bool`, *optional*):
-                Whether to also return the feature maps after the stem and after each separable convolution.
-        """
-        if output_hidden_states is None:
-            output_hidden_states = self.config.output_hidden_states
-        check_crop_size(pixel_values, self.config.image_size)
-        feature_map = self.stem(pixel_values)
-        hidden_states: tuple[Tensor, ...] | None = (feature_map,) if output_hidden_states else None
-        for layer in self.layers:
-            feature_map = layer(feature_map)
-            if output_hidden_states:
-                hidden_states += (feature_map,)
-        return face_embedding_output(self.neck(feature_map), feature_map, hidden_states)
 
 
 __all__ = ["MobileNetFaceModel", "MobileNetFacePreTrainedModel"]

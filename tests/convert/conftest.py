@@ -11,6 +11,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))  # for the module parity
 
+
 @dataclass
 class Reference:
     """A checkpoint as its project spells it, and what that project's own code answers for `batch`."""

@@ -83,7 +83,8 @@ def test_numbers_that_start_elsewhere(narrow_file, fill):
         for name in list(root["new"]):
             root.move(f"new/{name}", name)
         del root["new"]
-    assert np.array_equal(raw_embedding(convert_checkpoint(rewritten(narrow_file, change))[0], fill.images(2, 112)), expected)
+    model, _ = convert_checkpoint(rewritten(narrow_file, change))
+    assert np.array_equal(raw_embedding(model, fill.images(2, 112)), expected)
 
 
 def test_stride_1(narrow_file):
@@ -129,7 +130,7 @@ def test_other_layers_are_refused(narrow_file):
     def without_the_last_blocks(config):
         config["config"]["layers"] = config["config"]["layers"][:200]
 
-    with pytest.raises(ValueError, match="its layers are not those of a GhostFaceNet v1|leftover"):
+    with pytest.raises(ValueError, match=r"its layers are not those of a GhostFaceNet v1|leftover"):
         convert_checkpoint(rewritten(narrow_file, without_the_last_blocks))
 
 

@@ -64,7 +64,7 @@ def with_statistics(model):
 
 def export(module, path, image_size=16, **options):
     image = torch.randn(1, 3, image_size, image_size)
-    torch.onnx.export(module.eval(), (image,), path, input_names=["data"], **{"dynamo": False, "verbose": False, **options})
+    torch.onnx.export(module.eval(), (image,), path, input_names=["data"], dynamo=False, **options)
     return path
 
 
@@ -92,8 +92,9 @@ def test_a_pack_is_saved_and_loaded_fused(write_pack, fill, tmp_path):
 NETWORKS = {
     "iresnet": IResNetConfig(**TINY),
     "iresnet of AdaFace": IResNetConfig(**TINY, shortcut="subsample", embedding_norm="plain"),
-    "iresnet with bottlenecks": IResNetConfig(**{**TINY, "depths": [1, 1, 2], "hidden_sizes": [8, 16, 16]},
-                                              layer_type="bottleneck", shortcut="subsample"),
+    "iresnet with bottlenecks": IResNetConfig(
+        **{**TINY, "depths": [1, 1, 2], "hidden_sizes": [8, 16, 16]}, layer_type="bottleneck", shortcut="subsample"
+    ),
     "iresnet of another epsilon": IResNetConfig(**TINY, batch_norm_eps=2e-5, stem_kernel_size=7),
     "mobilefacenet": MobileFaceNetConfig(depths=[1, 2, 1, 1], embedding_size=12, image_size=32),
     "mobilefacenet with units in the stem": MobileFaceNetConfig(depths=[2, 1, 2, 1], width=2, image_size=32),
@@ -194,7 +195,7 @@ def test_weights_beside_the_file(tmp_path):
     batch = torch.randn(2, 3, 16, 16)
     assert difference(raw_embedding(convert_checkpoint(path)[0], batch), raw_embedding(model, batch)) <= 1e-4
     (tmp_path / "model.onnx.data").unlink()
-    with pytest.raises(FileNotFoundError, match=r"model\.onnx keeps its weights in model\.onnx\.data, which is missing"):
+    with pytest.raises(FileNotFoundError, match=r"model\.onnx keeps its weights in model\.onnx\.data"):
         convert_checkpoint(path)
 
 
@@ -215,10 +216,11 @@ def test_weights_outside_the_folder_are_refused(tmp_path, location):
         convert_checkpoint(folder / "model.onnx")
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"not a network", lambda data: b""])
-def test_damaged_files(tmp_path, damage):
-    path = export(RawEmbedding(IResNetModel(IResNetConfig(**TINY)).eval()), tmp_path / "model.onnx")
-    path.write_bytes(damage(path.read_bytes()))
+@pytest.mark.parametrize("kept", [0.5, 0.0])
+def test_damaged_files(tmp_path, kept):
+    path = export(RawEmbedding(IResNetModel(IResNetConfig(**TINY))), tmp_path / "model.onnx")
+    data = path.read_bytes()
+    path.write_bytes(data[: int(kept * len(data))])
     with pytest.raises(ValueError, match=r"model\.onnx"):
         convert_checkpoint(path)
 
