@@ -5,7 +5,7 @@ from ..registry import sources
 from .checkpoint import Checkpoint, StateDict
 from .iresnet_layouts import AdaFaceIResNet, InsightFaceIResNet
 from .layout import LayoutSource, shape_of
-from .vit_layouts import InsightFaceViT
+from .vit_layouts import CVLfaceKeypointViT, InsightFaceViT
 
 # The MLP of `small` is five times as wide as its tokens, that of `base` three times.
 HEADS_OF_MLP_RATIO = {5.0: 8, 3.0: 16}
@@ -13,14 +13,14 @@ HEADS_OF_MLP_RATIO = {5.0: 8, 3.0: 16}
 
 @sources.register("cvlface")
 class CVLface(LayoutSource):
-    """mk-minchul/CVLface: `model.pt` files and folders of iresnets and plain vision transformers.
+    """mk-minchul/CVLface: `model.pt` files and folders of iresnets and vision transformers, with KP-RPE too.
 
     The settings in a folder determine the channel order; a single file is assumed to be RGB, like all published ones.
-    KPRPE transformers, which also take landmarks, are not supported.
+    Vision transformers with keypoint relative position encoding also take the landmarks of a crop.
     """
 
     prefixes = ("net.", "model.net.")
-    layouts = (AdaFaceIResNet(), InsightFaceIResNet(), InsightFaceViT())
+    layouts = (AdaFaceIResNet(), InsightFaceIResNet(), CVLfaceKeypointViT(), InsightFaceViT())
 
     def convert(self, checkpoint: Checkpoint, **overrides) -> tuple[FacePreTrainedModel, FaceImageProcessor]:
         """See `convert_checkpoint`."""
@@ -30,7 +30,8 @@ class CVLface(LayoutSource):
         return super().convert(checkpoint, **{"channel_order": channel_order, **overrides})
 
     def config(self, tensors: StateDict, checkpoint: Checkpoint, **overrides) -> FaceConfig:
-        if InsightFaceViT.anchor in tensors and "num_attention_heads" not in overrides:
+        told = CVLfaceKeypointViT.anchor in tensors or "num_attention_heads" in overrides
+        if InsightFaceViT.anchor in tensors and not told:
             hidden, channels = shape_of(tensors, "blocks.0.mlp.fc1.weight", 2, checkpoint.origin)
             if hidden / channels not in HEADS_OF_MLP_RATIO:
                 raise ValueError(

@@ -1,6 +1,7 @@
 """InsightFace's and TransFace's layouts of the face vision transformer."""
 
 from ..models import FaceConfig, ViTFaceConfig
+from ..models.modeling_vit_face import BUCKETS
 from .checkpoint import StateDict
 from .layout import Layout, count_units, shape_of
 
@@ -8,6 +9,7 @@ from .layout import Layout, count_units, shape_of
 class InsightFaceViT(Layout):
     anchor = "feature.0.weight"
     patch_weighting = False
+    position = "absolute"
     renames = (
         (r"^embeddings\.patch", "patch_embed.proj"),
         (r"^embeddings\.position", "pos_embed"),
@@ -32,6 +34,7 @@ class InsightFaceViT(Layout):
             "num_hidden_layers": count_units(tensors, r"blocks\.(\d+)\."),
             "embedding_size": shape_of(tensors, "feature.2.weight", 2, origin)[0],
             "patch_weighting": self.patch_weighting,
+            "position": self.position,
             "use_mask_token": has_mask_token,
             "mask_ratio": 0.1 if has_mask_token else 0.0,
         }
@@ -45,7 +48,25 @@ class InsightFaceViT(Layout):
         return config
 
     def holds(self, config: FaceConfig) -> bool:
-        return config.model_type == "vit_face" and config.patch_weighting == self.patch_weighting
+        return (
+            config.model_type == "vit_face"
+            and config.patch_weighting == self.patch_weighting
+            and config.position == self.position
+        )
+
+
+class CVLfaceKeypointViT(InsightFaceViT):
+    """InsightFace's layout with keypoint relative position encoding."""
+
+    anchor = "keypoint_linear.weight"
+    position = "keypoint_relative"
+    renames = (*InsightFaceViT.renames, (r"^keypoint_bias\.linear", "keypoint_linear"))
+
+    def config(self, tensors: StateDict, origin: str, **settings) -> ViTFaceConfig:
+        rows = shape_of(tensors, self.anchor, 2, origin)[0]
+        layers = count_units(tensors, r"blocks\.(\d+)\.")
+        heads = rows // (BUCKETS**2 * max(layers, 1))
+        return super().config(tensors, origin, **{"num_attention_heads": heads, **settings})
 
 
 class TransFaceViT(InsightFaceViT):

@@ -1,5 +1,7 @@
 """Configuration of InsightFace's and TransFace's vision transformers."""
 
+from typing import Literal
+
 from huggingface_hub.dataclasses import strict
 
 from .configuration_face import FaceConfig
@@ -37,6 +39,9 @@ class ViTFaceConfig(FaceConfig):
             Number of attention heads per layer.
         patch_weighting (`bool`, *optional*, defaults to `False`):
             Whether to weight the patches before the neck, as TransFace does.
+        position (`"absolute"` or `"keypoint_relative"`, *optional*, defaults to `"absolute"`):
+            What the model knows of a patch besides its place in the crop: nothing, or its distances to five landmarks
+            (KP-RPE, Kim et al., CVPR 2024), which `forward` then takes as `keypoints`.
         use_mask_token (`bool`, *optional*, defaults to `True`):
             Whether to learn a token that replaces masked patches.
         mask_ratio (`float`, *optional*, defaults to 0.1):
@@ -60,6 +65,7 @@ class ViTFaceConfig(FaceConfig):
     num_hidden_layers: int = 12
     num_attention_heads: int = 8
     patch_weighting: bool = False
+    position: Literal["absolute", "keypoint_relative"] = "absolute"
     use_mask_token: bool = True
     mask_ratio: float = 0.1
     drop_path_rate: float = 0.1
@@ -80,6 +86,8 @@ class ViTFaceConfig(FaceConfig):
             )
         if self.num_patches == 0:
             raise ValueError(f"patch_size {self.patch_size} is larger than image_size {self.image_size}.")
+        if self.mask_ratio > 0 and self.position == "keypoint_relative":
+            raise ValueError(f"mask_ratio {self.mask_ratio} does not work with keypoints. Set mask_ratio=0.0.")
         if self.mask_ratio > 0 and not self.use_mask_token:
             raise ValueError(f"mask_ratio {self.mask_ratio} requires use_mask_token=True; set it, or mask_ratio=0.0.")
 

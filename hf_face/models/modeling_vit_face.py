@@ -1,6 +1,8 @@
 """InsightFace's and TransFace's vision transformers."""
 
+import math
 from collections import OrderedDict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,6 +17,11 @@ from transformers.utils import can_return_tuple
 from .configuration_vit_face import ViTFaceConfig
 from .layers import FusableMixin, TimmAttentionMixin, check_crop_size
 from .modeling_face import FaceEmbeddingOutput, FacePreTrainedModel, face_embedding_output
+
+
+NUM_KEYPOINTS = 5
+NEAR = 1.9  # distances up to this many patches have a class of their own
+BUCKETS = 7  # classes of distances along an axis
 
 
 @dataclass
@@ -63,6 +70,45 @@ class ViTFaceLayer(GradientCheckpointingLayer, Block):
             act_layer=nn.ReLU6,
             norm_layer=partial(nn.LayerNorm, eps=config.layer_norm_eps),  # type: ignore[arg-type]
         )
+
+
+class ViTFaceKeypointBias(nn.Module):
+    """
+    Keypoint relative position encoding (KP-RPE, Kim et al., CVPR 2024, section 3.2): what is added to the attention
+    logits of two patches depends on their distance, in `BUCKETS` x `BUCKETS` classes, and on where the first one is
+    relative to the face's landmarks.
+    """
+
+    def __init__(self, config: ViTFaceConfig):
+        super().__init__()
+        self.side = config.image_size // config.patch_size
+        self.depth, self.heads = config.num_hidden_layers, config.num_attention_heads
+        self.linear = nn.Linear(2 * NUM_KEYPOINTS, BUCKETS**2 * self.heads * self.depth)
+
+    def forward(self, keypoints: Tensor) -> Iterator[Tensor]:
+        """The bias `(batch, heads, patches, patches)` of each layer, from `keypoints` `(batch, 5, 2)`."""
+        centers = (torch.arange(self.side, device=keypoints.device) + 0.5) / self.side
+        y, x = torch.meshgrid(centers, centers, indexing="ij")
+        patches = torch.stack([x, y], -1).view(-1, 1, 2)  # (N, 1, 2)
+        relative = (patches - keypoints[:, None]).flatten(2)  # (B, N, 10)
+        by_bucket = self.linear(relative.to(self.linear.weight.dtype))
+        by_bucket = by_bucket.unflatten(2, (self.depth, self.heads, BUCKETS**2)).permute(2, 0, 3, 1, 4)
+        index = distance_buckets(self.side, keypoints.device).expand(len(keypoints), self.heads, -1, -1)
+        return (of_layer.gather(-1, index) for of_layer in by_bucket)
+
+
+def distance_buckets(side: int, device: torch.device) -> Tensor:
+    """
+    The class of the distance between any two of `side` x `side` patches, `(patches, patches)`: iRPE's product method
+    (Wu et al., ICCV 2021, equations 18 and 20), exact for neighbors and logarithmic beyond.
+    """
+    place = torch.arange(side, device=device)
+    distance = (place[:, None] - place).float()
+    size = distance.abs().clamp_min(1)
+    far = (NEAR + (size / NEAR).log() / math.log(8) * NEAR).round().clamp_max(2 * NEAR)
+    bucket = torch.where(size <= NEAR, distance, distance.sign() * far).trunc().long() + BUCKETS // 2
+    rows, columns = bucket[:, None, :, None], bucket[None, :, None, :]
+    return (rows * BUCKETS + columns).view(side**2, side**2)
 
 
 class ViTFacePatchWeighting(nn.Sequential):
@@ -144,6 +190,7 @@ class ViTFaceModel(FusableMixin, TimmAttentionMixin, ViTFacePreTrainedModel):
         super().__init__(config)
         self.embeddings = ViTFaceEmbeddings(config)
         self.layers = nn.ModuleList(ViTFaceLayer(config, index) for index in range(config.num_hidden_layers))
+        self.keypoint_bias = ViTFaceKeypointBias(config) if config.position == "keypoint_relative" else None
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.patch_weighting = ViTFacePatchWeighting(config) if config.patch_weighting else None
         self.neck = ViTFaceNeck(config)
@@ -158,6 +205,7 @@ class ViTFaceModel(FusableMixin, TimmAttentionMixin, ViTFacePreTrainedModel):
         output_hidden_states: bool | None = None,
         output_patch_weights: bool = False,
         output_attentions: bool | None = None,
+        keypoints: Tensor | None = None,
     ) -> ViTFaceOutput:
         r"""
         Args:
@@ -170,30 +218,40 @@ class ViTFaceModel(FusableMixin, TimmAttentionMixin, ViTFacePreTrainedModel):
                 Whether to also return `patch_weights` and `patch_entropy`; requires `patch_weighting` in the config.
             output_attentions (`bool`, *optional*):
                 Whether to also return the attention maps; requires eager attention.
+            keypoints (`torch.Tensor` of shape `(batch, 5, 2)`, *optional*):
+                Left eye, right eye (as seen in the image), nose, left and right corner of the mouth, as (x, y)
+                fractions of the crop; required with `position="keypoint_relative"` in the config.
         """
         if output_attentions is None:
             output_attentions = self.config.output_attentions
         if not output_attentions:
-            return self._embed(pixel_values, output_hidden_states, output_patch_weights)
+            return self._embed(pixel_values, keypoints, output_hidden_states, output_patch_weights)
         with self.recorded_attentions() as attentions:
-            output = self._embed(pixel_values, output_hidden_states, output_patch_weights)
+            output = self._embed(pixel_values, keypoints, output_hidden_states, output_patch_weights)
         output["attentions"] = tuple(attentions)
         return output
 
-    def _embed(self, pixel_values: Tensor, output_hidden_states: bool | None, output_patch_weights: bool):
+    def _embed(
+        self,
+        pixel_values: Tensor,
+        keypoints: Tensor | None,
+        output_hidden_states: bool | None,
+        output_patch_weights: bool,
+    ):
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         if output_patch_weights and self.patch_weighting is None:
             raise ValueError("output_patch_weights requires a model with patch_weighting=True in its config.")
         check_crop_size(pixel_values, self.config.image_size)
+        biases = self.attention_biases(keypoints, len(pixel_values))
 
         tokens = self.embeddings(self.prepare_pixels(pixel_values))  # (B, N, C)
         kept = self.choose_tokens(tokens) if self.training and self.config.mask_ratio > 0 else None
         if kept is not None:
             tokens = tokens.gather(1, kept)
         hidden_states: tuple[Tensor, ...] | None = (tokens,) if output_hidden_states else None
-        for layer in self.layers:
-            tokens = layer(tokens)
+        for layer, bias in zip(self.layers, biases, strict=True):
+            tokens = layer(tokens, attn_mask=bias)
             if output_hidden_states:
                 hidden_states += (tokens,)
         tokens = self.norm(tokens)
@@ -208,6 +266,20 @@ class ViTFaceModel(FusableMixin, TimmAttentionMixin, ViTFacePreTrainedModel):
                 patches = {"patch_weights": gates.softmax(-1), "patch_entropy": tokens.std(-1)}
         output = face_embedding_output(self.neck(tokens.flatten(1)), last_hidden_state, hidden_states)
         return ViTFaceOutput(**output, **patches)
+
+    def attention_biases(self, keypoints: Tensor | None, batch_size: int) -> Iterable[Tensor | None]:
+        """What to add to each layer's attention logits, from the keypoints if the model takes any."""
+        if self.keypoint_bias is None:
+            if keypoints is not None:
+                raise ValueError('keypoints require a model with position="keypoint_relative" in its config.')
+            return [None] * len(self.layers)
+        if keypoints is None or keypoints.shape != (batch_size, NUM_KEYPOINTS, 2):
+            raise ValueError(
+                f"This model also takes keypoints of shape ({batch_size}, {NUM_KEYPOINTS}, 2), the landmarks of each "
+                f"crop as fractions of its size; found {'none' if keypoints is None else tuple(keypoints.shape)}. A "
+                "detector has them, and so has CVLface's aligner: `aligner(pixel_values).landmarks` of FaceAlignerModel."
+            )
+        return self.keypoint_bias(keypoints)
 
     def choose_tokens(self, tokens: Tensor) -> Tensor:
         """Indices `(batch, kept, channels)` of the tokens kept by random masking, drawn separately for each face."""
