@@ -4,7 +4,7 @@ Updates the tables of registered classes in the documentation, with their option
     python scripts/make_tables.py
 
 The text between `<!-- margins -->` and `<!-- /margins -->` on a page is replaced with the table of
-`hf_face.registry.margins`; likewise for the other registries.
+`hf_face.registry.margins`; likewise for the other registries, and with what converts for `checkpoints`.
 """
 
 import inspect
@@ -15,6 +15,7 @@ from pathlib import Path
 from transformers import PreTrainedConfig
 
 from hf_face import registry
+from hf_face.convert import CheckpointSource
 from hf_face.registry import Entry
 
 ROOT = Path(__file__).parents[1]
@@ -29,6 +30,30 @@ def fill(page: str) -> str:
 
 
 def make_table(name: str) -> str:
+    """The table of a registry, or of the checkpoints that convert."""
+    return checkpoint_table() if name == "checkpoints" else registry_table(name)
+
+
+def checkpoint_table() -> str:
+    """What each source of checkpoints reads, from its own statements."""
+    sources = [entry.target() for _, entry in sorted(registry.sources.items())]
+    return as_table(
+        {
+            "source": [f"[`{source.name}`]({source.url})" for source in sources],
+            "files": [source.files for source in sources],
+            "family": [", ".join(f"`{family}`" for family in source.families) for source in sources],
+            "what you say": [what_to_say(source) for source in sources],
+            "license of the published weights": [source.license for source in sources],
+        }
+    )
+
+
+def what_to_say(source: CheckpointSource) -> str:
+    asked = [f"`{option}`: {' or '.join(f'`{choice}`' for choice in choices)}" for option, choices in source.asks.items()]
+    return "; ".join(filter(None, [*asked, source.told]))
+
+
+def registry_table(name: str) -> str:
     """The table of a registry, without empty columns."""
     entries = sorted(getattr(registry, name).values(), key=lambda entry: entry.name)
     columns = {
@@ -38,7 +63,10 @@ def make_table(name: str) -> str:
         "description": [describe(entry) for entry in entries],
         "paper": [", ".join(short_citation(bibtex) for bibtex in citations_of(entry)) for entry in entries],
     }
-    columns = {title: cells for title, cells in columns.items() if any(cells)}
+    return as_table({title: cells for title, cells in columns.items() if any(cells)})
+
+
+def as_table(columns: dict[str, list[str]]) -> str:
     rows = [list(columns), ["---"] * len(columns), *zip(*columns.values(), strict=True)]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 

@@ -1,12 +1,31 @@
 """Tiny models of every family, for tests that ask the same of all of them."""
 
-from hf_face import FoundationFaceConfig, IResNetConfig, MobileFaceNetConfig, TimmFaceConfig, ViTFaceConfig
+from hf_face import (
+    FoundationFaceConfig,
+    GhostFaceNetConfig,
+    InceptionResNetConfig,
+    IResNetConfig,
+    MobileFaceNetConfig,
+    MobileNetFaceConfig,
+    TimmFaceConfig,
+    ViTFaceConfig,
+)
 
 VIT = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 8, "image_size": 32}
 VIT_FACE = {**VIT, "intermediate_size": 32, "embedding_size": 16, "mask_ratio": 0.0, "drop_path_rate": 0.0}
 SIGLIP2 = {key: value for key, value in VIT.items() if key != "image_size"}
 IRESNET = {"depths": [1, 2], "hidden_sizes": [16, 32], "stem_size": 8, "embedding_size": 16, "image_size": 32}
 TIMM_VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2}
+
+GHOST = {
+    "stem_size": 8,
+    "hidden_sizes": [8, 12],
+    "expansion_sizes": [8, 24],
+    "squeeze_sizes": [0, 8],
+    "kernel_sizes": [3, 5],
+    "strides": [1, 2],
+    "head_size": 16,
+}
 
 # Each tiny model, and the layers that LoRA would adapt.
 CASES = {
@@ -16,6 +35,12 @@ CASES = {
         ["convolution2"],
     ),
     "mobilefacenet": (MobileFaceNetConfig(depths=[1, 1, 1, 1], image_size=32, embedding_size=16), ["linear"]),
+    "mobilenet_face": (
+        MobileNetFaceConfig(stem_size=8, hidden_sizes=[8, 16], strides=[1, 2], image_size=32, embedding_size=16),
+        ["linear"],
+    ),
+    "ghostfacenet": (GhostFaceNetConfig(**GHOST, image_size=32, embedding_size=16), ["linear"]),
+    "inception_resnet": (InceptionResNetConfig(depths=[1, 1, 1], image_size=75, embedding_size=16), ["linear"]),
     "vit_face": (ViTFaceConfig(**VIT_FACE), ["qkv"]),
     "vit_face-transface": (ViTFaceConfig(**VIT_FACE, patch_weighting=True), ["qkv", "fc1"]),
     "foundation_face-clip": (

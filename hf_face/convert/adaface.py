@@ -10,6 +10,9 @@ from .layout import LayoutSource
 class AdaFace(LayoutSource):
     """mk-minchul/AdaFace: Lightning checkpoints of `ir_18` to `ir_200` and `ir_se_50` to `ir_se_200`, BGR input."""
 
+    url = "https://github.com/mk-minchul/AdaFace"
+    files = "`.ckpt`"
+    license = "not stated; ask the authors (issue #174); the code is MIT"
     exported_under = "state_dict"
     prefixes = ("model.", "")
     layouts = (AdaFaceIResNet(),)

@@ -23,6 +23,9 @@ class ArcFaceTorch(LayoutSource):
     does not, causes a warning.
     """
 
+    url = "https://github.com/deepinsight/insightface/tree/master/recognition/arcface_torch"
+    files = "`backbone.pth`, `model.pt`, `checkpoint_gpu_0.pt`"
+    license = "non-commercial research only (README.md)"
     nested_under = ("state_dict_backbone", "state_dict")
     layouts: ClassVar[tuple[Layout, ...]] = (InsightFaceIResNet(), InsightFaceMobileFaceNet(), InsightFaceViT())
 

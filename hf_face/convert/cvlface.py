@@ -19,6 +19,10 @@ class CVLface(LayoutSource):
     Vision transformers with keypoint relative position encoding also take the landmarks of a crop.
     """
 
+    url = "https://github.com/mk-minchul/CVLface"
+    files = "`model.pt`, Hub folders"
+    license = "MIT (tags of the models seen on the Hub; the repository does not say)"
+    told = "`num_attention_heads` of unusual transformers"
     prefixes = ("net.", "model.net.")
     layouts = (AdaFaceIResNet(), InsightFaceIResNet(), CVLfaceKeypointViT(), InsightFaceViT())
 

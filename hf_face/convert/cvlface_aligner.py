@@ -18,6 +18,9 @@ HEADS = {"classify": "ClassHead", "locate_box": "BboxHead", "locate_landmarks": 
 class CVLfaceAligner(CheckpointSource):
     """mk-minchul/CVLface: the differentiable face aligner (`dfa_mobilenet`), which finds and aligns a face."""
 
+    url = "https://github.com/mk-minchul/CVLface"
+    files = "`model.pt`"
+    license = "not stated; the code is MIT"
     model_type = "face_aligner"
     prefixes = ("net.", "model.net.")
     anchor = "LandmarkHead.0.conv1x1.weight"

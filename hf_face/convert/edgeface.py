@@ -24,6 +24,9 @@ ARCHITECTURES = {24: "edgenext_xx_small", 32: "edgenext_x_small", 48: "edgenext_
 class EdgeFace(CheckpointSource):
     """otroshi/edgeface: timm's EdgeNeXt with the embedding as classifier output, mostly with low-rank linear layers."""
 
+    url = "https://github.com/otroshi/edgeface"
+    files = "`.pt`, Hub folders"
+    license = "CC BY-NC-SA 4.0 (model cards on the Hub); the repository is BSD-3-Clause"
     model_type = "timm_face"
     prefixes = ("model.",)
     renames = ((r"^model\.", ""),)

@@ -16,6 +16,9 @@ class FaceEmbeddings(LayoutSource):
     Its `predict.py` also runs MagFace's files with this preprocessing: pass `source="face_embeddings"` for that.
     """
 
+    url = "https://github.com/alexkrz/face-embeddings"
+    files = "`.ckpt`"
+    license = "publishes none"
     exported_under = "state_dict"
     prefixes = ("backbone.", "features.module.", "")
     layouts = (InsightFaceIResNet(),)

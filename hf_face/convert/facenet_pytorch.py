@@ -12,6 +12,7 @@ STEM = ("conv2d_1a", "conv2d_2a", "conv2d_2b", "conv2d_3b", "conv2d_4a", "conv2d
 class FaceNetInceptionResNet(Layout):
     """`repeat_1.0.branch1.0.conv.weight`: blocks and reductions under the names of TensorFlow's network."""
 
+    model_type = "inception_resnet"
     anchor = "conv2d_1a.conv.weight"
     renames = (
         (r"^stem\.conv(\d)", lambda match: STEM[int(match[1]) - 1]),
@@ -32,7 +33,7 @@ class FaceNetInceptionResNet(Layout):
         return InceptionResNetConfig(**{**read, **settings})
 
     def holds(self, config: FaceConfig) -> bool:
-        return config.model_type == "inception_resnet"
+        return config.model_type == self.model_type
 
     def their_name(self, name: str, config: InceptionResNetConfig) -> str:
         if name.startswith("stages."):
@@ -59,6 +60,9 @@ def _unlist_single_convolutions(name: str) -> str:
 class FaceNetPyTorch(LayoutSource):
     """timesler/facenet-pytorch: InceptionResnetV1, pretrained on VGGFace2 or CASIA-WebFace, 160 x 160 pixels."""
 
+    url = "https://github.com/timesler/facenet-pytorch"
+    files = "`.pt`"
+    license = "not stated; the code is MIT"
     layouts = (FaceNetInceptionResNet(),)
     class_centers = {"logits.weight": False}  # noqa: RUF012
     ignored = ("logits.bias",)

@@ -55,6 +55,10 @@ class FRoundation(CheckpointSource):
     vision tower: load them in FRoundation with `strict=False`, or add a text tower.
     """
 
+    url = "https://github.com/TaharChettaoui/FRoundation"
+    files = "`.pt`, `.pth`"
+    license = "CC BY-NC-SA 4.0 (README.md)"
+    told = "`lora_alpha`, if it has LoRA layers"
     model_type = "foundation_face"
     text_tower = (
         *("transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection", "logit_scale"),

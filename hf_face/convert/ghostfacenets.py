@@ -30,6 +30,9 @@ AXES = {"kernel": (3, 2, 0, 1), "depthwise_kernel": (2, 3, 0, 1)}  # to (out, in
 class GhostFaceNets(CheckpointSource):
     """HamadYA/GhostFaceNets: Keras `.h5` files of version 1, of any width and stride."""
 
+    url = "https://github.com/HamadYA/GhostFaceNets"
+    files = "Keras `.h5`"
+    license = "not stated (issue #23 is inconclusive); the code is MIT"
     model_type = "ghostfacenet"
     preprocessing = {"image_mean": [0.5] * 3, "image_std": [128 / 255] * 3}  # noqa: RUF012  (x - 127.5) / 128
 

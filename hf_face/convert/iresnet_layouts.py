@@ -12,6 +12,7 @@ from .layout import Layout, count_units, shape_of
 class InsightFaceIResNet(Layout):
     """`layer1.0.bn1.weight`, with a projection shortcut in every stage."""
 
+    model_type = "iresnet"
     anchor = "prelu.weight"
     pooled = False
     renames = (
@@ -53,7 +54,7 @@ class InsightFaceIResNet(Layout):
 
     def holds(self, config: FaceConfig) -> bool:
         return (
-            config.model_type == "iresnet"
+            config.model_type == self.model_type
             and config.layer_type == "basic"
             and config.shortcut == "projection"
             and config.embedding_norm != "plain"
@@ -77,6 +78,7 @@ def is_pooled(tensors: StateDict, prefix: str = "") -> bool:
 class AdaFaceIResNet(Layout):
     """`body.0.res_layer.0.weight`: all units in one list, basic or bottleneck, maybe with squeeze and excitation."""
 
+    model_type = "iresnet"
     anchor = "input_layer.0.weight"
     renames = (
         (r"^stem\.convolution", "input_layer.0"),
@@ -119,7 +121,7 @@ class AdaFaceIResNet(Layout):
 
     def holds(self, config: FaceConfig) -> bool:
         return (
-            config.model_type == "iresnet"
+            config.model_type == self.model_type
             and config.shortcut == "subsample"
             and config.embedding_norm == "plain"
             and config.neck == "flatten"

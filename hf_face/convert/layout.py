@@ -14,12 +14,15 @@ class Layout:
     The names of one model family in other projects' checkpoints.
 
     Attributes:
+        model_type (`str`):
+            The family of its models.
         anchor (`str`):
             A name that only this layout has.
         renames (`tuple`):
             Regular expressions that turn our names into those of the layout, applied in order.
     """
 
+    model_type: ClassVar[str]
     anchor: ClassVar[str]
     renames: ClassVar[Renames] = ()
 
@@ -49,6 +52,10 @@ class LayoutSource(CheckpointSource):
 
     layouts: ClassVar[tuple[Layout, ...]]
     settings: ClassVar[dict] = {}
+
+    @property
+    def families(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(layout.model_type for layout in self.layouts))
 
     def find_prefix(self, tensors: StateDict) -> str | None:
         spelled = ((prefix, layout) for prefix in self.prefixes for layout in self.layouts)

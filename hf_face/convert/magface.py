@@ -11,6 +11,9 @@ from .layout import LayoutSource
 class MagFace(LayoutSource):
     """IrvingMeng/MagFace: iresnets with BGR input in [0, 1]; the norm of the embedding is the quality of the image."""
 
+    url = "https://github.com/IrvingMeng/MagFace"
+    files = "`.pth`"
+    license = "not stated; the code is Apache-2.0"
     exported_under = "state_dict"
     prefixes = ("features.module.", "features.", "")
     layouts = (InsightFaceIResNet(),)

@@ -12,6 +12,9 @@ from .mobilefacenet_layouts import FoamliuMobileFaceNet
 class MobileFaceNet(LayoutSource):
     """foamliu/MobileFaceNet: the paper's network with ReLU6, with ImageNet's mean and standard deviation."""
 
+    url = "https://github.com/foamliu/MobileFaceNet"
+    files = "`.pt`"
+    license = "not stated; the repository is Apache-2.0"
     layouts = (FoamliuMobileFaceNet(),)
     preprocessing = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}  # noqa: RUF012
     projection = "conv3.weight"  # a 1 x 1 convolution there, a linear layer here

@@ -10,6 +10,7 @@ from .layout import Layout, count_units, shape_of
 class InsightFaceMobileFaceNet(Layout):
     """Nested lists: `layers.3.layers.0.layers.1.layers.0.weight` is a convolution in a unit of the second stage."""
 
+    model_type = "mobilefacenet"
     anchor = "conv_sep.layers.0.weight"
     renames = (
         (r"^neck\.projection\.linear", "features.layers.2"),
@@ -46,7 +47,7 @@ class InsightFaceMobileFaceNet(Layout):
 
     def holds(self, config: FaceConfig) -> bool:
         return (
-            config.model_type == "mobilefacenet"
+            config.model_type == self.model_type
             and config.stem == "grouped"
             and config.hidden_act == "prelu"
             and not config.projection_bias
@@ -56,6 +57,7 @@ class InsightFaceMobileFaceNet(Layout):
 class FoamliuMobileFaceNet(Layout):
     """`features.0.conv.0.0.weight`: units of all stages in one list, ReLU6, a separable stem."""
 
+    model_type = "mobilefacenet"
     anchor = "gdconv.depthwise.weight"
     renames = (
         (r"^stem\.first\.convolution", "conv1.0"),
@@ -90,7 +92,7 @@ class FoamliuMobileFaceNet(Layout):
 
     def holds(self, config: FaceConfig) -> bool:
         return (
-            config.model_type == "mobilefacenet"
+            config.model_type == self.model_type
             and config.stem == "separable"
             and config.hidden_act == "relu6"
             and config.projection_bias

@@ -61,6 +61,12 @@ class OnnxSource(CheckpointSource):
 class InsightFaceOnnx(OnnxSource):
     """deepinsight/insightface: packs such as `buffalo_l` and `antelopev2`, and exports of iresnet and mbf."""
 
+    url = "https://github.com/deepinsight/insightface/tree/master/python-package"
+    files = "`.onnx`"
+    license = "non-commercial research only (python-package/README.md)"
+
+    families = ("iresnet", "mobilefacenet")
+
     def recognizes(self, checkpoint: Checkpoint) -> bool:
         return checkpoint.graph is not None and not is_mobilenet(checkpoint.graph)
 

@@ -14,6 +14,9 @@ class RevisitLinearize(ArcFaceTorch):
     Files of arcface_torch or AdaFace with pooled networks.
     """
 
+    url = "https://github.com/abhatta1234/revisit-linearize-SoTA-FR"
+    files = "`.pt`, `.ckpt`"
+    license = "publishes none"
     prefixes = ("", "model.")
     layouts = (PooledIResNet(),)
     asks = {"neck": ("gwp", "gap")}  # noqa: RUF012

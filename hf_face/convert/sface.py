@@ -20,6 +20,12 @@ SFACE = """
 class SFace(OnnxSource):
     """OpenCV zoo: SFace, a MobileNet v1, as float ONNX file or quantized to int8 in blocks, which is dequantized."""
 
+    url = "https://github.com/opencv/opencv_zoo/tree/main/models/face_recognition_sface"
+    files = "`.onnx`"
+    license = "Apache-2.0 (README.md)"
+
+    model_type = "mobilenet_face"
+
     def recognizes(self, checkpoint: Checkpoint) -> bool:
         return checkpoint.graph is not None and is_mobilenet(checkpoint.graph)
 

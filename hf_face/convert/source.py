@@ -53,6 +53,9 @@ class CheckpointSource:
             Arguments of the image processor.
         asks (`dict[str, tuple[str, ...]]`):
             Fields of the configuration that the caller must set, with their choices.
+        url, files, license, told (`str`):
+            For the table in the documentation: the project's page, what its files are called, the license of the
+            published weights and where it is stated, and what the caller must say (besides `asks`).
 
     Example:
     ```python
@@ -82,11 +85,20 @@ class CheckpointSource:
     ignored: ClassVar[tuple[str, ...]] = ()
     preprocessing: ClassVar[dict[str, Any]] = {}
     asks: ClassVar[dict[str, tuple[str, ...]]] = {}
+    url: ClassVar[str] = ""
+    files: ClassVar[str] = ""
+    license: ClassVar[str] = ""
+    told: ClassVar[str] = ""
 
     @property
     def name(self) -> str:
         """The registered name of this source."""
         return sources.entry_of(self).name
+
+    @property
+    def families(self) -> tuple[str, ...]:
+        """The families of its models."""
+        return (self.model_type,)
 
     def recognizes(self, checkpoint: Checkpoint) -> bool:
         """Whether names and shapes are this project's. Only one source may recognize a checkpoint."""

@@ -16,6 +16,10 @@ from .source import CheckpointSource
 class Timm(CheckpointSource):
     """timm models with the embedding as classifier output: a folder as published by timm, or only its state dict."""
 
+    url = "https://github.com/huggingface/pytorch-image-models"
+    files = "Hub folders, `.safetensors`, `.bin`"
+    license = "differs by model (`license` of its pretrained cfg)"
+    told = "`architecture` and `model_args` of a file without `config.json`"
     model_type = "timm_face"
     renames = ((r"^model\.", ""),)
     classifiers = ("head.weight", "head.fc.weight", "classifier.weight")  # of most models; others need `architecture=`
@@ -67,6 +71,10 @@ class Timm(CheckpointSource):
 class TimmFaceCheckpoint(Timm):
     """gau-nernst/timm-face: training checkpoints, with averaged weights (`ema`) if there are any."""
 
+    url = "https://github.com/gau-nernst/timm-face"
+    files = "`.pth`"
+    license = "not stated; the code has no license"
+    told = "`architecture` and `model_args`"
     nested_under = ("ema", "model")
     exported_under = "ema"
     prefixes = ("backbone.",)

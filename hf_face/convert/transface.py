@@ -21,6 +21,9 @@ TRANSFACE = """
 class TransFace(ArcFaceTorch):
     """DanJun6737/TransFace: vision transformers with patch weighting, in arcface_torch's files."""
 
+    url = "https://github.com/DanJun6737/TransFace"
+    files = "`.pt`"
+    license = "not stated; the code has no license"
     layouts = (TransFaceViT(),)
 
     def recognizes(self, checkpoint: Checkpoint) -> bool:

@@ -7,6 +7,7 @@ from .layout import Layout, count_units, shape_of
 
 
 class InsightFaceViT(Layout):
+    model_type = "vit_face"
     anchor = "feature.0.weight"
     patch_weighting = False
     position = "absolute"
@@ -49,7 +50,7 @@ class InsightFaceViT(Layout):
 
     def holds(self, config: FaceConfig) -> bool:
         return (
-            config.model_type == "vit_face"
+            config.model_type == self.model_type
             and config.patch_weighting == self.patch_weighting
             and config.position == self.position
         )

@@ -113,7 +113,7 @@ def test_autocast(model):
 
 
 @torch.no_grad()
-def test_folded_model_answers_the_same_and_is_for_inference_alone(model, tmp_path):
+def test_folded_model_answers_the_same(model):
     if not hasattr(model, "fuse"):
         pytest.skip("has no batch norms of its own")
     expected = model(faces(model)).pooler_output
@@ -122,12 +122,21 @@ def test_folded_model_answers_the_same_and_is_for_inference_alone(model, tmp_pat
     torch.compiler.reset()
     compiled = torch.compile(fused, fullgraph=True, backend="aot_eager")
     assert (compiled(faces(model)).pooler_output * expected).sum(1).min() >= 0.9999
-    fused.eval()
-    with pytest.raises(ValueError, match=r"Train it before `fuse\(\)`"):
-        fused.train()
-    with pytest.raises(ValueError, match=r"Save before `fuse\(\)`"):
-        fused.save_pretrained(tmp_path)
-    assert not list(tmp_path.iterdir())
+
+
+def test_folded_model_is_saved_and_trained(model, tmp_path):
+    if not hasattr(model, "fuse"):
+        pytest.skip("has no batch norms of its own")
+    fused = model.fuse()
+    fused.save_pretrained(tmp_path)
+    loaded = AutoModel.from_pretrained(tmp_path)
+    assert loaded.config.fused and loaded.state_dict().keys() == fused.state_dict().keys()
+    assert torch.equal(loaded(faces(model)).pooler_output, fused(faces(model)).pooler_output)
+    loaded.train()(faces(model)).pooler_output[:, 0].sum().backward()
+    assert all(parameter.grad is not None for name, parameter in loaded.named_parameters() if name.endswith("bias"))
+    new = AutoModel.from_config(loaded.config)
+    assert new.state_dict().keys() == loaded.state_dict().keys()
+    assert all(torch.isfinite(tensor).all() for tensor in new.state_dict().values())
 
 
 def gradients(model, checkpointed: bool):

@@ -113,7 +113,7 @@ def test_hidden_states_are_the_stem_and_the_stages():
     assert output.last_hidden_state is output.hidden_states[-1]
 
 
-def test_folding_is_for_inference():
+def test_folding_takes_the_statistics_of_inference():
     with pytest.raises(ValueError, match=r"call model\.eval\(\) first"):
         IResNetModel(IResNetConfig(**TINY)).train().fuse()
 
