@@ -48,7 +48,7 @@ def check_weights(path: Path) -> None:
     Check that a file of tensors, written by safetensors or `torch.save`, is all there, without reading the tensors.
 
     Raises:
-        ValueError: if the file is empty, ends early, or is a Git LFS pointer.
+        ValueError: if the file is empty, ends early, is a Git LFS pointer, or unpacks to more than its size.
     """
     kind = "safetensors" if path.suffix == ".safetensors" else "torch"
     with path.open("rb") as file:
@@ -61,9 +61,11 @@ def check_weights(path: Path) -> None:
     try:
         if kind == "safetensors":
             with safe_open(path, "pt"):
-                return
-        if start and (not start.startswith(ZIP) or zipfile.is_zipfile(path)):
-            return
+                return None
+        if start.startswith(ZIP) and zipfile.is_zipfile(path):
+            return _check_not_compressed(path)
+        if start and not start.startswith(ZIP):
+            return None
         reason: object = f"it ends after {path.stat().st_size:,} bytes"
     except SafetensorError as error:
         reason = error
@@ -87,3 +89,14 @@ def check_own_files(folder: Path) -> None:
     for settings in (CONFIG_NAME, IMAGE_PROCESSOR_NAME):
         if (folder / settings).is_file():
             read_json(folder / settings)
+
+
+def _check_not_compressed(path: Path) -> None:
+    """`torch.save` compresses nothing, but `torch.load` unpacks what is: a small file could fill the memory."""
+    with zipfile.ZipFile(path) as archive:
+        size = sum(entry.file_size for entry in archive.infolist())
+    if size > path.stat().st_size:
+        raise ValueError(
+            f"{path} unpacks to {size:,} bytes from {path.stat().st_size:,}, which `torch.save` never writes. Unpack it "
+            "and save it again if you trust its author."
+        )

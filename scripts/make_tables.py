@@ -49,7 +49,9 @@ def checkpoint_table() -> str:
 
 
 def what_to_say(source: CheckpointSource) -> str:
-    asked = [f"`{option}`: {' or '.join(f'`{choice}`' for choice in choices)}" for option, choices in source.asks.items()]
+    asked = [
+        f"`{option}`: {' or '.join(f'`{choice}`' for choice in choices)}" for option, choices in source.asks.items()
+    ]
     return "; ".join(filter(None, [*asked, source.told]))
 
 

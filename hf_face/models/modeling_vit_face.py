@@ -18,7 +18,6 @@ from .configuration_vit_face import ViTFaceConfig
 from .layers import FusableMixin, TimmAttentionMixin, check_crop_size
 from .modeling_face import FaceEmbeddingOutput, FacePreTrainedModel, face_embedding_output
 
-
 NUM_KEYPOINTS = 5
 NEAR = 1.9  # distances up to this many patches have a class of their own
 BUCKETS = 7  # classes of distances along an axis

@@ -83,4 +83,13 @@ def _family(settings: dict[str, Any]) -> type[FaceConfig]:
     return family
 
 
+def settings_of_record(record: dict[str, Any] | None) -> dict[str, Any]:
+    """The settings of a `FaceRecognitionConfig` that [`FaceRecognitionConfig.margin_record`] has recorded."""
+    if record is None:
+        return {}
+    settings = {name: value for name, value in record.items() if name in ("scale", "sub_centers", "filter_threshold")}
+    margin_kwargs = {name: value for name, value in record.items() if name not in {"name", *settings}}
+    return {"margin": record["name"], "margin_kwargs": margin_kwargs or None, **settings}
+
+
 __all__ = ["FaceRecognitionConfig"]

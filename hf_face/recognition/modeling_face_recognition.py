@@ -16,9 +16,9 @@ from transformers.utils import ModelOutput, can_return_tuple
 
 from ..heads import Margin, MarginHead, build_margin
 from ..heads.head_files import INDEX_NAME as HEAD_INDEX_NAME
-from ..heads.head_files import read_weight
+from ..heads.head_files import find_head, load_head, read_index, read_weight
 from ..models import FaceEmbeddingOutput, FaceImageProcessor
-from .configuration_face_recognition import FaceRecognitionConfig
+from .configuration_face_recognition import FaceRecognitionConfig, settings_of_record
 
 
 @dataclass
@@ -117,8 +117,17 @@ class FaceRecognitionModel(PreTrainedModel):
         return cls(FaceRecognitionConfig(backbone_config=backbone.config, **config), backbone, head_group)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
-        """As in `PreTrainedModel`, but also loads a head saved in separate files (`head.index.json`)."""
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, head: bool = False, **kwargs):
+        """
+        As in `PreTrainedModel`, but also loads a head saved in separate files (`head.index.json`).
+
+        Args:
+            head: Whether to load a backbone and the head beside it, to continue its training: a checkpoint converted
+                with its class centers, or a model published with its head. `kwargs` are then settings of
+                [`FaceRecognitionConfig`]; the margin's default to the backbone's record of its training.
+        """
+        if head:
+            return cls._from_backbone_and_head(pretrained_model_name_or_path, **kwargs)
         folder = Path(pretrained_model_name_or_path or "")
         if pretrained_model_name_or_path is None or not (folder / HEAD_INDEX_NAME).is_file():
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
@@ -131,6 +140,15 @@ class FaceRecognitionModel(PreTrainedModel):
         return super().from_pretrained(
             None, *args, state_dict={**weights, "head.weight": read_weight(folder)}, **kwargs
         )
+
+    @classmethod
+    def _from_backbone_and_head(cls, name_or_path: str | Path, **config) -> "FaceRecognitionModel":
+        backbone, folder = AutoModel.from_pretrained(name_or_path), find_head(name_or_path)
+        index = read_index(folder)
+        stated = {name: index[name] for name in ("num_identities", "sub_centers")}
+        model = cls.from_backbone(backbone, **{**settings_of_record(backbone.config.margin), **config, **stated})
+        load_head(model.head, folder)
+        return model.eval()
 
     def _init_weights(self, module: nn.Module) -> None:
         """Initialize the head's tensors that are missing from a checkpoint; backbones initialize themselves."""

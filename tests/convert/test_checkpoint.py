@@ -2,6 +2,7 @@
 
 import json
 import os
+import zipfile
 
 import pytest
 import torch
@@ -94,6 +95,24 @@ def test_a_partial_download_is_called_one(tmp_path, part, zipped):
     with pytest.raises(ValueError, match=r"half\.pt is not a complete torch file.*Download it again") as error:
         read_checkpoint(tmp_path / "half.pt")
     assert "run code" not in str(error.value)
+
+
+def test_a_file_that_unpacks_to_more_than_its_size_is_refused(tmp_path):
+    torch.save({"weight": torch.zeros(1_000_000)}, tmp_path / "model.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "model.pt") as model,
+        zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as bomb,
+    ):
+        for name in model.namelist():
+            bomb.writestr(name, model.read(name))
+    with pytest.raises(ValueError, match=r"bomb\.pt unpacks to 4,000,\d+ bytes"):
+        read_checkpoint(tmp_path / "bomb.pt")
+
+
+def test_refuses_a_pickled_module(tmp_path):
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "model.pt")
+    with pytest.raises(ValueError, match="reading it would run code"):
+        read_checkpoint(tmp_path / "model.pt")
 
 
 def test_a_git_lfs_pointer_is_called_one(tmp_path):
