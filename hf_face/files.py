@@ -97,6 +97,6 @@ def _check_not_compressed(path: Path) -> None:
         size = sum(entry.file_size for entry in archive.infolist())
     if size > path.stat().st_size:
         raise ValueError(
-            f"{path} unpacks to {size:,} bytes, more than its size, which files of `torch.save` never do. Unpack it and "
-            "save it again if you trust its author."
+            f"{path} unpacks to {size:,} bytes, more than its size, which files of `torch.save` never do. Unpack it "
+            "and save it again if you trust its author."
         )
