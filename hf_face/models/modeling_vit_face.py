@@ -276,7 +276,7 @@ class ViTFaceModel(FusableMixin, TimmAttentionMixin, ViTFacePreTrainedModel):
             raise ValueError(
                 f"This model also takes keypoints of shape ({batch_size}, {NUM_KEYPOINTS}, 2), the landmarks of each "
                 f"crop as fractions of its size; found {'none' if keypoints is None else tuple(keypoints.shape)}. A "
-                "detector has them, and so has CVLface's aligner, a FaceAlignerModel: `aligner(pixel_values).landmarks`."
+                "detector has them, and so has a FaceAlignerModel, CVLface's: `aligner(pixel_values).landmarks`."
             )
         return self.keypoint_bias(keypoints)
 
