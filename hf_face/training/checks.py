@@ -9,17 +9,20 @@ from ..data import check_identities
 from ..data.identities import as_identities
 from ..recognition import FaceRecognitionModel
 from .arguments import FaceTrainingArguments
+from .streaming import check_stream_settings
 
 TRAINING_DATA = "the training data"
 
 
-def check_model(model: nn.Module, train_dataset: Any) -> None:
+def check_model(model: nn.Module, train_dataset: Any) -> FaceRecognitionModel:
     """
+    Return the model, if the trainer can train it.
+
     Raises:
         ValueError: if the model has no margin head, such as a backbone alone.
     """
     if isinstance(model, FaceRecognitionModel):
-        return
+        return model
     known = isinstance(train_dataset, Dataset) and hasattr(train_dataset.features.get("label"), "num_classes")
     number = train_dataset.features["label"].num_classes if known else "..."
     raise ValueError(
@@ -28,19 +31,36 @@ def check_model(model: nn.Module, train_dataset: Any) -> None:
     )
 
 
-def as_training_data(dataset: Any) -> Any:
+def check_model_source(model: Any, model_init: Any, optimizers: tuple | None) -> None:
     """
-    Convert a dataset, streamed or not, to the columns `image` and `label`, as `load_identities` does.
+    Raises:
+        ValueError: unless there is one of `model` and `model_init`, or if optimizers hold weights of another model.
+    """
+    if (model is None) == (model_init is None):
+        raise ValueError("FaceTrainer requires either model= or model_init=, which creates one, and not both.")
+    if model_init is not None and optimizers not in (None, (None, None)):
+        raise ValueError("optimizers= hold the weights of one model: with model_init=, use optimizer_cls_and_kwargs=.")
+
+
+def as_training_data(dataset: Any, model: FaceRecognitionModel, args: FaceTrainingArguments) -> Any:
+    """
+    Convert a dataset, streamed or not, to the columns `image` and `label`, as `load_identities` does, and check it.
 
     Raises:
-        ValueError: if it has several splits, or a column is missing or cannot be converted.
+        ValueError: if it has several splits, a column is missing, or it does not fit the model or the settings.
     """
     if isinstance(dataset, dict):
         raise ValueError(
             f"train_dataset has the splits {', '.join(map(str, dataset))}: pass one of them, such as "
             f"dataset[{next(iter(dataset), 'train')!r}]."
         )
-    return as_identities(dataset, TRAINING_DATA) if isinstance(dataset, Dataset | IterableDataset) else dataset
+    if isinstance(dataset, IterableDataset):
+        check_stream_settings(args)
+        return as_identities(dataset, TRAINING_DATA)
+    if isinstance(dataset, Dataset):
+        dataset = as_identities(dataset, TRAINING_DATA)
+        check_training_data(dataset, model, args)
+    return dataset
 
 
 def check_training_data(dataset: Dataset, model: FaceRecognitionModel, args: FaceTrainingArguments) -> None:

@@ -4,13 +4,17 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+from accelerate.utils import broadcast
 from datasets import Dataset, IterableDataset
 from transformers.trainer_utils import SaveStrategy
 
 from ..data import VerificationPairs
+from ..embedding import Embedder
 from ..evaluation import Evaluator, VerificationEvaluator
 from ..evaluation.protocols import check_names, load_protocol
 from .arguments import FaceTrainingArguments
+from .card import Run
 
 Protocol = VerificationPairs | Evaluator | str
 Protocols = Protocol | Sequence[Protocol] | Mapping[str, Protocol]
@@ -68,6 +72,25 @@ def choose_best_model_metric(args: FaceTrainingArguments, evaluators: list[Evalu
     direction = is_greater_better(args.metric_for_best_model, evaluators)
     if args.greater_is_better is None:
         args.greater_is_better = direction
+
+
+def build_embedder(trainer: Run, flip: bool) -> Embedder:
+    """An embedder of a trainer's current weights, in the precision of its evaluation."""
+    model, args = trainer.evaluated_model, trainer.args
+    broadcast(list(model.buffers()))  # all ranks use the batch norm statistics of the first one, which are saved
+    precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(trainer.accelerator.mixed_precision)
+    if args.bf16_full_eval or args.fp16_full_eval:
+        whole = torch.bfloat16 if args.bf16_full_eval else torch.float16
+        model, precision = copy.deepcopy(model).to(args.device, whole), None
+    return Embedder(
+        model,
+        trainer.processing_class,
+        batch_size=args.per_device_eval_batch_size,
+        flip=flip,
+        dtype=precision,
+        num_workers=args.dataloader_num_workers,
+        progress=not args.disable_tqdm,
+    )
 
 
 def primary_metric(evaluators: list[Evaluator]) -> str:

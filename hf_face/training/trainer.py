@@ -11,26 +11,24 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from accelerate.utils import broadcast
 from datasets import Dataset, IterableDataset
 from huggingface_hub import CommitInfo
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, SequentialSampler
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerState, TrainingArguments, set_seed
+from transformers import PreTrainedModel, Trainer, TrainerState, TrainingArguments, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, BestRun, PredictionOutput, TrainOutput, speed_metrics
 from transformers.utils import logging
 
 from ..data import BatchNormalize, FaceCollator, FaceDataset, build_augmentation
-from ..embedding import Embedder
 from ..evaluation import Evaluator
 from ..hub import FaceModelCardData
 from ..models import FaceImageProcessor
 from ..recognition import FaceRecognitionModel
 from .arguments import FaceTrainingArguments, as_face_arguments
 from .checkpoint_files import find_weights_defect, finish_checkpoint, start_checkpoint
-from .checks import as_training_data, check_model, check_training_data
+from .checks import as_training_data, check_model, check_model_source
 from .class_centers import ClassCenters
 from .divergence import DivergenceCheck, NumberedCollator, check_weights
 from .draws import RepeatableDraws
@@ -39,18 +37,20 @@ from .engines import prepare_engine, splits_weights, uses_reentrant_checkpoints,
 from .evaluating import (
     Protocols,
     as_evaluators,
+    build_embedder,
     choose_best_model_metric,
     choose_evaluators,
     is_greater_better,
     primary_metric,
 )
+from .further_parts import FurtherParts
 from .hub_checkpoint import as_saved
 from .methods import MarginSoftmax, TrainingMethod
 from .output_lock import only_training_in
 from .publishing import Publisher, check_card
 from .refused import PARAMETERS, check_parameters, check_settings
-from .resuming import find_best_checkpoint, find_checkpoint, keep_best_checkpoint
-from .streaming import StreamedBatches, check_stream_settings
+from .resuming import find_best_checkpoint, find_checkpoint
+from .streaming import StreamedBatches
 
 logger = logging.get_logger(__name__)
 
@@ -103,6 +103,9 @@ class FaceTrainer(Trainer):
     eval_dataset: list[Evaluator]
     processing_class: FaceImageProcessor
     data_collator: FaceCollator
+    method: TrainingMethod
+    class_centers: ClassCenters
+    ema: WeightAverage | None
     hub_model_id: str | None  # type: ignore[assignment]
     push_in_progress: Any = None  # a `PushInProgress`
     hp_search_backend: Any = None  # while `hyperparameter_search` runs
@@ -125,15 +128,14 @@ class FaceTrainer(Trainer):
         check_parameters(**{name: kwargs.pop(name) for name in PARAMETERS if name in kwargs})
         self.args = args = as_face_arguments(args)
         self.model_init = model_init
-        model = self._first_model(model, kwargs.get("optimizers"))
-        check_model(model, train_dataset)
+        check_model_source(model, model_init, kwargs.get("optimizers"))
+        if model is None:
+            set_seed(args.seed)
+            model = super().call_model_init()  # type: ignore[assignment]
+        model = check_model(model, train_dataset)
         if args.push_to_hub:
             check_card(card)
-        train_dataset = as_training_data(train_dataset)
-        if isinstance(train_dataset, Dataset):
-            check_training_data(train_dataset, model, args)
-        if isinstance(train_dataset, IterableDataset):
-            check_stream_settings(args)
+        train_dataset = as_training_data(train_dataset, model, args)
         if image_processor is not None and processing_class is not None:
             raise ValueError("image_processor= and processing_class= are the same: pass one of them.")
         image_processor = image_processor or processing_class
@@ -141,10 +143,9 @@ class FaceTrainer(Trainer):
         evaluators = as_evaluators(eval_dataset)
         choose_best_model_metric(args, evaluators)
         self.publisher = Publisher(self, card)
-        self._first_method = method or MarginSoftmax()
         self.divergence = DivergenceCheck()
-        self.ema: WeightAverage | None = None
-        self._adopt(model)
+        self.further_parts = FurtherParts(self, method or MarginSoftmax())
+        self.further_parts.adopt(model)
         super().__init__(
             model=model,
             args=args,
@@ -162,64 +163,30 @@ class FaceTrainer(Trainer):
         self._logged: dict[str, list[Tensor]] = {}
         self._streamed: StreamedBatches | None = None
         self._resumed_from: Path | None = None
-        for callback in (_FurtherParts(self), self.publisher):
+        for callback in (self.further_parts, self.publisher):
             self.add_callback(callback)
-        self._set_up()
+        self.further_parts.set_up()
         if self.optimizer is not None:
             self.class_centers.check_optimizer(self.optimizer)
             self.class_centers.prepare(self.optimizer)
 
     # The model
 
-    def _first_model(self, model: FaceRecognitionModel | None, optimizers: tuple | None) -> FaceRecognitionModel:
-        """The given model, or one of `model_init`."""
-        if (model is None) == (self.model_init is None):
-            raise ValueError("FaceTrainer requires either model= or model_init=, which creates one, and not both.")
-        if model is not None:
-            return model
-        if optimizers is not None and optimizers != (None, None):
-            raise ValueError(
-                "optimizers= hold the weights of one model: with model_init=, use optimizer_cls_and_kwargs=."
-            )
-        set_seed(self.args.seed)
-        return super().call_model_init()  # type: ignore[return-value]
-
     def call_model_init(self, trial: Any = None) -> FaceRecognitionModel:
         self.model = super().call_model_init(trial)  # type: ignore[assignment]
-        self._adopt(self.model)
+        self.further_parts.adopt(self.model)
         if not splits_weights(self.accelerator):
             self.model.to(self.args.device)  # type: ignore[arg-type]  # the wrapper hides what it takes
-        self._set_up()
+        self.further_parts.set_up()
         return self.model
-
-    def _adopt(self, model: FaceRecognitionModel) -> None:
-        """Add the method to a model, and prepare its class centers before it moves to the device."""
-        self.method = self._first_method if self.model_init is None else copy.deepcopy(self._first_method)
-        model.method = self.method  # its modules are trained, wrapped and checkpointed with the model
-        model.head.requires_grad_(self.method.uses_head)
-        self.class_centers = ClassCenters(model.head, self.args)
-        if self.class_centers.is_split:
-            model._ddp_params_and_buffers_to_ignore = ["head.weight"]  # type: ignore[assignment]
-
-    def _set_up(self) -> None:
-        """Set up memory format, averaging and method of a model on its device."""
-        if self.args.channels_last:
-            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-arg]
-        if self.ema is not None:
-            self.remove_callback(self.ema)
-        self.ema = None if self.args.ema_decay is None else WeightAverage(self.model.backbone, self.args.ema_decay)
-        if self.ema is not None:
-            self.add_callback(self.ema)
-        self.method.setup(self)
-        self.method.to(self.args.device)  # including modules created in setup
 
     def create_accelerator_and_postprocess(self) -> None:
         super().create_accelerator_and_postprocess()
         prepare_engine(self.accelerator)
         if self.hp_search_backend is not None:  # a trial has just set its arguments
             check_settings(self.args)
-            self._adopt(self.model)
-            self._set_up()
+            self.further_parts.adopt(self.model)
+            self.further_parts.set_up()
 
     def train(
         self,
@@ -275,7 +242,7 @@ class FaceTrainer(Trainer):
                 )
             source, state.best_model_checkpoint = best, str(best)
         self._load_from_checkpoint(str(source))
-        self.load_further_weights(source)
+        self.further_parts.load(source)
         self.state = state
         self.publisher.weights_changed(step)
         return True
@@ -405,7 +372,7 @@ class FaceTrainer(Trainer):
         self._memory_tracker.start()
         evaluators = choose_evaluators(eval_dataset, self.eval_dataset)
         start_time = time.time()
-        embedder = self._embedder(flip=any(evaluator.needs_flip for evaluator in evaluators))
+        embedder = build_embedder(self, flip=any(evaluator.needs_flip for evaluator in evaluators))
         metrics: dict[str, float] = {}
         for evaluator in evaluators:
             found = evaluator.evaluate(embedder, figures_dir)
@@ -442,29 +409,11 @@ class FaceTrainer(Trainer):
                 "protocol (pairs.images), or run it with evaluate."
             )
         start_time = time.time()
-        embeddings = self._embedder(flip=False).embed(test_dataset).embeddings
+        embeddings = build_embedder(self, flip=False).embed(test_dataset).embeddings
         metrics = speed_metrics(metric_key_prefix, start_time, num_samples=len(embeddings))
         self.control = self.callback_handler.on_predict(self.args, self.state, self.control, metrics)
         labels = np.asarray(test_dataset["label"]) if "label" in test_dataset.column_names else None
         return PredictionOutput(embeddings, labels, metrics)
-
-    def _embedder(self, flip: bool) -> Embedder:
-        """An embedder of the current weights, in the precision of evaluation."""
-        model = self.evaluated_model
-        broadcast(list(model.buffers()))  # all ranks use the batch norm statistics of the first one, which are saved
-        precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision)
-        if self.args.bf16_full_eval or self.args.fp16_full_eval:
-            whole = torch.bfloat16 if self.args.bf16_full_eval else torch.float16
-            model, precision = copy.deepcopy(model).to(self.args.device, whole), None
-        return Embedder(
-            model,
-            self.processing_class,
-            batch_size=self.args.per_device_eval_batch_size,
-            flip=flip,
-            dtype=precision,
-            num_workers=self.args.dataloader_num_workers,
-            progress=not self.args.disable_tqdm,
-        )
 
     @property
     def evaluated_model(self) -> nn.Module:
@@ -500,31 +449,14 @@ class FaceTrainer(Trainer):
         for module in [self.model] if self.ema is None else [self.model, self.ema.module]:
             check_weights(module, self.state.global_step)
         if _internal_call:
-            self._save_training_model(output_dir)
+            with nullcontext() if self.ema is None else self.ema.in_place_of_the_weights():
+                super().save_model(output_dir, _internal_call=True)
+            self.further_parts.save(Path(output_dir))
             return
         state_dict = self.whole_state_dict("backbone") if splits_weights(self.accelerator) else None
         if self.args.should_save:
             self.backbone.save_pretrained(output_dir, state_dict=state_dict)
             self.processing_class.save_pretrained(output_dir)
-
-    def _save_training_model(self, output_dir: str) -> None:
-        if self.ema is None:
-            super().save_model(output_dir, _internal_call=True)
-        else:
-            with self.ema.in_place_of_the_weights():
-                super().save_model(output_dir, _internal_call=True)
-            if self.args.should_save:
-                self.ema.save(Path(output_dir))
-        if self.class_centers.is_split:
-            self.class_centers.save(Path(output_dir), None if self.args.save_only_model else self.optimizer)
-        if self._streamed is not None and not self.args.save_only_model:
-            self._streamed.save(Path(output_dir), self.state.global_step)
-
-    def load_further_weights(self, checkpoint: Path) -> None:
-        """Load what `Trainer` does not: split class centers with their optimizer state, and the averaged weights."""
-        self.class_centers.load(checkpoint, self.optimizer)
-        if self.ema is not None:
-            self.ema.load(checkpoint)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         # Not public, but a checkpoint must be marked as incomplete before and complete after it is written.
@@ -591,25 +523,3 @@ class FaceTrainer(Trainer):
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         # Not public, but Trainer would upload the training model, and in several commits.
         self.publisher.push_checkpoint(checkpoint_folder)
-
-
-class _FurtherParts(TrainerCallback):
-    """Loads the parts of a checkpoint that `Trainer` does not load."""
-
-    def __init__(self, trainer: FaceTrainer):
-        self.trainer = trainer
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        trainer = self.trainer
-        if trainer._resumed_from is not None:
-            trainer.load_further_weights(trainer._resumed_from)
-            if args.load_best_model_at_end and state.best_global_step:
-                keep_best_checkpoint(state, trainer._resumed_from, args.output_dir)
-            if trainer._streamed is not None:
-                trainer._streamed.load(trainer._resumed_from)
-
-    def on_train_end(self, args, state, control, **kwargs):
-        if args.load_best_model_at_end and state.best_model_checkpoint is not None:
-            self.trainer.load_further_weights(Path(state.best_model_checkpoint))
-        if skipped := self.trainer.data_collator.num_skipped:
-            logger.warning(f"Replaced {skipped} images that could not be decoded with other images.")

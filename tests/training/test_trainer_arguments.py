@@ -22,6 +22,7 @@ from transformers.utils import logging
 from hf_face import FaceRecognitionModel, FaceTrainer, FaceTrainingArguments
 from hf_face.hub import FaceModelCardData, TrainingData
 from hf_face.training import MarginSoftmax
+from hf_face.training.evaluating import build_embedder
 from hf_face.training.refused import PARAMETERS, SETTINGS, check_settings
 
 ROOT = Path(__file__).parents[2]
@@ -140,7 +141,7 @@ def test_evaluation_in_half_precision(make_trainer, faces, name, dtype):
     found, whole = trainer.predict(people).predictions, make_trainer().predict(people).predictions
     assert 1e-6 < abs(found - whole).max() < 0.05
     assert {weight.dtype for weight in trainer.model.parameters()} == {torch.float32}
-    assert trainer._embedder(flip=False).model(pixels.to(dtype)).norm.dtype in (dtype, torch.float32)
+    assert build_embedder(trainer, flip=False).model(pixels.to(dtype)).norm.dtype in (dtype, torch.float32)
     assert trainer.train().global_step == 4
 
 

@@ -1,0 +1,86 @@
+"""What belongs to a model in training and its checkpoints besides what `Trainer` knows."""
+
+import copy
+from pathlib import Path
+
+import torch
+from transformers import TrainerCallback
+from transformers.utils import logging
+
+from ..recognition import FaceRecognitionModel
+from .card import Run
+from .class_centers import ClassCenters
+from .ema import WeightAverage
+from .methods import TrainingMethod
+from .resuming import keep_best_checkpoint
+
+logger = logging.get_logger(__name__)
+
+
+class FurtherParts(TrainerCallback):
+    """
+    Sets a trainer's `method`, `class_centers` and `ema` for its model, and for each new one of `model_init`; saves and
+    loads what checkpoints have of them, and the position in a stream.
+
+    Args:
+        trainer ([`FaceTrainer`]): The trainer.
+        method ([`TrainingMethod`]): The method, of which each model of `model_init` has a copy.
+    """
+
+    def __init__(self, trainer: Run, method: TrainingMethod):
+        self.trainer, self.method = trainer, method
+        trainer.ema = None
+
+    def adopt(self, model: FaceRecognitionModel) -> None:
+        """Add the method to a model, and prepare its class centers before it moves to the device."""
+        trainer = self.trainer
+        trainer.method = self.method if trainer.model_init is None else copy.deepcopy(self.method)
+        model.method = trainer.method  # its modules are trained, wrapped and checkpointed with the model
+        model.head.requires_grad_(trainer.method.uses_head)
+        trainer.class_centers = ClassCenters(model.head, trainer.args)
+        if trainer.class_centers.is_split:
+            model._ddp_params_and_buffers_to_ignore = ["head.weight"]  # type: ignore[assignment]
+
+    def set_up(self) -> None:
+        """Set up memory format, averaging and method of the model on its device."""
+        trainer, args = self.trainer, self.trainer.args
+        if args.channels_last:
+            trainer.model.to(memory_format=torch.channels_last)
+        if trainer.ema is not None:
+            trainer.remove_callback(trainer.ema)
+        trainer.ema = None if args.ema_decay is None else WeightAverage(trainer.model.backbone, args.ema_decay)
+        if trainer.ema is not None:
+            trainer.add_callback(trainer.ema)
+        trainer.method.setup(trainer)
+        trainer.method.to(args.device)  # including modules created in setup
+
+    def save(self, folder: Path) -> None:
+        """Add them to a checkpoint. Must be called on every rank."""
+        trainer, args = self.trainer, self.trainer.args
+        if trainer.ema is not None and args.should_save:
+            trainer.ema.save(folder)
+        if trainer.class_centers.is_split:
+            trainer.class_centers.save(folder, None if args.save_only_model else trainer.optimizer)
+        if trainer._streamed is not None and not args.save_only_model:
+            trainer._streamed.save(folder, trainer.state.global_step)
+
+    def load(self, checkpoint: Path) -> None:
+        """Load split class centers with their optimizer state, and the averaged weights."""
+        self.trainer.class_centers.load(checkpoint, self.trainer.optimizer)
+        if self.trainer.ema is not None:
+            self.trainer.ema.load(checkpoint)
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        trainer = self.trainer
+        if trainer._resumed_from is not None:
+            self.load(trainer._resumed_from)
+            if args.load_best_model_at_end and state.best_global_step:
+                keep_best_checkpoint(state, trainer._resumed_from, args.output_dir)
+            if trainer._streamed is not None:
+                trainer._streamed.load(trainer._resumed_from)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if args.load_best_model_at_end and state.best_model_checkpoint is not None:
+            self.load(Path(state.best_model_checkpoint))
+        if skipped := self.trainer.data_collator.num_skipped:
+            logger.warning(f"Replaced {skipped} images that could not be decoded with other images.")
