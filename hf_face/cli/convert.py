@@ -6,6 +6,7 @@ Convert another project's checkpoint to a model folder, or a model folder to ano
 Example:
     hf-face convert backbone.pth my-model
     hf-face convert --source magface --keep_class_centers magface.pth my-model
+    hf-face convert --set unfuse=true w600k_r50.onnx my-model
     hf-face convert --set architecture=convnext_nano --set 'model_args={patch_size: 2}' model.bin my-model
     hf-face convert --export arcface_torch my-model backbone.pth
 """
@@ -29,6 +30,7 @@ def main(argv: Sequence[str]) -> None:
         check_output_folder(args.output)
 
     from ..convert import convert_to_folder, export_checkpoint
+    from ..models import FaceConfig
 
     if args.export:
         export_checkpoint(args.checkpoint, args.export, args.output)
@@ -37,8 +39,10 @@ def main(argv: Sequence[str]) -> None:
     model, image_processor = convert_to_folder(
         args.checkpoint, args.output, args.source, keep_class_centers=args.keep_class_centers, **dict(args.set)
     )
-    size = f"{model.num_parameters() / 1e6:.1f} M parameters, {model.config.embedding_size}-d embedding"
-    print(f"{args.output}: {model.config.model_type}, {size}, {image_processor.channel_order} input.")
+    config = model.config
+    answer = f"{config.embedding_size}-d embedding" if isinstance(config, FaceConfig) else "finds and aligns a face"
+    size = f"{model.num_parameters() / 1e6:.1f} M parameters"
+    print(f"{args.output}: {config.model_type}, {size}, {answer}, {image_processor.channel_order} input.")
     print("The weights keep the license of their source, often research only: state it when publishing them.")
 
 

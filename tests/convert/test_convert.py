@@ -14,6 +14,8 @@ from torch import nn
 from transformers import pipeline
 
 from hf_face import (
+    InceptionResNetConfig,
+    InceptionResNetModel,
     IResNetConfig,
     IResNetModel,
     MobileFaceNetConfig,
@@ -377,7 +379,7 @@ def test_a_source_that_takes_what_is_anothers_is_named_beside_it(own_sources):
 def test_every_source_can_be_named():
     assert set(SOURCES) == {
         "adaface", "arcface_torch", "cvlface", "cvlface_aligner", "edgeface", "face_embeddings", "facenet_pytorch",
-        "froundation", "ghostfacenets", "magface", "mobilefacenet", "onnx", "revisit_linearize", "sface", "timm",
+        "froundation", "ghostfacenets", "lvface", "magface", "mobilefacenet", "onnx", "revisit_linearize", "sface", "timm",
         "timm_face", "transface",
     }  # fmt: skip
 
@@ -411,3 +413,19 @@ def test_what_is_no_model_folder_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere\.pth: no such file or folder"):
         convert_to_folder(tmp_path / "nowhere.pth", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_facenets_class_layer_is_kept_on_request():
+    facenet = InceptionResNetModel(InceptionResNetConfig(depths=[1, 1, 1], embedding_size=8))
+    classifier = {"logits.weight": torch.randn(5, 8), "logits.bias": torch.randn(5)}
+    tensors = {**export_checkpoint(facenet, "facenet_pytorch"), **classifier}
+    model, _ = convert_checkpoint(tensors, keep_class_centers=True)
+    assert torch.equal(model.class_centers, classifier["logits.weight"])
+    older = {name: tensor for name, tensor in tensors.items() if not name.endswith("num_batches_tracked")}
+    assert convert_checkpoint(older)[0].config.depths == [1, 1, 1]
+
+
+def test_class_centers_of_another_width_are_refused():
+    tensors = {**export_checkpoint(tiny("adaface"), "adaface"), "head.kernel": torch.randn(25, 5)}
+    with pytest.raises(ValueError, match=r"class centers \(5, 25\) are not those of an embedding of size 24"):
+        convert_checkpoint(tensors, keep_class_centers=True)

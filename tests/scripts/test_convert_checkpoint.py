@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from transformers import AutoModel, pipeline
 
-from hf_face import IResNetConfig, IResNetModel, export_checkpoint
+from hf_face import FaceAlignerConfig, FaceAlignerModel, IResNetConfig, IResNetModel, export_checkpoint
 from hf_face.convert import SOURCES
 from hf_face.heads import MarginHead, load_head
 
@@ -28,6 +28,13 @@ def run(monkeypatch, capsys):
         return capsys.readouterr().out
 
     return run
+
+
+def test_says_what_an_aligner_does(tmp_path, run):
+    torch.save(export_checkpoint(FaceAlignerModel(FaceAlignerConfig()), "cvlface_aligner"), tmp_path / "model.pt")
+    assert "face_aligner, 0.5 M parameters, finds and aligns a face, rgb input" in run(
+        tmp_path / "model.pt", tmp_path / "out"
+    )
 
 
 def test_converts_loads_in_a_pipeline_and_comes_back(tmp_path, run):
