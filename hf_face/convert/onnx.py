@@ -1,21 +1,70 @@
 """ONNX files: InsightFace's packs and exports of arcface_torch."""
 
-from itertools import chain, groupby
-from typing import Any
+from dataclasses import dataclass
+from itertools import chain, groupby, pairwise
+from typing import Any, cast
 
 from torch import Tensor
 
 from ..heads.margins.angular import ARCFACE
-from ..models import FaceConfig, FaceImageProcessor, FacePreTrainedModel, IResNetConfig, MobileFaceNetConfig
+from ..models import (
+    FaceConfig,
+    FaceImageProcessor,
+    FacePreTrainedModel,
+    FusableMixin,
+    IResNetConfig,
+    MobileFaceNetConfig,
+)
 from ..registry import sources
 from .checkpoint import Checkpoint, StateDict
-from .onnx_graph import SHAPE_OPS, SKIPPED_OPS, Graph, Node
+from .onnx_graph import SHAPE_OPS, SKIPPED_OPS, Graph, Node, Unit
 from .onnx_weights import read_weights
 from .source import CheckpointSource, skeleton_of
 
 LAYERS = {"Add", "BatchNormalization", "Conv", "Div", "Gemm", "MatMul", "MaxPool", "Mul", "PRelu", "Sub"}
 KNOWN_OPS = LAYERS | SKIPPED_OPS | SHAPE_OPS
-Unit = tuple[list[Node], list[Node]]  # the layers of a residual unit and those of its shortcut
+
+
+@dataclass
+class Layers:
+    """
+    The layers of a network.
+
+    Attributes:
+        steps: Layers and residual units, from the stem on.
+        origin, image_size: The file, for error messages, and the size of its input.
+    """
+
+    steps: list[Node | Unit]
+    origin: str
+    image_size: int
+
+    @property
+    def units(self) -> list[Unit]:
+        return [step for step in self.steps if isinstance(step, Unit)]
+
+    @property
+    def plain(self) -> list[Node]:
+        """The layers outside units."""
+        return [step for step in self.steps if isinstance(step, Node)]
+
+    @property
+    def in_order(self) -> list[Node]:
+        """All layers; of a unit, those of the shortcut last."""
+        nested = [[step] if isinstance(step, Node) else step.layers + step.shortcut for step in self.steps]
+        return list(chain.from_iterable(nested))
+
+    @property
+    def stem(self) -> Tensor:
+        """The weight of the first convolution."""
+        return self.plain[0].weights[0]
+
+    @property
+    def embedding_size(self) -> int:
+        linear = next((layer for layer in reversed(self.plain) if layer.op in ("Gemm", "MatMul")), None)
+        if linear is None:
+            raise ValueError(f"{self.origin} does not end with a linear layer: {self.plain[-1]} does not fit.")
+        return linear.weights[0].shape[0 if linear.attributes.get("transB") else 1]
 
 
 class OnnxSource(CheckpointSource):
@@ -38,13 +87,13 @@ class OnnxSource(CheckpointSource):
 
     def read(self, checkpoint: Checkpoint, **overrides: Any) -> tuple[FaceConfig, StateDict, Tensor | None]:
         graph = self.graph_of(checkpoint)
-        path = layers_of(graph)
-        config = self.architecture(path, graph, {**overrides, "fused": False})
-        nodes = [node for step in path for node in ([step] if isinstance(step, Node) else chain.from_iterable(step))]
-        weights, config.fused = read_weights(skeleton_of(config), nodes, graph, overrides.get("fused"))
+        layers = layers_of(graph)
+        config = self.architecture(layers, {**overrides, "fused": False})
+        skeleton = cast(FusableMixin, skeleton_of(config))
+        weights, config.fused = read_weights(skeleton, layers.in_order, graph, overrides.get("fused"))
         return config, weights, None
 
-    def architecture(self, path: list[Node | Unit], graph: Graph, settings: dict[str, Any]) -> FaceConfig:
+    def architecture(self, layers: Layers, settings: dict[str, Any]) -> Any:
         """Read the architecture from the layers; `settings` take precedence."""
         raise NotImplementedError
 
@@ -70,14 +119,11 @@ class InsightFaceOnnx(OnnxSource):
     def recognizes(self, checkpoint: Checkpoint) -> bool:
         return checkpoint.graph is not None and not is_mobilenet(checkpoint.graph)
 
-    def architecture(self, path, graph, settings):
-        units = [step for step in path if not isinstance(step, Node)]
-        stem = path[0] if path else None
-        if not isinstance(stem, Node) or stem.op != "Conv" or not units:
-            raise ValueError(f"{graph.origin} has no residual units: it is neither an iresnet nor a MobileFaceNet.")
-        first = units[0][0][0]
-        read = iresnet if first.op == "BatchNormalization" else mobilefacenet
-        return read(path, units, graph, settings)
+    def architecture(self, layers, settings):
+        if not layers.units:
+            raise ValueError(f"{layers.origin} has no residual units: it is neither an iresnet nor a MobileFaceNet.")
+        read = iresnet if layers.units[0].layers[0].op == "BatchNormalization" else mobilefacenet
+        return read(layers, settings)
 
 
 def is_mobilenet(graph: Graph) -> bool:
@@ -98,9 +144,9 @@ def normalization_of(graph: Graph) -> dict[str, list[float]]:
     return {"image_mean": shift.expand(3).tolist(), "image_std": scale.expand(3).tolist()}
 
 
-def layers_of(graph: Graph) -> list[Node | Unit]:
+def layers_of(graph: Graph) -> Layers:
     """
-    The path through the graph, without the normalization and layers that only reshape.
+    The layers of the graph, without the normalization and layers that only reshape.
 
     Raises:
         ValueError: if the graph has another kind of layer or branches; names the first that does not fit.
@@ -110,59 +156,49 @@ def layers_of(graph: Graph) -> list[Node | Unit]:
             raise ValueError(
                 f"{graph.origin}: {node} does not fit: no iresnet, MobileFaceNet or MobileNet v1 has {node.op}."
             )
-    path = [step for step in graph.path() if not isinstance(step, Node) or step.op not in SKIPPED_OPS]
-    if isinstance(path[0], Node) and path[0].op == "Sub":
-        del path[:2]
-    return path
+    steps = [step for step in graph.path() if isinstance(step, Unit) or step.op not in SKIPPED_OPS]
+    if isinstance(steps[0], Node) and steps[0].op == "Sub":
+        del steps[:2]
+    if not isinstance(steps[0], Node) or steps[0].op != "Conv":
+        raise ValueError(f"{graph.origin} does not begin with a convolution.")
+    return Layers(steps, graph.origin, graph.input_shape[-1])
 
 
-def iresnet(path: list[Node | Unit], units: list[Unit], graph: Graph, settings: dict[str, Any]) -> IResNetConfig:
-    convolutions = [[node for node in layers if node.op == "Conv"] for layers, _ in units]
+def iresnet(layers: Layers, settings: dict[str, Any]) -> IResNetConfig:
+    convolutions = [[node for node in unit.layers if node.op == "Conv"] for unit in layers.units]
     strides = [max(node.attributes["strides"][0] for node in unit) for unit in convolutions]
     starts = [position for position, stride in enumerate(strides) if stride == 2]
-    depths = [end - start for start, end in zip(starts, [*starts[1:], len(units)], strict=True)]
-    stem, norm = path[0].weights[0], units[0][0][0]
-    last = path[-1]
-    is_bias = last.op != "BatchNormalization" or (last.weights[0] == 1).all()
-    subsampled = any(node.op == "MaxPool" for _, shortcut in units for node in shortcut)
+    last = layers.plain[-1]
+    learns_bias_only = last.op != "BatchNormalization" or bool((last.weights[0] == 1).all())
+    subsampled = any(node.op == "MaxPool" for unit in layers.units for node in unit.shortcut)
     read = {
-        "depths": depths,
+        "depths": [end - start for start, end in pairwise([*starts, len(convolutions)])],
         "hidden_sizes": [len(convolutions[start][-1].weights[0]) for start in starts],
         "layer_type": "bottleneck" if len(convolutions[0]) == 3 else "basic",
         "shortcut": "subsample" if subsampled else "projection",
-        "stem_size": stem.shape[0],
-        "num_channels": stem.shape[1],
-        "stem_kernel_size": stem.shape[2],
-        "embedding_size": embedding_size_of(path, graph),
-        "embedding_norm": "bias" if is_bias else "affine",
-        "image_size": graph.input_shape[-1],
-        "batch_norm_eps": epsilon_of(norm),
+        "stem_size": layers.stem.shape[0],
+        "num_channels": layers.stem.shape[1],
+        "stem_kernel_size": layers.stem.shape[2],
+        "embedding_size": layers.embedding_size,
+        "embedding_norm": "bias" if learns_bias_only else "affine",
+        "image_size": layers.image_size,
+        "batch_norm_eps": epsilon_of(layers.units[0].layers[0]),
     }
     return IResNetConfig(**{**read, **settings})
 
 
-def mobilefacenet(
-    path: list[Node | Unit], units: list[Unit], graph: Graph, settings: dict[str, Any]
-) -> MobileFaceNetConfig:
-    runs = [len(list(run)) for is_unit, run in groupby(path, lambda step: not isinstance(step, Node)) if is_unit]
-    stem = path[0].weights[0]
-    norms = [step for step in path if isinstance(step, Node) and step.op == "BatchNormalization"]
+def mobilefacenet(layers: Layers, settings: dict[str, Any]) -> MobileFaceNetConfig:
+    runs = [len(list(run)) for of_units, run in groupby(layers.steps, lambda step: isinstance(step, Unit)) if of_units]
+    norms = [layer for layer in layers.plain if layer.op == "BatchNormalization"]
     read = {
         "depths": runs if len(runs) == 4 else [1, *runs],
-        "width": stem.shape[0] // 64,
-        "num_channels": stem.shape[1],
-        "embedding_size": embedding_size_of(path, graph),
-        "image_size": graph.input_shape[-1],
+        "width": layers.stem.shape[0] // 64,
+        "num_channels": layers.stem.shape[1],
+        "embedding_size": layers.embedding_size,
+        "image_size": layers.image_size,
         "batch_norm_eps": epsilon_of(norms[-1]) if norms else 1e-5,
     }
     return MobileFaceNetConfig(**{**read, **settings})
-
-
-def embedding_size_of(path: list[Node | Unit], graph: Graph) -> int:
-    linear = next((step for step in reversed(path) if isinstance(step, Node) and step.op in ("Gemm", "MatMul")), None)
-    if linear is None:
-        raise ValueError(f"{graph.origin} does not end with a linear layer: {path[-1]} does not fit.")
-    return linear.weights[0].shape[0 if linear.attributes.get("transB") else 1]
 
 
 def epsilon_of(norm: Node) -> float:

@@ -40,6 +40,14 @@ class Node:
 
 
 @dataclass
+class Unit:
+    """A residual unit: the layers of its two branches, whose outputs are added."""
+
+    layers: list[Node]
+    shortcut: list[Node]
+
+
+@dataclass
 class Graph:
     """
     A network with one input and one output.
@@ -57,9 +65,9 @@ class Graph:
     input_shape: tuple[int, ...]
     origin: str
 
-    def path(self) -> Iterator[Node | tuple[list[Node], list[Node]]]:
+    def path(self) -> Iterator[Node | Unit]:
         """
-        The layers from input to output. Two branches that are added are a pair, the longer one first.
+        The layers from input to output. Of two branches that are added, the longer one has the layers of the unit.
 
         Raises:
             ValueError: if the network is not such a path; names the node where it branches otherwise.
@@ -68,11 +76,10 @@ class Graph:
         while tensor != self.output:
             following = self.consumers(tensor)
             if len(following) == 2:
-                branches = [self.branch(node, tensor) for node in following]
-                (first, sum_of_first), (second, sum_of_second) = branches
+                (first, sum_of_first), (second, sum_of_second) = [self.branch(node, tensor) for node in following]
                 if sum_of_first is not sum_of_second:
                     raise ValueError(f"{self.origin}: {sum_of_first} does not add the branches that start at {tensor}.")
-                yield (first, second) if len(first) >= len(second) else (second, first)
+                yield Unit(first, second) if len(first) >= len(second) else Unit(second, first)
                 tensor = sum_of_first.output
             elif len(following) == 1:
                 yield following[0]
@@ -141,7 +148,7 @@ def load_weights_beside(model: Any, path: Path) -> None:
     load_external_data_for_model(model, str(path.parent))
 
 
-def without_constant_nodes(model: Any, constants: dict[str, np.ndarray]) -> list[Any]:
+def without_constant_nodes(model: Any, constants: dict[str, Any]) -> list[Any]:
     """The nodes of a file without those that only compute weights, which are added to `constants`."""
     from onnx.reference import ReferenceEvaluator
 
@@ -150,7 +157,7 @@ def without_constant_nodes(model: Any, constants: dict[str, np.ndarray]) -> list
     for node in model.graph.node:
         if node.op_type in CONSTANT_OPS and all(name in constants for name in node.input):
             weights = {name: constants[name] for name in node.input}
-            constants[node.output[0]] = ReferenceEvaluator(node, opsets=versions).run(None, weights)[0]
+            constants[node.output[0]] = ReferenceEvaluator(node, opsets=versions).run(None, weights)[0]  # type: ignore[index]
         else:
             remaining.append(node)
     return remaining

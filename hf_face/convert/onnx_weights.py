@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from ..models import FacePreTrainedModel
+from ..models import FusableMixin
 from .checkpoint import StateDict
 from .onnx_graph import Graph, Node
 
-LINEAR = nn.Conv2d | nn.Linear
-NORM = nn.BatchNorm1d | nn.BatchNorm2d
+Linear = nn.Conv2d | nn.Linear
+Norm = nn.BatchNorm1d | nn.BatchNorm2d
 
 
 @dataclass
@@ -30,13 +30,11 @@ class Layer:
     module: nn.Module
     node: Node
     norm_name: str | None = None
-    norm: nn.Module | None = None
+    norm: Norm | None = None
     norm_node: Node | None = None
 
 
-def read_weights(
-    model: FacePreTrainedModel, nodes: list[Node], graph: Graph, fused: bool | None
-) -> tuple[StateDict, bool]:
+def read_weights(model: FusableMixin, nodes: list[Node], graph: Graph, fused: bool | None) -> tuple[StateDict, bool]:
     """
     Assign the weights of a graph's layers to a model's modules, in order.
 
@@ -59,14 +57,14 @@ def read_weights(
     for layer in layers:
         if isinstance(layer.module, nn.PReLU):
             weights[f"{layer.name}.weight"] = layer.node.weights[0].flatten()
-        elif isinstance(layer.module, NORM):
+        elif isinstance(layer.module, Norm):
             weights |= prefixed(layer.name, norm_weights(layer.node))
-        elif isinstance(layer.module, LINEAR):
+        elif isinstance(layer.module, Linear):
             weights |= fused_layer(layer) if fused else layer_and_norm(layer)
     return weights, fused
 
 
-def pair(model: FacePreTrainedModel, nodes: list[Node], graph: Graph) -> Iterator[Layer]:
+def pair(model: FusableMixin, nodes: list[Node], graph: Graph) -> Iterator[Layer]:
     """The model's modules with their nodes."""
     names = {module: name for name, module in model.named_modules()}
     following = {layer: norm for _, _, layer, _, norm in model.foldable_norms()}
@@ -98,12 +96,12 @@ def pair(model: FacePreTrainedModel, nodes: list[Node], graph: Graph) -> Iterato
 def describe_module(module: nn.Module) -> str | None:
     """What must be equal in the graph; None for modules that are no layers."""
     if isinstance(module, nn.Conv2d):
-        return _convolution(module.weight.shape, module.stride[0], module.padding[0], module.groups)
+        return _convolution(module.weight.shape, module.stride[0], int(module.padding[0]), module.groups)
     if isinstance(module, nn.Linear):
         return f"a linear layer {tuple(module.weight.shape)}"
     if isinstance(module, nn.PReLU):
         return f"a PReLU of {module.num_parameters} channels"
-    if isinstance(module, NORM):
+    if isinstance(module, Norm):
         return f"a batch norm of {module.num_features} channels, epsilon {module.eps:.6g}"
     return f"a pooling with stride {module.stride}" if isinstance(module, nn.MaxPool2d) else None
 
@@ -140,10 +138,10 @@ def norm_weights(node: Node) -> StateDict:
     return batch_norm(weight, bias, mean, variance)
 
 
-def identity_norm(module: nn.Module) -> StateDict:
+def identity_norm(norm: Norm) -> StateDict:
     """A batch norm that divides by `sqrt(variance + epsilon) = 1`."""
-    ones, zeros = torch.ones(module.num_features), torch.zeros(module.num_features)
-    return batch_norm(ones, zeros, zeros.clone(), ones - module.eps)
+    ones, zeros = torch.ones(norm.num_features), torch.zeros(norm.num_features)
+    return batch_norm(ones, zeros, zeros.clone(), ones - norm.eps)
 
 
 def batch_norm(weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor) -> StateDict:
@@ -159,7 +157,7 @@ def batch_norm(weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor) -> 
 def fused_layer(layer: Layer) -> StateDict:
     """A layer with its batch norm folded into it."""
     weight, bias = layer_weights(layer.node)
-    if layer.norm_node is not None:
+    if layer.norm is not None and layer.norm_node is not None:
         gamma, beta, mean, variance = layer.norm_node.weights
         weight, bias = fuse_conv_bn_weights(weight, bias, mean, variance, layer.norm.eps, gamma, beta)
     found = {"weight": weight.detach()} | ({} if bias is None else {"bias": bias.detach()})

@@ -3,8 +3,7 @@
 from ..models import MobileNetFaceConfig
 from ..registry import sources
 from .checkpoint import Checkpoint
-from .onnx import OnnxSource, embedding_size_of, epsilon_of, is_mobilenet
-from .onnx_graph import Node
+from .onnx import OnnxSource, epsilon_of, is_mobilenet
 
 SFACE = """
 @article{sface,
@@ -29,18 +28,16 @@ class SFace(OnnxSource):
     def recognizes(self, checkpoint: Checkpoint) -> bool:
         return checkpoint.graph is not None and is_mobilenet(checkpoint.graph)
 
-    def architecture(self, path, graph, settings):
-        layers = [step for step in path if isinstance(step, Node)]
-        convolutions = [layer for layer in layers if layer.op == "Conv"]
-        norms = [layer for layer in layers if layer.op == "BatchNormalization"]
-        stem, depthwise, pointwise = convolutions[0], convolutions[1::2], convolutions[2::2]
+    def architecture(self, layers, settings):
+        _, *convolutions = [layer for layer in layers.plain if layer.op == "Conv"]
+        norms = [layer for layer in layers.plain if layer.op == "BatchNormalization"]
         read = {
-            "num_channels": stem.weights[0].shape[1],
-            "stem_size": stem.weights[0].shape[0],
-            "hidden_sizes": [len(layer.weights[0]) for layer in pointwise],
-            "strides": [layer.attributes["strides"][0] for layer in depthwise],
-            "embedding_size": embedding_size_of(path, graph),
-            "image_size": graph.input_shape[-1],
+            "num_channels": layers.stem.shape[1],
+            "stem_size": layers.stem.shape[0],
+            "hidden_sizes": [len(pointwise.weights[0]) for pointwise in convolutions[1::2]],
+            "strides": [depthwise.attributes["strides"][0] for depthwise in convolutions[::2]],
+            "embedding_size": layers.embedding_size,
+            "image_size": layers.image_size,
             "batch_norm_eps": epsilon_of(norms[0]),
             "neck_norm_eps": epsilon_of(norms[-1]),
         }

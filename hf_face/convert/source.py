@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from transformers import MODEL_MAPPING
+from transformers import MODEL_MAPPING, PreTrainedConfig
 from transformers.utils import logging
 
 from ..models import FaceConfig, FaceImageProcessor, FacePreTrainedModel
@@ -112,7 +112,7 @@ class CheckpointSource:
         """Infer the architecture from the backbone's names (without prefix) and shapes; `overrides` take precedence."""
         raise NotImplementedError
 
-    def their_name(self, name: str, config: FaceConfig) -> str:
+    def their_name(self, name: str, config: Any) -> str:
         """The project's name, without prefix, of the tensor that our model calls `name`."""
         return rename(name, self.renames)
 
@@ -137,7 +137,7 @@ class CheckpointSource:
         options = {key: overrides.pop(key) for key in PREPROCESSING_OPTIONS if key in overrides}
         config, weights, centers = self.read(checkpoint, **overrides)
         check_finite(weights, checkpoint.origin)
-        model = MODEL_MAPPING[type(config)].from_pretrained(
+        model = model_class_of(config).from_pretrained(
             None, config=config, state_dict=weights, dtype=dtype or widest_dtype(weights)
         )
         attach_class_centers(model, centers, keep_class_centers, checkpoint.origin)
@@ -216,10 +216,15 @@ def rename(name: str, renames: Renames) -> str:
     return name
 
 
+def model_class_of(config: PreTrainedConfig) -> Any:
+    """The class of our models with this configuration, backbones and others."""
+    return MODEL_MAPPING[type(config)]
+
+
 def skeleton_of(config: FaceConfig) -> FacePreTrainedModel:
     """Build the model of this configuration without allocating its tensors."""
     with torch.device("meta"):
-        return MODEL_MAPPING[type(config)](config)
+        return model_class_of(config)(config)
 
 
 def widest_dtype(tensors: StateDict) -> torch.dtype:

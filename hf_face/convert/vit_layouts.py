@@ -1,9 +1,12 @@
 """InsightFace's and TransFace's layouts of the face vision transformer."""
 
+from typing import ClassVar
+
 from ..models import FaceConfig, ViTFaceConfig
 from ..models.modeling_vit_face import BUCKETS
 from .checkpoint import StateDict
 from .layout import Layout, count_units, shape_of
+from .source import Renames
 
 
 class InsightFaceViT(Layout):
@@ -11,7 +14,7 @@ class InsightFaceViT(Layout):
     anchor = "feature.0.weight"
     patch_weighting = False
     position = "absolute"
-    renames = (
+    renames: ClassVar[Renames] = (
         (r"^embeddings\.patch", "patch_embed.proj"),
         (r"^embeddings\.position", "pos_embed"),
         (r"^embeddings\.mask_token", "mask_token"),
@@ -61,7 +64,7 @@ class CVLfaceKeypointViT(InsightFaceViT):
 
     anchor = "keypoint_linear.weight"
     position = "keypoint_relative"
-    renames = (*InsightFaceViT.renames, (r"^keypoint_bias\.linear", "keypoint_linear"))
+    renames: ClassVar[Renames] = (*InsightFaceViT.renames, (r"^keypoint_bias\.linear", "keypoint_linear"))
 
     def config(self, tensors: StateDict, origin: str, **settings) -> ViTFaceConfig:
         rows = shape_of(tensors, self.anchor, 2, origin)[0]

@@ -68,7 +68,7 @@ class MobileNetFaceConfig(FaceConfig):
 
     def validate_layers(self):
         """Raise `ValueError` unless every separable convolution has a width and a stride."""
-        if len(self.hidden_sizes) != len(self.strides) or min(self.hidden_sizes + self.strides, default=0) < 1:
+        if len(self.hidden_sizes) != len(self.strides) or min([*self.hidden_sizes, *self.strides], default=0) < 1:
             raise ValueError(
                 "hidden_sizes and strides must have one positive number for each separable convolution, "
                 f"found {self.hidden_sizes} and {self.strides}."

@@ -79,7 +79,7 @@ def built_in_models() -> Iterator[tuple[type[PreTrainedConfig], type[PreTrainedM
 
 
 for _config_class, _model_class in built_in_models():
-    if issubclass(_config_class, FaceConfig):
+    if issubclass(_config_class, FaceConfig) and issubclass(_model_class, FacePreTrainedModel):
         register_family(_config_class, _model_class)
     else:  # finds faces rather than embedding them
         register_with_auto_classes(_config_class, _model_class)

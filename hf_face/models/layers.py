@@ -46,12 +46,12 @@ class FusableMixin(PreTrainedModel):
             raise ValueError("fuse() folds the statistics that batch norms have in inference: call model.eval() first.")
         for sequence, name, layer, norm_name, norm in list(self.foldable_norms()):
             # Written for convolutions, but equally correct for linear layers: both put output channels first.
-            setattr(sequence, name, fuse_conv_bn_eval(layer, norm))  # type: ignore[type-var]
+            setattr(sequence, name, fuse_conv_bn_eval(layer, norm))
             setattr(sequence, norm_name, nn.Identity())
         self.config.fused = True
         return self
 
-    def foldable_norms(self) -> Iterator[tuple[nn.Sequential, str, nn.Module, str, nn.Module]]:
+    def foldable_norms(self) -> Iterator[tuple[nn.Sequential, str, Any, str, Any]]:
         """Each layer that a batch norm follows, with the names of both in their sequence."""
         for sequence in [module for module in self.modules() if isinstance(module, nn.Sequential)]:
             for (name, layer), (norm_name, norm) in pairwise(list(sequence.named_children())):

@@ -1,9 +1,10 @@
 """Base model and output shared by all face model families."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput, can_return_tuple
 
@@ -71,6 +72,10 @@ class ConvolutionalMixin(FusableMixin):
     the raw embedding.
     """
 
+    prepare_pixels: Callable[[Tensor], Tensor]  # of FacePreTrainedModel
+    stem: nn.Module
+    stages: nn.ModuleList
+    neck: nn.Module
     takes_any_size = False  # the neck pools rather than flattens
 
     @can_return_tuple

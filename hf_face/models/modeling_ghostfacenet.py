@@ -67,7 +67,7 @@ class GhostBottleneck(GradientCheckpointingLayer):
         middle, out_channels = config.expansion_sizes[index], config.hidden_sizes[index]
         kernel_size, stride = config.kernel_sizes[index], config.strides[index]
         self.expand = GhostModule(config, in_channels, middle, activation=True)
-        self.downsample = nn.Identity()
+        self.downsample: nn.Module = nn.Identity()
         if stride > 1:
             self.downsample = ConvLayer(config, middle, middle, kernel_size, stride, groups=middle)
         squeezed = config.squeeze_sizes[index]

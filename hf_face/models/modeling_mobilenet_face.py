@@ -1,6 +1,7 @@
 """MobileNet v1 for faces, the network of SFace."""
 
 from collections import OrderedDict
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -101,8 +102,8 @@ class MobileNetFaceModel(ConvolutionalMixin, MobileNetFacePreTrainedModel):
         self.stem = ConvLayer(config, config.num_channels, config.stem_size, 3)
         widths = [config.stem_size, *config.hidden_sizes]
         self.stages = nn.ModuleList(
-            SeparableConvolution(config, *channels, stride)
-            for *channels, stride in zip(widths, config.hidden_sizes, config.strides, strict=False)
+            SeparableConvolution(config, inputs, outputs, stride)
+            for (inputs, outputs), stride in zip(pairwise(widths), config.strides, strict=True)
         )
         self.neck = MobileNetFaceNeck(config)
         self.post_init()

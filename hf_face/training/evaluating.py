@@ -1,13 +1,16 @@
 """The protocols of a training run, and the metric that chooses its best model."""
 
 import copy
+import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.utils import broadcast
 from datasets import Dataset, IterableDataset
-from transformers.trainer_utils import SaveStrategy
+from transformers.trainer_utils import PredictionOutput, SaveStrategy, speed_metrics
 
 from ..data import VerificationPairs
 from ..embedding import Embedder
@@ -72,6 +75,46 @@ def choose_best_model_metric(args: FaceTrainingArguments, evaluators: list[Evalu
     direction = is_greater_better(args.metric_for_best_model, evaluators)
     if args.greater_is_better is None:
         args.greater_is_better = direction
+
+
+def search_metric(args: FaceTrainingArguments, own: list[Evaluator] | None) -> tuple[str, bool]:
+    """The metric that a hyperparameter search optimizes by default, and whether greater values are better."""
+    evaluators = choose_evaluators(None, own)
+    metric = args.metric_for_best_model or primary_metric(evaluators)
+    metric = metric if metric.startswith("eval_") else f"eval_{metric}"
+    return metric, is_greater_better(metric, evaluators)
+
+
+def run_protocols(
+    trainer: Run, evaluators: list[Evaluator], prefix: str, figures_dir: str | Path | None
+) -> dict[str, float]:
+    """Run protocols on a trainer's current weights. Images that several of them share are embedded once."""
+    start_time = time.time()
+    embedder = build_embedder(trainer, flip=any(evaluator.needs_flip for evaluator in evaluators))
+    metrics: dict[str, float] = {}
+    for evaluator in evaluators:
+        found = evaluator.evaluate(embedder, figures_dir)
+        trainer.publisher.remember(evaluator, found, figures_dir)
+        metrics |= {f"{prefix}_{name}": value for name, value in evaluator.prefixed(found).items()}
+    return metrics | speed_metrics(prefix, start_time)
+
+
+def embed_dataset(trainer: Run, dataset: Dataset, prefix: str) -> PredictionOutput:
+    """
+    Embed the images of a dataset with a trainer's current weights.
+
+    Raises:
+        ValueError: if it is not a dataset.
+    """
+    if not isinstance(dataset, Dataset):
+        raise ValueError(
+            f"predict embeds the images of a dataset, found {type(dataset).__name__}: pass the images of a protocol "
+            "(pairs.images), or run it with evaluate."
+        )
+    start_time = time.time()
+    embeddings = build_embedder(trainer, flip=False).embed(dataset).embeddings
+    labels = np.asarray(dataset["label"]) if "label" in dataset.column_names else None
+    return PredictionOutput(embeddings, labels, speed_metrics(prefix, start_time, num_samples=len(embeddings)))
 
 
 def build_embedder(trainer: Run, flip: bool) -> Embedder:

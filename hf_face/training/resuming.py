@@ -5,7 +5,7 @@ from pathlib import Path
 
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from transformers import TrainerState
+from transformers import TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
@@ -63,6 +63,26 @@ def find_best_checkpoint(state: TrainerState, checkpoint: Path, output_dir: str 
     if state.best_global_step == state.global_step:
         places = [checkpoint]
     return next((place for place in places if place.is_dir() and find_weights_defect(place) is None), None)
+
+
+def final_weights(state: TrainerState, checkpoint: Path, args: TrainingArguments) -> tuple[Path, int]:
+    """
+    The checkpoint with the weights that a finished run ends with, and their step: the last or, with
+    `load_best_model_at_end`, the best ones.
+
+    Raises:
+        ValueError: if the best checkpoint is gone or damaged.
+    """
+    if not (args.load_best_model_at_end and state.best_global_step):
+        return checkpoint, state.global_step
+    best = find_best_checkpoint(state, checkpoint, args.output_dir)
+    if best is None:
+        raise ValueError(
+            f"The best checkpoint of this finished run, of step {state.best_global_step}, is not beside {checkpoint} or "
+            "not complete. Set load_best_model_at_end to false to use the last weights."
+        )
+    state.best_model_checkpoint = str(best)
+    return best, state.best_global_step
 
 
 def keep_best_checkpoint(state: TrainerState, checkpoint: Path, output_dir: str | Path) -> None:

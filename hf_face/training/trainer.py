@@ -3,13 +3,11 @@
 import copy
 import math
 import operator
-import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from datasets import Dataset, IterableDataset
 from huggingface_hub import CommitInfo
@@ -18,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, SequentialSampler
 from transformers import PreTrainedModel, Trainer, TrainerState, TrainingArguments, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, BestRun, PredictionOutput, TrainOutput, speed_metrics
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, BestRun, PredictionOutput, TrainOutput
 from transformers.utils import logging
 
 from ..data import BatchNormalize, FaceCollator, FaceDataset, build_augmentation
@@ -37,11 +35,11 @@ from .engines import prepare_engine, splits_weights, uses_reentrant_checkpoints,
 from .evaluating import (
     Protocols,
     as_evaluators,
-    build_embedder,
     choose_best_model_metric,
     choose_evaluators,
-    is_greater_better,
-    primary_metric,
+    embed_dataset,
+    run_protocols,
+    search_metric,
 )
 from .further_parts import FurtherParts
 from .hub_checkpoint import as_saved
@@ -49,7 +47,7 @@ from .methods import MarginSoftmax, TrainingMethod
 from .output_lock import only_training_in
 from .publishing import Publisher, check_card
 from .refused import PARAMETERS, check_parameters, check_settings
-from .resuming import find_best_checkpoint, find_checkpoint
+from .resuming import final_weights, find_checkpoint
 from .streaming import StreamedBatches
 
 logger = logging.get_logger(__name__)
@@ -232,15 +230,7 @@ class FaceTrainer(Trainer):
             last_step = self.set_initial_training_values(self.args, self.get_train_dataloader())[-1]
         if state.global_step < last_step:
             return False
-        step, source = state.global_step, checkpoint
-        if self.args.load_best_model_at_end and state.best_global_step:
-            step, best = state.best_global_step, find_best_checkpoint(state, checkpoint, self.args.output_dir)
-            if best is None:
-                raise ValueError(
-                    f"The best checkpoint of this finished run, {PREFIX_CHECKPOINT_DIR}-{step}, is not beside "
-                    f"{checkpoint} or not complete. Set load_best_model_at_end to false to use the last weights."
-                )
-            source, state.best_model_checkpoint = best, str(best)
+        source, step = final_weights(state, checkpoint, self.args)
         self._load_from_checkpoint(str(source))
         self.further_parts.load(source)
         self.state = state
@@ -260,11 +250,9 @@ class FaceTrainer(Trainer):
         `metric_for_best_model` or the first protocol's primary metric, in the direction in which it is better.
         """
         if compute_objective is None:
-            evaluators = choose_evaluators(None, self.eval_dataset)
-            metric = self.args.metric_for_best_model or primary_metric(evaluators)
-            metric = metric if metric.startswith("eval_") else f"eval_{metric}"
+            metric, is_greater_better = search_metric(self.args, self.eval_dataset)
             compute_objective = operator.itemgetter(metric)
-            direction = direction or ("maximize" if is_greater_better(metric, evaluators) else "minimize")
+            direction = direction or ("maximize" if is_greater_better else "minimize")
         return super().hyperparameter_search(hp_space, compute_objective, n_trials, direction or "minimize", **kwargs)
 
     # Batches and losses
@@ -371,14 +359,7 @@ class FaceTrainer(Trainer):
         check_parameters(ignore_keys=ignore_keys)
         self._memory_tracker.start()
         evaluators = choose_evaluators(eval_dataset, self.eval_dataset)
-        start_time = time.time()
-        embedder = build_embedder(self, flip=any(evaluator.needs_flip for evaluator in evaluators))
-        metrics: dict[str, float] = {}
-        for evaluator in evaluators:
-            found = evaluator.evaluate(embedder, figures_dir)
-            self.publisher.remember(evaluator, found, figures_dir)
-            metrics |= {f"{metric_key_prefix}_{name}": value for name, value in evaluator.prefixed(found).items()}
-        metrics |= speed_metrics(metric_key_prefix, start_time)
+        metrics = run_protocols(self, evaluators, metric_key_prefix, figures_dir)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self._memory_tracker.stop_and_update_metrics(metrics)
@@ -403,17 +384,9 @@ class FaceTrainer(Trainer):
             ValueError: if it is not a dataset, such as a protocol, which `evaluate` runs.
         """
         check_parameters(ignore_keys=ignore_keys)
-        if not isinstance(test_dataset, Dataset):
-            raise ValueError(
-                f"predict embeds the images of a dataset, found {type(test_dataset).__name__}: pass the images of a "
-                "protocol (pairs.images), or run it with evaluate."
-            )
-        start_time = time.time()
-        embeddings = build_embedder(self, flip=False).embed(test_dataset).embeddings
-        metrics = speed_metrics(metric_key_prefix, start_time, num_samples=len(embeddings))
-        self.control = self.callback_handler.on_predict(self.args, self.state, self.control, metrics)
-        labels = np.asarray(test_dataset["label"]) if "label" in test_dataset.column_names else None
-        return PredictionOutput(embeddings, labels, metrics)
+        output = embed_dataset(self, test_dataset, metric_key_prefix)
+        self.control = self.callback_handler.on_predict(self.args, self.state, self.control, output.metrics)
+        return output
 
     @property
     def evaluated_model(self) -> nn.Module:

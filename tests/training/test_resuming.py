@@ -249,7 +249,7 @@ def test_a_finished_run_loads_its_best_weights_wherever_it_is_now(make_trainer, 
         assert torch.equal(trainer.model.head.weight, saved_head(moved / "checkpoint-2"))
         assert trainer.publisher.weights_step == 2
     shutil.rmtree(moved / "checkpoint-2")
-    with pytest.raises(ValueError, match=r"best checkpoint of this finished run, checkpoint-2, is not beside"):
+    with pytest.raises(ValueError, match=r"best checkpoint of this finished run, of step 2, is not beside"):
         make_trainer(**BEST, output_dir=str(moved)).train(resume_from_checkpoint=True)
     last = make_trainer(**{**BEST, "load_best_model_at_end": False}, output_dir=str(moved))
     last.train(resume_from_checkpoint=True)
