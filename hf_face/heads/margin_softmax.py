@@ -238,7 +238,7 @@ def check_labels(labels: Tensor, num_identities: int) -> None:
         ValueError: on the CPU. On an accelerator, a device-side assertion fails instead, to avoid synchronizing.
     """
     valid = (labels >= -1) & (labels < num_identities)
-    if labels.device.type == "cpu":
+    if labels.device.type == "cpu" and not torch.compiler.is_compiling():
         if not valid.all():
             raise ValueError(
                 f"labels must be in [0, {num_identities}) or -1 (ignored), found {labels[~valid][:5].tolist()}. "

@@ -20,6 +20,8 @@ class StrictConfig(PreTrainedConfig):
     a family add settings.
     """
 
+    way_out: ClassVar[str] = "Load it with `AutoModel.from_pretrained`."  # for the configuration of another model
+
     def __post_init__(self, **kwargs):
         if unknown := sorted(name for name in kwargs if not self._has_setting(name)):
             known = sorted(field.name for field in fields(self))
@@ -42,8 +44,12 @@ class StrictConfig(PreTrainedConfig):
         As in `PreTrainedConfig`, for what a file says: unknown settings are kept, with a warning.
 
         Raises:
-            ValueError: if the file asks for code from the Hub (`attn_implementation="somebody/kernel"`).
+            ValueError: if the file describes another model, or asks for code from the Hub
+                (`attn_implementation="somebody/kernel"`).
         """
+        found = config_dict.get("model_type", cls.model_type)
+        if cls.model_type and found != cls.model_type:
+            raise ValueError(f"The configuration is of a {found} model, not of a {cls.model_type}. {cls.way_out}")
         for name in ("attn_implementation", "experts_implementation"):
             if "/" in str(config_dict.get(name)):
                 raise ValueError(

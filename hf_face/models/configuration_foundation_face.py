@@ -120,6 +120,7 @@ class FoundationFaceConfig(FaceConfig):
     """
 
     model_type = "foundation_face"
+    way_out = "`FoundationFaceModel.from_backbone` makes a face model from a vision model's folder or Hub name."
     sub_configs = {"backbone_config": AutoConfig}  # noqa: RUF012
 
     backbone_config: BackboneConfig = None

@@ -58,6 +58,7 @@ class FaceImageProcessor(TorchvisionBackend):
 
     def __init__(self, **kwargs: Unpack[FaceImageProcessorKwargs]):
         super().__init__(**kwargs)  # type: ignore[misc]  # does not know of channel_order
+        check_channel_order(self.channel_order)
 
     def fetch_images(self, image_url_or_urls):
         if isinstance(image_url_or_urls, str) and os.path.isfile(image_url_or_urls):
@@ -76,9 +77,16 @@ class FaceImageProcessor(TorchvisionBackend):
         return super().process_image(image, do_convert_rgb, input_data_format, **kwargs)
 
     def _preprocess(self, images, channel_order: str = "rgb", **kwargs):
+        check_channel_order(channel_order)
         if channel_order == "bgr":
             images = [image.flip(0) for image in images]
         return super()._preprocess(images, **kwargs)
+
+
+def check_channel_order(channel_order: str) -> None:
+    """Raise `ValueError` unless the order is `"rgb"` or `"bgr"`."""
+    if channel_order not in ("rgb", "bgr"):
+        raise ValueError(f"channel_order must be 'rgb' or 'bgr', found {channel_order!r}.")
 
 
 FaceImageProcessor.register_for_auto_class("AutoImageProcessor")  # save_pretrained copies this file

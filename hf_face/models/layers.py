@@ -110,6 +110,12 @@ def refuse_attentions(model: PreTrainedModel, output_attentions: bool | None) ->
         raise ValueError(f"output_attentions: {type(model).__name__} is convolutional and has no attention maps.")
 
 
+def refuse_unknown(model: PreTrainedModel, arguments: dict[str, Any]) -> None:
+    """Raise `TypeError` for arguments that `forward` does not have. PEFT passes those of language models, as None."""
+    if unknown := [name for name, value in arguments.items() if value is not None]:
+        raise TypeError(f"{type(model).__name__}.forward() got an unexpected keyword argument {', '.join(unknown)}")
+
+
 def count_batches_once(model: nn.Module) -> None:
     """
     Keep gradient checkpointing from counting batches twice in the running statistics of a model's batch norms: layers

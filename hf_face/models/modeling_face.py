@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_face import FaceConfig
-from .layers import FusableMixin, check_crop_size, count_batches_once, refuse_attentions
+from .layers import FusableMixin, check_crop_size, count_batches_once, refuse_attentions, refuse_unknown
 
 
 @dataclass
@@ -84,6 +84,7 @@ class ConvolutionalMixin(FusableMixin):
         pixel_values: Tensor,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
+        **kwargs,
     ) -> FaceEmbeddingOutput:
         r"""
         Args:
@@ -94,6 +95,7 @@ class ConvolutionalMixin(FusableMixin):
             output_attentions (`bool`, *optional*):
                 Refused if true: the network has no attention.
         """
+        refuse_unknown(self, kwargs)
         refuse_attentions(self, output_attentions)
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states

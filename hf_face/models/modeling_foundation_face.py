@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from transformers.utils import can_return_tuple
 
 from .configuration_foundation_face import FoundationFaceConfig
-from .layers import check_attentions_are_visible
+from .layers import check_attentions_are_visible, refuse_unknown
 from .modeling_face import FaceEmbeddingOutput, FacePreTrainedModel, face_embedding_output
 
 
@@ -73,7 +73,11 @@ class FoundationFaceModel(FoundationFacePreTrainedModel):
 
     @can_return_tuple
     def forward(
-        self, pixel_values: Tensor, output_hidden_states: bool | None = None, output_attentions: bool | None = None
+        self,
+        pixel_values: Tensor,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        **kwargs,
     ) -> FaceEmbeddingOutput | tuple[Tensor, ...]:
         r"""
         Args:
@@ -84,6 +88,7 @@ class FoundationFaceModel(FoundationFacePreTrainedModel):
             output_attentions (`bool`, *optional*):
                 Whether to also return the backbone's attention maps; requires eager attention.
         """
+        refuse_unknown(self, kwargs)
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         if output_attentions is None:

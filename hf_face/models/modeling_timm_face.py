@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers.utils import can_return_tuple
 
 from .configuration_timm_face import TimmFaceConfig
-from .layers import TimmAttentionMixin
+from .layers import TimmAttentionMixin, refuse_unknown
 from .modeling_face import FaceEmbeddingOutput, FacePreTrainedModel, face_embedding_output
 
 BATCH_NORM_ARGUMENTS = {"bn_eps", "bn_momentum"}  # mobile networks take them for the class of their norms
@@ -60,7 +60,11 @@ class TimmFaceModel(TimmAttentionMixin, TimmFacePreTrainedModel):
 
     @can_return_tuple
     def forward(
-        self, pixel_values: Tensor, output_hidden_states: bool | None = None, output_attentions: bool | None = None
+        self,
+        pixel_values: Tensor,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        **kwargs,
     ) -> FaceEmbeddingOutput | tuple[Tensor, ...]:
         r"""
         Args:
@@ -71,6 +75,7 @@ class TimmFaceModel(TimmAttentionMixin, TimmFacePreTrainedModel):
             output_attentions (`bool`, *optional*):
                 Whether to also return the attention maps, in the shape that timm computes; requires eager attention.
         """
+        refuse_unknown(self, kwargs)
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         if output_attentions is None:

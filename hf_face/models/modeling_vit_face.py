@@ -15,7 +15,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import can_return_tuple
 
 from .configuration_vit_face import ViTFaceConfig
-from .layers import FusableMixin, TimmAttentionMixin, check_crop_size
+from .layers import FusableMixin, TimmAttentionMixin, check_crop_size, refuse_unknown
 from .modeling_face import FaceEmbeddingOutput, FacePreTrainedModel, face_embedding_output
 
 NUM_KEYPOINTS = 5
@@ -205,6 +205,7 @@ class ViTFaceModel(FusableMixin, TimmAttentionMixin, ViTFacePreTrainedModel):
         output_patch_weights: bool = False,
         output_attentions: bool | None = None,
         keypoints: Tensor | None = None,
+        **kwargs,
     ) -> ViTFaceOutput:
         r"""
         Args:
@@ -221,6 +222,7 @@ class ViTFaceModel(FusableMixin, TimmAttentionMixin, ViTFacePreTrainedModel):
                 Left eye, right eye (as seen in the image), nose, left and right corner of the mouth, as (x, y)
                 fractions of the crop; required with `position="keypoint_relative"` in the config.
         """
+        refuse_unknown(self, kwargs)
         if output_attentions is None:
             output_attentions = self.config.output_attentions
         if not output_attentions:

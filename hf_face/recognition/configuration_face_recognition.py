@@ -40,6 +40,7 @@ class FaceRecognitionConfig(StrictConfig):
     """
 
     model_type = "face_recognition"
+    way_out = "Load a backbone with `AutoModel` and put a head on it with `FaceRecognitionModel.from_backbone`."
     sub_configs: ClassVar[dict] = {"backbone_config": AutoConfig}
 
     backbone_config: BackboneConfig = None

@@ -36,7 +36,9 @@ class FaceRecognitionOutput(ModelOutput):
         target_cosine (`torch.Tensor` of shape `(batch,)`, *optional*, returned with `labels`):
             Cosine between each embedding and its own class center, before the margin.
         backbone_output ([`FaceEmbeddingOutput`]):
-            Complete output of the backbone, including hidden states or patch weights if requested.
+            Complete output of the backbone, including patch weights if requested.
+        hidden_states, attentions (`tuple[torch.Tensor]`, *optional*):
+            The backbone's, returned with `output_hidden_states=True` and `output_attentions=True`.
     """
 
     loss: Tensor | None = None
@@ -44,6 +46,8 @@ class FaceRecognitionOutput(ModelOutput):
     norm: Tensor | None = None
     target_cosine: Tensor | None = None
     backbone_output: FaceEmbeddingOutput | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
 
 
 class FaceRecognitionModel(PreTrainedModel):
@@ -193,11 +197,18 @@ class FaceRecognitionModel(PreTrainedModel):
             sample_weight (`torch.Tensor` of shape `(batch,)` or `Callable`, *optional*):
                 Weights of the samples' losses, or a function that computes them from the backbone's output.
             kwargs:
-                Additional arguments of the backbone's `forward`.
+                Additional arguments of the backbone's `forward`, such as `output_hidden_states=True`.
         """
+        for name in ("output_hidden_states", "output_attentions"):
+            if kwargs.get(name) is None and getattr(self.config, name):
+                kwargs[name] = True
         embedding = self.embed(pixel_values, **kwargs)
         output = FaceRecognitionOutput(
-            pooler_output=embedding.pooler_output, norm=embedding.norm, backbone_output=embedding
+            pooler_output=embedding.pooler_output,
+            norm=embedding.norm,
+            backbone_output=embedding,
+            hidden_states=embedding.get("hidden_states"),
+            attentions=embedding.get("attentions"),
         )
         if labels is not None:
             if callable(sample_weight):
