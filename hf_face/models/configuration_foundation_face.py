@@ -102,7 +102,7 @@ class FoundationFaceConfig(FaceConfig):
         image_size (`int`, *optional*):
             Side of the square crop, in pixels. Defaults to the backbone's native size; for any other size, position
             embeddings are interpolated.
-        image_mean, image_std (`list[float]`, *optional*):
+        image_mean, image_std (`float` or `list[float]`, *optional*):
             Mean and standard deviation used in pretraining. Default to those of the image processor saved with a
             `backbone_config` given by name, else to those of the original release.
         resample (`int`, *optional*):
@@ -127,8 +127,8 @@ class FoundationFaceConfig(FaceConfig):
     pooling: Literal["image_embeds", "pooler", "cls", "mean"] | None = None
     embedding_size: int | None = None
     image_size: int | None = None
-    image_mean: list[float] | None = None
-    image_std: list[float] | None = None
+    image_mean: float | list[float] | None = None
+    image_std: float | list[float] | None = None
     resample: int | None = None
 
     def __post_init__(self, **kwargs):

@@ -62,7 +62,7 @@ class FusableMixin(PreTrainedModel):
 class TimmAttentionMixin(PreTrainedModel):
     """
     Adds attention maps to a model whose attention layers are timm's. They do not return a map, but apply dropout to it,
-    where it can be recorded, unless the fused implementation is in use.
+    where it can be recorded if they are not fused.
     """
 
     def attention_layers(self) -> list[Any]:
@@ -82,26 +82,31 @@ class TimmAttentionMixin(PreTrainedModel):
     @contextmanager
     def recorded_attentions(self) -> Iterator[list[Tensor]]:
         """Record the attention maps `(batch, heads, tokens, tokens)` of the layers that run in this context."""
-        check_attentions_are_visible(self)
         recorded: list[Tensor] = []
         hooks = [
             layer.attn_drop.register_forward_hook(lambda module, inputs, output: recorded.append(output))
             for layer in self.attention_layers()
         ]
         try:
-            yield recorded
+            with eager_attention(self):
+                yield recorded
         finally:
             for hook in hooks:
                 hook.remove()
 
 
-def check_attentions_are_visible(model: PreTrainedModel) -> None:
-    """Raise `ValueError` unless the model's attention implementation computes attention maps."""
-    if model.config._attn_implementation not in ("eager", None):
-        raise ValueError(
-            f"output_attentions requires attention maps, which {model.config._attn_implementation!r} attention does "
-            "not compute. Load the model with attn_implementation='eager', or call set_attn_implementation('eager')."
-        )
+@contextmanager
+def eager_attention(model: PreTrainedModel) -> Iterator[None]:
+    """Use the one implementation of attention that computes its map, whichever the model otherwise uses."""
+    implementation = model.config._attn_implementation
+    if implementation == "eager":
+        yield
+        return
+    model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(implementation)
 
 
 def refuse_attentions(model: PreTrainedModel, output_attentions: bool | None) -> None:

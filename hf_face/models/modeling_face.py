@@ -43,7 +43,7 @@ class FacePreTrainedModel(PreTrainedModel):
 
     config_class = FaceConfig
     config: FaceConfig
-    base_model_prefix = "model"
+    base_model_prefix = "backbone"  # as in the training model, so that its checkpoints load as backbones
     main_input_name = "pixel_values"
     input_modalities = ("image",)  # type: ignore[assignment]  # as in transformers
     accepts_loss_kwargs = False

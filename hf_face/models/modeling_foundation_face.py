@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from transformers.utils import can_return_tuple
 
 from .configuration_foundation_face import FoundationFaceConfig
-from .layers import check_attentions_are_visible, refuse_unknown
+from .layers import eager_attention, refuse_unknown
 from .modeling_face import FaceEmbeddingOutput, FacePreTrainedModel, face_embedding_output
 
 
@@ -86,7 +86,7 @@ class FoundationFaceModel(FoundationFacePreTrainedModel):
             output_hidden_states (`bool`, *optional*):
                 Whether to also return the backbone's hidden states.
             output_attentions (`bool`, *optional*):
-                Whether to also return the backbone's attention maps; requires eager attention.
+                Whether to also return the backbone's attention maps, for which it uses eager attention.
         """
         refuse_unknown(self, kwargs)
         if output_hidden_states is None:
@@ -94,10 +94,12 @@ class FoundationFaceModel(FoundationFacePreTrainedModel):
         if output_attentions is None:
             output_attentions = self.config.output_attentions
         inputs = self._backbone_inputs(self.prepare_pixels(pixel_values))
+        inputs |= {"output_hidden_states": output_hidden_states, "return_dict": True}
         if output_attentions:
-            inputs["output_attentions"] = True
-            check_attentions_are_visible(self)
-        outputs = self.backbone(**inputs, output_hidden_states=output_hidden_states, return_dict=True)
+            with eager_attention(self.backbone):
+                outputs = self.backbone(**inputs, output_attentions=True)
+        else:
+            outputs = self.backbone(**inputs)
         if output_attentions and not outputs.get("attentions"):
             raise ValueError(f"output_attentions: {self.config.backbone_config.model_type} has no attention maps.")
         height, width = pixel_values.shape[-2:]

@@ -73,7 +73,7 @@ class TimmFaceModel(TimmAttentionMixin, TimmFacePreTrainedModel):
             output_hidden_states (`bool`, *optional*):
                 Whether to also return the output of each block (timm's `forward_intermediates`).
             output_attentions (`bool`, *optional*):
-                Whether to also return the attention maps, in the shape that timm computes; requires eager attention.
+                Whether to also return the attention maps as timm computes them, with eager attention for this call.
         """
         refuse_unknown(self, kwargs)
         if output_hidden_states is None:

@@ -10,7 +10,7 @@ import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
-from transformers.core_model_loading import WeightRenaming
+from transformers.core_model_loading import PrefixChange, WeightRenaming
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import can_return_tuple
 
@@ -217,7 +217,7 @@ class ViTFaceModel(FusableMixin, TimmAttentionMixin, ViTFacePreTrainedModel):
             output_patch_weights (`bool`, *optional*, defaults to `False`):
                 Whether to also return `patch_weights` and `patch_entropy`; requires `patch_weighting` in the config.
             output_attentions (`bool`, *optional*):
-                Whether to also return the attention maps; requires eager attention.
+                Whether to also return the attention maps, which eager attention computes whatever else is configured.
             keypoints (`torch.Tensor` of shape `(batch, 5, 2)`, *optional*):
                 Left eye, right eye (as seen in the image), nose, left and right corner of the mouth, as (x, y)
                 fractions of the crop; required with `position="keypoint_relative"` in the config.
@@ -290,8 +290,11 @@ class ViTFaceModel(FusableMixin, TimmAttentionMixin, ViTFacePreTrainedModel):
         return order[:, :num_kept, None].expand(-1, -1, channels)
 
 
-class FormerName(WeightRenaming):
-    """The name of a weight in older checkpoints. It is read, but not written again."""
+class FormerName(PrefixChange):
+    """A weight's name in older checkpoints. It is read but not written again, for which transformers has PrefixChange."""
+
+    def __init__(self, source_patterns: str, target_patterns: str):
+        WeightRenaming.__init__(self, source_patterns, target_patterns)
 
     def reverse_transform(self):
         return self.copy(self._original_target_patterns, self._original_target_patterns)
