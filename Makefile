@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo card test test-latest test-lowest lint format docs lock clean
+.PHONY: demo card test test-latest test-lowest conformance lint format docs lock clean
 
 $(INSTALLED): setup.py constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hf_face needs Python 3.11 or newer")'
@@ -38,6 +38,10 @@ test-lowest: $(BIN)/uv  # with the lowest, Python's included
 	$(BIN)/uv venv --quiet --clear --python 3.11 $(VENV)-lowest
 	$(BIN)/uv pip install --quiet --python $(VENV)-lowest --resolution lowest-direct --editable '.[dev]'
 	$(VENV)-lowest/bin/python -m pytest
+
+conformance: $(INSTALLED)  # transformers' own tests on our models; not in `test`: it downloads them from PyPI
+	$(BIN)/python -m pip install --quiet 'parameterized>=0.9'
+	$(BIN)/python scripts/conformance.py
 
 lock: $(BIN)/uv  # constraints.txt, anew with the newest versions
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --extra docs \

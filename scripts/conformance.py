@@ -56,6 +56,7 @@ class Table:
         self.outcomes: dict[str, str] = {}  # by test; with subtests, a test has several reports
         self.reasons: Counter = Counter()
 
+    @pytest.hookimpl(trylast=True)  # after -k
     def pytest_collection_modifyitems(self, config, items):
         kept, deselected = [], []
         for item in items:

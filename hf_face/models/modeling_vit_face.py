@@ -291,7 +291,7 @@ class ViTFaceModel(FusableMixin, TimmAttentionMixin, ViTFacePreTrainedModel):
 
 
 class FormerName(PrefixChange):
-    """A weight's name in older checkpoints. It is read but not written again, for which transformers has PrefixChange."""
+    """A weight's name in older checkpoints, which is read but not written: what transformers has PrefixChange for."""
 
     def __init__(self, source_patterns: str, target_patterns: str):
         WeightRenaming.__init__(self, source_patterns, target_patterns)

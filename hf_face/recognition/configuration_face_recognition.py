@@ -78,7 +78,7 @@ class FaceRecognitionConfig(StrictConfig):
 def _family(settings: dict[str, Any]) -> type[FaceConfig]:
     """The configuration class of a backbone's settings; `model_type` defaults to timm_face."""
     model_type = settings.get("model_type", "timm_face")
-    family = CONFIG_MAPPING[model_type] if model_type in CONFIG_MAPPING else None
+    family = CONFIG_MAPPING[model_type] if model_type in CONFIG_MAPPING else None  # noqa: SIM401  lazy, without get()
     if family is None or not issubclass(family, FaceConfig):
         raise ValueError(f"backbone_config has model_type {model_type!r}, which is not a family of face backbones.")
     return family

@@ -97,7 +97,8 @@ def test_config_comes_back(model, folder):
 def test_half_precision(model, folder):
     half = AutoModel.from_pretrained(folder, dtype=torch.bfloat16)
     assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
-    output = half(faces(model).bfloat16())
+    output = half(faces(model))  # float32, as an image processor gives them
+    assert torch.equal(output.pooler_output, half(faces(model).bfloat16()).pooler_output)
     assert output.pooler_output.dtype == output.norm.dtype == torch.float32
     assert (output.pooler_output * model(faces(model)).pooler_output).sum(1).min() > 0.99
 
@@ -139,28 +140,62 @@ def test_folded_model_is_saved_and_trained(model, tmp_path):
     assert all(torch.isfinite(tensor).all() for tensor in new.state_dict().values())
 
 
-def gradients(model, checkpointed: bool):
-    """Gradients of a loss by parameter, and the number of module calls."""
-    calls = []
-    hooks = [module.register_forward_hook(lambda *_: calls.append(1)) for module in model.modules()]
-    model.train()
-    model.zero_grad()
-    (model.gradient_checkpointing_enable if checkpointed else model.gradient_checkpointing_disable)()
-    output = model(faces(model))
-    (output.pooler_output * output.norm).square().sum().backward()
-    for hook in hooks:
-        hook.remove()
-    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}, len(calls)
+def train_two_steps(case: str, **checkpointing) -> tuple[dict[str, torch.Tensor], int]:
+    """The weights and statistics after two steps of SGD, and the number of module calls."""
+    model, calls = build(case).train(), []
+    for module in model.modules():
+        module.register_forward_hook(lambda *_: calls.append(1))
+    if checkpointing:
+        model.activation_checkpointing_enable(checkpointing)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(2):
+        output = model(faces(model).requires_grad_())  # which reentrant checkpointing needs
+        (output.pooler_output * output.norm).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model.state_dict(), len(calls)
 
 
-@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
-def test_gradient_checkpointing_gives_the_same_gradients(model):
-    expected, calls = gradients(model, checkpointed=False)
-    found, calls_with_recomputation = gradients(model, checkpointed=True)
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_gradient_checkpointing_trains_the_same_model(case, use_reentrant):
+    expected, calls = train_two_steps(case)
+    found, calls_with_recomputation = train_two_steps(case, use_reentrant=use_reentrant)
     assert calls_with_recomputation > calls
-    assert found.keys() == expected.keys() and len(expected) > 3
-    for name, gradient in expected.items():
-        torch.testing.assert_close(found[name], gradient, msg=name)
+    for name, tensor in expected.items():
+        assert torch.equal(found[name], tensor), name
+
+
+@torch.no_grad()
+def test_attention_maps_are_given_on_request(model):
+    plain = model(faces(model))
+    assert plain.attentions is None
+    has_attention = hasattr(getattr(model.config, "backbone_config", model.config), "num_attention_heads")
+    if not has_attention and "vit" not in getattr(model.config, "architecture", ""):
+        with pytest.raises(ValueError, match=r"output_attentions: .*no attention maps"):
+            model(faces(model), output_attentions=True)
+        return
+    for implementation in ("sdpa", "eager"):
+        model.set_attn_implementation(implementation)
+        output = model(faces(model), output_attentions=True)
+        assert len(output.attentions) == 2
+        for attention in output.attentions:
+            batch, heads, tokens, others = attention.shape
+            assert (batch, heads, tokens) == (3, 2, others)
+            torch.testing.assert_close(attention.sum(-1), torch.ones(3, 2, tokens))
+        torch.testing.assert_close(output.pooler_output, plain.pooler_output)
+        assert model.config._attn_implementation == implementation
+    model.config.output_attentions = True
+    assert len(model(faces(model)).attentions) == 2
+
+
+@torch.no_grad()
+def test_forward_refuses_what_it_does_not_know(model):
+    with pytest.raises(TypeError, match="unexpected keyword argument bool_masked_pos"):
+        model(faces(model), bool_masked_pos=torch.ones(1))
+    with pytest.raises(ValueError, match=r"pixel_values are torch.uint8.*image processor"):
+        model(faces(model).byte())
+    for_peft = get_peft_model(model, LoraConfig(target_modules="all-linear", task_type="FEATURE_EXTRACTION"))
+    for_peft(pixel_values=faces(model))  # adds input_ids=None and others
 
 
 @torch.no_grad()

@@ -64,3 +64,29 @@ def test_errors_name_what_timm_does_not_have():
         TimmFaceModel(TimmFaceConfig(model_args={"patch_sise": 8}))
     with pytest.raises(ValueError, match="has no model"):
         TimmFaceModel(TimmFaceConfig(architecture="hf-hub:somebody/something"))
+
+
+def test_gradient_checkpointing_counts_the_batches_of_timms_norms_once():
+    config = TimmFaceConfig(architecture="resnet10t", model_args={"channels": (8, 8, 16, 16)}, embedding_size=8)
+    states = []
+    for checkpointed in (False, True):
+        torch.manual_seed(0)
+        model = TimmFaceModel(config).train()
+        if checkpointed:
+            model.activation_checkpointing_enable()
+            assert model.is_activation_checkpointing
+        model(faces()).norm.sum().backward()
+        states.append(model.state_dict())
+    assert states[0]["model.bn1.num_batches_tracked"] == 1
+    assert all(torch.equal(states[1][name], tensor) for name, tensor in states[0].items())
+
+
+@pytest.mark.parametrize(
+    ("architecture", "model_args"), [("dla34", {}), ("hrnet_w18_small", {}), ("convit_tiny", {"depth": 1})]
+)
+def test_architectures_without_gradient_checkpointing_say_so(architecture, model_args):
+    with torch.device("meta"):
+        model = TimmFaceModel(TimmFaceConfig(architecture=architecture, model_args=model_args))
+    with pytest.raises(ValueError, match=f"{architecture} has no gradient checkpointing"):
+        model.activation_checkpointing_enable()
+    model.activation_checkpointing_disable()

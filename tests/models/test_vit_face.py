@@ -3,9 +3,11 @@
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
+from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers import AutoModel, TorchAoConfig
 
-from hf_face import ViTFaceConfig, ViTFaceModel
+from hf_face import FaceRecognitionConfig, FaceRecognitionModel, ViTFaceConfig, ViTFaceModel
 
 TINY = {
     "hidden_size": 16,
@@ -110,3 +112,40 @@ def test_crops_of_another_size_are_refused():
 def test_sizes_are_checked(wrong, reason):
     with pytest.raises(StrictDataclassClassValidationError, match=reason):
         ViTFaceConfig(**{**TINY, **wrong})
+
+
+@pytest.mark.parametrize("prefix", ["", "backbone."])
+def test_the_mask_token_of_older_checkpoints_is_read_and_written_with_the_embeddings(tmp_path, prefix):
+    model = tiny(mask_ratio=0.5)
+    if prefix:
+        model = FaceRecognitionModel(FaceRecognitionConfig(backbone_config=model.config), model)
+    state = {name: tensor + 1 for name, tensor in model.state_dict().items()}
+    model.save_pretrained(tmp_path)
+    old = {name.replace("embeddings.mask_token", "mask_token"): tensor for name, tensor in state.items()}
+    assert f"{prefix}mask_token" in old
+    save_file(old, tmp_path / "model.safetensors", metadata={"format": "pt"})
+
+    loaded, report = AutoModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    model.load_state_dict(old)
+    for found in (loaded, model):
+        assert all(torch.equal(found.state_dict()[name], tensor) for name, tensor in state.items())
+    loaded.save_pretrained(tmp_path)
+    assert load_file(tmp_path / "model.safetensors").keys() == state.keys()
+
+
+@torch.no_grad()
+def test_an_int8_model_is_saved_and_loaded(tmp_path):
+    quantization = pytest.importorskip("torchao.quantization")
+    tiny(mask_ratio=0.5).save_pretrained(tmp_path / "float")
+    int8 = TorchAoConfig(quantization.Int8WeightOnlyConfig())
+    quantized = AutoModel.from_pretrained(tmp_path / "float", quantization_config=int8)
+    quantized.save_pretrained(tmp_path / "int8")
+    again = AutoModel.from_pretrained(tmp_path / "int8")
+    assert torch.equal(again(FACES).pooler_output, quantized(FACES).pooler_output)
+    assert (again(FACES).pooler_output * tiny(mask_ratio=0.5)(FACES).pooler_output).sum(1).min() > 0.999
+
+
+def test_every_weight_belongs_to_a_module():
+    """torchao's files name a weight by its module: one at the root could not be read back."""
+    assert all("." in name for name in tiny(mask_ratio=0.5, patch_weighting=True).state_dict())

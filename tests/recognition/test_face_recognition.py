@@ -4,17 +4,21 @@ import json
 
 import pytest
 import torch
-from transformers import AutoModel
+from tiny_models import CASES
+from transformers import AutoModel, Dinov2Config, Dinov2Model
 from transformers.utils import logging
 
 from hf_face import (
+    FAMILIES,
     AutoModelForFaceRecognition,
     FaceRecognitionConfig,
     FaceRecognitionModel,
+    FoundationFaceModel,
     TimmFaceConfig,
     TimmFaceModel,
 )
 from hf_face.heads import save_head
+from hf_face.registry import margins
 
 BACKBONE = {
     "model_type": "timm_face",
@@ -122,6 +126,71 @@ def test_what_a_checkpoint_lacks_of_the_head_starts_as_in_a_new_one(tmp_path, be
         assert again.head.weight.std().item() == pytest.approx(0.01, rel=0.5)
     else:
         assert torch.equal(again.head.weight, build().head.weight)
+
+
+def test_hidden_states_and_attention_maps_are_the_backbones():
+    model = build().eval()
+    assert model(PIXELS).hidden_states is model(PIXELS).attentions is None
+    output = model(PIXELS, output_hidden_states=True, output_attentions=True)
+    expected = model.backbone(PIXELS, output_hidden_states=True, output_attentions=True)
+    for found, own in ((output.hidden_states, expected.hidden_states), (output.attentions, expected.attentions)):
+        assert len(found) == 2 and all(torch.equal(a, b) for a, b in zip(found, own, strict=True))
+    model.config.output_hidden_states = True
+    assert len(model(PIXELS).hidden_states) == 2
+    assert len(model(PIXELS, return_dict=False)) == 4
+    with pytest.raises(TypeError, match="unexpected keyword argument label"):
+        model(PIXELS, label=LABELS)
+
+
+def test_a_model_comes_from_weights_in_memory():
+    model = build(margin="adaface")
+    state = model.state_dict()
+    again = FaceRecognitionModel.from_pretrained(None, config=model.config, state_dict=state)
+    assert all(torch.equal(again.state_dict()[name], tensor) for name, tensor in state.items())
+
+
+def test_a_bfloat16_checkpoint_takes_the_pixels_of_the_image_processor(tmp_path):
+    build().save_pretrained(tmp_path)
+    model = FaceRecognitionModel.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    model(PIXELS, labels=LABELS).loss.backward()
+    assert {p.grad.dtype for p in model.parameters()} == {torch.bfloat16}
+
+
+def test_folders_of_other_models_say_what_to_do(tmp_path):
+    model = build()
+    model.backbone.save_pretrained(tmp_path / "backbone")
+    model.save_pretrained(tmp_path / "training")
+    vision = Dinov2Model(Dinov2Config(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, image_size=28))
+    vision.save_pretrained(tmp_path / "vision")
+    with pytest.raises(ValueError, match=r"is of a timm_face model.*FaceRecognitionModel.from_backbone"):
+        FaceRecognitionModel.from_pretrained(tmp_path / "backbone")
+    with pytest.raises(ValueError, match=r"is of a dinov2 model.*FoundationFaceModel.from_backbone"):
+        FoundationFaceModel.from_pretrained(tmp_path / "vision")
+    for family in set(FAMILIES.values()) - {TimmFaceModel}:
+        with pytest.raises(ValueError, match=r"is of a timm_face model"):
+            family.from_pretrained(tmp_path / "backbone")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_backbone_is_loaded_from_a_training_checkpoint(tmp_path, case):
+    model = FaceRecognitionModel(FaceRecognitionConfig(backbone_config=CASES[case][0]))
+    model.save_pretrained(tmp_path)
+    backbone = type(model.backbone).from_pretrained(tmp_path)
+    assert all(torch.equal(backbone.state_dict()[name], tensor) for name, tensor in model.backbone.state_dict().items())
+
+
+@pytest.mark.parametrize("margin", sorted(margins))
+def test_the_training_model_compiles_as_one_graph(margin):
+    model = build(margin=margin)
+    torch.compiler.reset()
+    compiled = torch.compile(build(margin=margin), fullgraph=True, backend="eager")
+    losses = []
+    for each in (model, compiled):
+        torch.manual_seed(1)
+        losses.append(each(PIXELS, labels=LABELS).loss)
+        losses[-1].backward()
+    torch.testing.assert_close(*losses)
+    torch.testing.assert_close(compiled.head.weight.grad, model.head.weight.grad)
 
 
 def test_a_label_out_of_range_is_refused():
