@@ -3,7 +3,8 @@
 from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
+
+from .configuration_face import StrictConfig
 
 KPRPE = """
 @inproceedings{kprpe,
@@ -16,7 +17,7 @@ KPRPE = """
 
 
 @strict
-class FaceAlignerConfig(PreTrainedConfig):
+class FaceAlignerConfig(StrictConfig):
     r"""
     CVLface's differentiable face aligner (Kim et al. 2024, supplementary material): RetinaFace with a quarter of
     MobileNet v1, whose anchors are mixed to a single face. The defaults are those of the published `dfa_mobilenet`.
