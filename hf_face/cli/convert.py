@@ -17,13 +17,12 @@ from pathlib import Path
 
 import yaml
 
-from ..user_input import check_output_file, check_output_folder, check_path, parse_yaml
+from ..user_input import check_output_file, check_output_folder, parse_yaml
 from .parser import CommandParser
 
 
 def main(argv: Sequence[str]) -> None:
     args = parse(argv)
-    check_path(args.checkpoint)
     if args.export:
         check_output_file(args.output)
     else:
