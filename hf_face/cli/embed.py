@@ -23,7 +23,9 @@ class EmbedArguments:
     model: str = field(metadata={"help": "Folder or Hub name of a face model."})
     images: str = field(metadata={"help": "Folder of aligned face crops, including subfolders."})
     output: str = field(metadata={"help": "Parquet file to write."})
-    batch_size: int = field(default=128, metadata={"help": "Images per forward pass."})
+    batch_size: int | None = field(
+        default=None, metadata={"help": "Images per forward pass; 16 on a CPU and 128 on a GPU by default."}
+    )
     num_workers: int = field(default=0, metadata={"help": "Number of processes that load images."})
     flip: bool = field(
         default=True,
@@ -32,6 +34,8 @@ class EmbedArguments:
         },
     )
     bf16: bool = field(default=False, metadata={"help": "Compute in bfloat16, if the hardware supports it."})
+
+    trust_remote_code: bool = field(default=False, metadata={"help": "Whether to run code from the model folder."})
 
     def __post_init__(self):
         check_at_least(1, batch_size=self.batch_size)
@@ -53,8 +57,8 @@ def main(argv: Sequence[str]) -> None:
 
     state = PartialState(cpu=not torch.accelerator.is_available())
     embedder = Embedder(
-        AutoModel.from_pretrained(args.model).to(state.device),
-        load_image_processor(args.model),
+        AutoModel.from_pretrained(args.model, trust_remote_code=args.trust_remote_code).to(state.device),
+        load_image_processor(args.model, args.trust_remote_code),
         batch_size=args.batch_size,
         flip=args.flip,
         dtype=torch.bfloat16 if args.bf16 else None,

@@ -22,6 +22,10 @@ from .embeddings import Embeddings, Flip
 from .finite import first_not_finite
 from .ranks import is_main_process
 
+BATCH_SIZE = 128
+# The activations of larger batches are mapped anew in every layer: page faults take up to twice as long as the model.
+CPU_BATCH_SIZE = 16
+
 
 class Embedder:
     """A model with its image processor, which embeds each dataset only once and remembers the result.
@@ -33,7 +37,8 @@ class Embedder:
         model: a face model that returns `pooler_output` (unit length) and `norm`. It is put into evaluation mode while
             embedding, and its mode is restored afterwards.
         image_processor: the model's `FaceImageProcessor`, which defines size, mean, std and channel order.
-        batch_size (`int`): number of images per forward pass and rank.
+        batch_size (`int`, *optional*): number of images per forward pass and rank; 16 on a CPU and 128 on other devices
+            by default.
         flip (`bool`): whether to embed the flipped images too, which takes a second forward pass.
         dtype (`torch.dtype`, *optional*): autocast precision, such as `torch.bfloat16`.
         num_workers (`int`): number of processes that read and decode ahead.
@@ -53,7 +58,7 @@ class Embedder:
         self,
         model: nn.Module,
         image_processor,
-        batch_size: int = 128,
+        batch_size: int | None = None,
         flip: bool = True,
         dtype: torch.dtype | None = None,
         num_workers: int = 0,
@@ -63,13 +68,13 @@ class Embedder:
         check_at_least(0, num_workers=num_workers)
         self.model = model
         self.image_processor = image_processor
-        self.batch_size = batch_size
         self.flip = flip
         self.dtype = dtype
         self.num_workers = num_workers
         self.progress = progress
         parameter = next(model.parameters())
         self.device = parameter.device
+        self.batch_size = batch_size or (CPU_BATCH_SIZE if self.device.type == "cpu" else BATCH_SIZE)
         self._model_dtype = parameter.dtype
         self._image_size = image_processor.size["height"]
         self._normalize = BatchNormalize.from_image_processor(image_processor).to(self.device)
@@ -189,7 +194,7 @@ def embed_images(
     model: nn.Module,
     images: Dataset,
     image_processor,
-    batch_size: int = 128,
+    batch_size: int | None = None,
     flip: Flip = "sum",
     dtype: torch.dtype | None = None,
     num_workers: int = 0,

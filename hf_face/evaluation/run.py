@@ -34,7 +34,10 @@ class EvaluationArguments:
         default_factory=list, metadata={"help": "Modules to import first, which register their own protocols."}
     )
     output_dir: str | None = field(default=None, metadata={"help": "Folder to save figures and metrics.json to."})
-    batch_size: int = field(default=128, metadata={"help": "Images per forward pass and process."})
+    batch_size: int | None = field(
+        default=None,
+        metadata={"help": "Images per forward pass and process; 16 on a CPU and 128 on a GPU by default."},
+    )
     autocast: Autocast = field(default="no", metadata={"help": "Precision of the forward passes."})
     num_workers: int = field(default=0, metadata={"help": "Number of processes that load images."})
     trust_remote_code: bool = field(default=False, metadata={"help": "Whether to run code from the model folder."})
@@ -44,7 +47,7 @@ def evaluate_model(
     model: str | Path,
     specs: Sequence[Spec],
     output_dir: str | Path | None = None,
-    batch_size: int = 128,
+    batch_size: int | None = None,
     autocast: Autocast = "no",
     num_workers: int = 0,
     trust_remote_code: bool = False,
@@ -56,7 +59,7 @@ def evaluate_model(
         model (`str` or `Path`): Model folder or Hub name, with its image processor.
         specs (sequence of `str` or `dict`): The protocols; see [`load_protocol`].
         output_dir (`str` or `Path`, *optional*): Folder to save figures and the report (`metrics.json`) to.
-        batch_size (`int`): Images per forward pass and process.
+        batch_size (`int`, *optional*): Images per forward pass and process; 16 on a CPU and 128 on a GPU by default.
         autocast (`str`): Precision of the forward passes: `"no"`, `"bf16"` or `"fp16"`.
         num_workers (`int`): Number of processes that load images.
         trust_remote_code (`bool`): Whether to run code from the model folder.
@@ -78,7 +81,7 @@ def evaluate_model(
         check_output_folder(output_dir)
     state = PartialState(cpu=not torch.accelerator.is_available())
     evaluators = load_protocols(specs)
-    image_processor = load_image_processor(model)
+    image_processor = load_image_processor(model, trust_remote_code)
     embedder = Embedder(
         AutoModel.from_pretrained(model, trust_remote_code=trust_remote_code).to(state.device),
         image_processor,

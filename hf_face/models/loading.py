@@ -9,9 +9,9 @@ from ..files import check_own_files
 from .image_processing_face import FaceImageProcessor
 
 
-def load_image_processor(name_or_path: str | Path) -> FaceImageProcessor:
+def load_image_processor(name_or_path: str | Path, trust_remote_code: bool = False) -> FaceImageProcessor:
     """
-    Load the image processor of a face model from a folder or the Hub.
+    Load the image processor of a face model from a folder or the Hub, without running code from there unless trusted.
 
     Raises:
         FileNotFoundError: if the model has no image processor.
@@ -29,4 +29,4 @@ def load_image_processor(name_or_path: str | Path) -> FaceImageProcessor:
             f"{name_or_path} has no image processor ({IMAGE_PROCESSOR_NAME}), so the crops' size and normalization are "
             "unknown. Save one with the model: `FaceImageProcessor(...).save_pretrained(folder)`."
         ) from error
-    return AutoImageProcessor.from_pretrained(name_or_path)
+    return AutoImageProcessor.from_pretrained(name_or_path, trust_remote_code=trust_remote_code)
