@@ -140,3 +140,23 @@ def test_ranks_share_the_batches_and_receive_all_embeddings(model, faces, image_
     together = embed_images(model, faces, image_processor, batch_size)
     assert np.array_equal(together.original, alone.original)
     assert np.array_equal(together.flipped, alone.flipped)
+
+
+def test_the_batch_size_depends_on_the_device(model, image_processor):
+    assert Embedder(model, image_processor).batch_size == 16
+    assert Embedder(model.to("meta"), image_processor).batch_size == 128
+    assert Embedder(model, image_processor, batch_size=5).batch_size == 5
+    for wrong in (0, -1):
+        with pytest.raises(ValueError, match=f"batch_size must be at least 1, found {wrong}"):
+            Embedder(model, image_processor, batch_size=wrong)
+
+
+def test_no_images(model, image_processor, faces):
+    with pytest.raises(ValueError, match="there are no images to embed"):
+        Embedder(model, image_processor)(faces.select([]))
+
+
+def test_rows_of_a_dataset_are_named_as_in_it(model, image_processor):
+    images = Dataset.from_dict({"image": [{"bytes": b"no image", "path": None}] * 30}).cast_column("image", Image())
+    with pytest.raises(UndecodableImageError, match="image in row 20: "):
+        Embedder(model, image_processor, progress=False).embed(images, rows=range(20, 25))

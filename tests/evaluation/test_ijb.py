@@ -106,7 +106,7 @@ def test_cache_resumes_and_never_mixes_models(ijb_folder, model, image_processor
     shards[1].unlink()
     model.num_calls = 0
     assert IJBEvaluator(protocol, cache=cache)(model, image_processor) == without
-    assert model.num_calls == 2  # one batch and its flipped images
+    assert model.num_calls == 4  # two batches and their flipped images
     model.projection.weight.data.mul_(-1)
     cache(Embedder(model, image_processor, flip=False), protocol.images)
     assert len(list(tmp_path.rglob("*.safetensors"))) == 6
@@ -124,7 +124,7 @@ def test_cache_tells_slices_of_one_data_set_apart(orl, model, image_processor, t
 
 def test_without_mirror_images(ijb_folder, model, image_processor, tmp_path):
     protocol = load_ijb(ijb_folder)
-    metrics = IJBEvaluator(protocol, "N1D1F0").evaluate(Embedder(model, image_processor, flip=False))
+    metrics = IJBEvaluator(protocol, "N1D1F0").evaluate(Embedder(model, image_processor, batch_size=64, flip=False))
     assert model.num_calls == 1
     assert metrics == IJBEvaluator(protocol, "N1D1F0").evaluate(Embedder(model, image_processor))
 

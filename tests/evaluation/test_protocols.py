@@ -193,7 +193,7 @@ def test_pairs_of_a_folder_of_people(photographs):
 
 def test_protocols_of_one_file_share_its_embeddings(model, image_processor, shared_data):
     sample = str(shared_data / "insightface_sample" / "lfw_sample_py3.bin")
-    embedder = Embedder(model, image_processor)
+    embedder = Embedder(model, image_processor, batch_size=128)
     for evaluator in load_protocols([sample, {"quality": {"data": sample}}]):
         evaluator.evaluate(embedder)
     assert model.num_calls == 2  # one batch and its flipped images
