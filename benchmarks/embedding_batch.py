@@ -1,11 +1,12 @@
 """
-Milliseconds and page faults per embedded image on the CPU, by batch size.
+CPU time and page faults per embedded image on the CPU, by batch size.
 
-    python benchmarks/embedding_batch.py                                  # five models, one and two threads
+    python benchmarks/embedding_batch.py                                  # four models, one and two threads
     python benchmarks/embedding_batch.py --models mobilefacenet --batch_sizes 16 128 --rounds 5
 
-Every model embeds the same crops with an `Embedder`, decoding included and without flipped images. Batch sizes take
-turns in each round, so that other work on the machine affects all of them, and the fastest round counts. `kept` is the
+Every model embeds the same crops with an `Embedder`, decoding included and without flipped images. CPU time (user and
+system, of all threads) is less affected by other work on the machine than elapsed time; batch sizes take turns in each
+round, and the fastest round counts. `kept` is the
 same in a process whose C library keeps freed memory (`mallopt`: no mmap, no trim) instead of returning it to the
 system: large batches lose most of their time to the pages of freshly mapped activations.
 """
@@ -17,12 +18,12 @@ import json
 import resource
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 
 import numpy as np
 import torch
 from datasets import Dataset, Features, Image
+from inference import settle_batch_norms
 from PIL import Image as PillowImage
 
 from hf_face import (
@@ -67,15 +68,16 @@ def measure(arguments: argparse.Namespace) -> None:
         keep_freed_memory()
     torch.set_num_threads(arguments.threads)
     crops, model = make_crops(arguments.images), MODELS[arguments.model]()
+    settle_batch_norms(model, torch.randn(4, 3, 112, 112))
     for batch_size in arguments.batch_sizes:
         embedder = Embedder(model, FaceImageProcessor(), batch_size, flip=False, progress=False)
         embedder.embed(crops, rows=range(batch_size))  # warm up
-        faults, start = resource.getrusage(resource.RUSAGE_SELF).ru_minflt, time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_SELF)
         embedder.embed(crops)
-        seconds = time.perf_counter() - start
-        faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        print(json.dumps([batch_size, 1000 * seconds / len(crops), faults / len(crops), peak / 1024]))
+        after = resource.getrusage(resource.RUSAGE_SELF)
+        seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        faults = after.ru_minflt - before.ru_minflt
+        print(json.dumps([batch_size, 1000 * seconds / len(crops), faults / len(crops)]))
 
 
 def measure_in_a_process(model: str, threads: int, kept: bool, arguments: argparse.Namespace) -> list:
@@ -87,7 +89,7 @@ def measure_in_a_process(model: str, threads: int, kept: bool, arguments: argpar
 
 def main(arguments: argparse.Namespace) -> None:
     print(f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, best of {arguments.rounds} rounds")
-    print("| model | threads | batch | ms per image | page faults | kept: ms per image | page faults |")
+    print("| model | threads | batch | CPU ms per image | page faults | kept: CPU ms | page faults |")
     print("|---|---|---|---|---|---|---|")
     for model in arguments.models:
         for threads in arguments.num_threads:
