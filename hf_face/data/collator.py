@@ -64,8 +64,8 @@ class FaceCollator:
         """
         if not isinstance(rows, EncodedRows):
             rows = EncodedRows.from_rows(rows)
-        labels = self._checked_labels(rows)
-        batch = empty_batch(len(labels), self.image_size)
+        values = self._values(rows)
+        batch = empty_batch(len(rows.images), self.image_size)
         bad = []
         for i, (place, image) in enumerate(zip(batch.numpy(), rows.images, strict=True)):
             try:
@@ -74,8 +74,12 @@ class FaceCollator:
                 self._reject(f"{rows.describe(i)}: {error}")
                 bad.append(i)
         if bad:
-            _replace(bad, batch, labels)
-        return _Batch(pixel_values=batch.permute(0, 3, 1, 2), labels=labels)
+            _replace(bad, batch, *values.values())
+        return _Batch(pixel_values=batch.permute(0, 3, 1, 2), **values)
+
+    def _values(self, rows: EncodedRows) -> dict[str, Tensor]:
+        """What a batch has of each image (B,) besides its pixels."""
+        return {"labels": self._checked_labels(rows)}
 
     def _checked_labels(self, rows: EncodedRows) -> Tensor:
         upper = math.inf if self.num_identities is None else self.num_identities
@@ -105,11 +109,11 @@ class _Batch(dict):
         return cls(pixel_values=pixel_values, **{name: torch.from_numpy(value) for name, value in small.items()})
 
 
-def _replace(bad: list[int], images: Tensor, labels: Tensor):
-    """Replace each bad image with the next good one, cyclically."""
-    good = np.setdiff1d(np.arange(len(labels)), bad)
+def _replace(bad: list[int], images: Tensor, *values: Tensor):
+    """Replace each bad image and its values with the next good one, cyclically."""
+    good = np.setdiff1d(np.arange(len(images)), bad)
     if not len(good):
-        raise UndecodableImageError(f"none of the {len(labels)} images in a batch can be decoded")
+        raise UndecodableImageError(f"none of the {len(images)} images in a batch can be decoded")
     next_good = good[np.searchsorted(good, bad) % len(good)]
-    images[bad] = images[next_good]
-    labels[bad] = labels[next_good]
+    for tensor in (images, *values):
+        tensor[bad] = tensor[next_good]

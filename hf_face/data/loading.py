@@ -80,6 +80,11 @@ class FaceDataset(TorchDataset):
         self._labels = int64_labels(dataset.data.column("label"))
         self._places = None if dataset._indices is None else dataset._indices.column(0).to_numpy().astype(np.int64)
 
+    @property
+    def dataset(self) -> Dataset:
+        """The dataset, with all its columns."""
+        return self._dataset
+
     def __reduce__(self):
         return FaceDataset, (self._dataset,)  # spawned workers open the file instead of receiving its contents
 

@@ -39,6 +39,8 @@ class FaceRecognitionOutput(ModelOutput):
             Complete output of the backbone, including patch weights if requested.
         hidden_states, attentions (`tuple[torch.Tensor]`, *optional*):
             The backbone's, returned with `output_hidden_states=True` and `output_attentions=True`.
+        further (`dict[str, torch.Tensor]`, *optional*, returned with `further`):
+            What the function has computed.
     """
 
     loss: Tensor | None = None
@@ -48,6 +50,7 @@ class FaceRecognitionOutput(ModelOutput):
     backbone_output: FaceEmbeddingOutput | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
+    further: dict[str, Tensor] | None = None
 
 
 class FaceRecognitionModel(PreTrainedModel):
@@ -186,6 +189,7 @@ class FaceRecognitionModel(PreTrainedModel):
         pixel_values: Tensor,
         labels: Tensor | None = None,
         sample_weight: Tensor | Callable[[FaceEmbeddingOutput], Tensor] | None = None,
+        further: Callable[[FaceEmbeddingOutput], dict[str, Tensor]] | None = None,
         **kwargs,
     ) -> FaceRecognitionOutput | tuple[Tensor, ...]:
         r"""
@@ -196,6 +200,9 @@ class FaceRecognitionModel(PreTrainedModel):
                 Identities, from 0 to `num_identities - 1`; crops with label -1 are excluded from the loss.
             sample_weight (`torch.Tensor` of shape `(batch,)` or `Callable`, *optional*):
                 Weights of the samples' losses, or a function that computes them from the backbone's output.
+            further (`Callable`, *optional*):
+                Computes something else from the backbone's output. Parameters of a training method are used here,
+                inside `forward`, as data parallelism does not expect gradients of others.
             kwargs:
                 Additional arguments of the backbone's `forward`, such as `output_hidden_states=True`.
         """
@@ -215,6 +222,8 @@ class FaceRecognitionModel(PreTrainedModel):
                 sample_weight = sample_weight(embedding)
             judged = self.head(embedding.pooler_output, embedding.norm, labels, sample_weight)
             output["loss"], output["target_cosine"] = judged.loss, judged.target_cosine
+        if further is not None:
+            output["further"] = further(embedding)
         return output
 
 

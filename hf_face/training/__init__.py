@@ -7,8 +7,10 @@ from ..lazy import lazy_names
 if TYPE_CHECKING:
     from .arguments import FaceTrainingArguments as FaceTrainingArguments
     from .divergence import TrainingDivergedError as TrainingDivergedError
+    from .methods import Distillation as Distillation
     from .methods import MarginSoftmax as MarginSoftmax
     from .methods import TrainingMethod as TrainingMethod
+    from .methods import add_teacher_embeddings as add_teacher_embeddings
     from .resuming import find_checkpoint as find_checkpoint
     from .resuming import last_complete_checkpoint as last_complete_checkpoint
     from .trainer import FaceTrainer as FaceTrainer
@@ -16,11 +18,13 @@ else:
     __getattr__, __dir__, __all__ = lazy_names(
         __name__,
         {
+            "Distillation": "methods",
             "FaceTrainer": "trainer",
             "FaceTrainingArguments": "arguments",
             "MarginSoftmax": "methods",
             "TrainingDivergedError": "divergence",
             "TrainingMethod": "methods",
+            "add_teacher_embeddings": "methods",
             "find_checkpoint": "resuming",
             "last_complete_checkpoint": "resuming",
         },

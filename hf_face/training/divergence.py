@@ -31,11 +31,9 @@ class TrainingDivergedError(ValueError):
 class NumberedCollator(FaceCollator):
     """A [`FaceCollator`] whose batches also have their `rows` (B,) in the training data, unless it is streamed."""
 
-    def __call__(self, rows) -> dict[str, Tensor]:
-        batch = super().__call__(rows)
-        if isinstance(rows, EncodedRows) and rows.numbers is not None:
-            batch["rows"] = torch.as_tensor(rows.numbers)
-        return batch
+    def _values(self, rows: EncodedRows) -> dict[str, Tensor]:
+        numbers = {} if rows.numbers is None else {"rows": torch.as_tensor(rows.numbers)}
+        return super()._values(rows) | numbers
 
 
 class DivergenceCheck:

@@ -10,7 +10,7 @@ from torch.nn.functional import affine_grid, grid_sample
 
 from ...registry import augmentations
 from .base import PerImage
-from .draws import uniform
+from .draws import apply_where, uniform
 
 
 def move(images: Tensor, degrees: Tensor | float = 0.0, x: Tensor | float = 0.0, y: Tensor | float = 0.0) -> Tensor:
@@ -103,10 +103,21 @@ def _warp(images: Tensor, *inverse: Tensor | float) -> Tensor:
 
 @augmentations.register("flip")
 class RandomHorizontalFlip(PerImage):
-    """Flips images horizontally, as virtually all face recognition recipes do."""
+    """Flips images horizontally, as virtually all face recognition recipes do.
+
+    Attributes:
+        mirrored (`torch.Tensor` of shape `(B,)`): Whether each image of the last batch was flipped.
+    """
+
+    mirrored: Tensor
 
     def __init__(self, p: float = 0.5):
         super().__init__(p)
+
+    def forward(self, images: Tensor, generator: Generator | None = None) -> Tensor:
+        self.mirrored = uniform(len(images), generator=generator) < self.p
+        apply_where(self.mirrored, images, lambda some: self.augment(some, generator))
+        return images
 
     def augment(self, images: Tensor, generator: Generator | None) -> Tensor:
         return images.flip(-1)

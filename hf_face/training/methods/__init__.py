@@ -4,9 +4,10 @@ import importlib
 import pkgutil
 
 from .base import TrainingMethod
+from .distillation import Distillation, add_teacher_embeddings
 from .margin_softmax import MarginSoftmax
 
 for _module in pkgutil.iter_modules(__path__, f"{__name__}."):  # each module registers its methods
     importlib.import_module(_module.name)
 
-__all__ = ["MarginSoftmax", "TrainingMethod"]
+__all__ = ["Distillation", "MarginSoftmax", "TrainingMethod", "add_teacher_embeddings"]
