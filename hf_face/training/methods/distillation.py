@@ -252,8 +252,8 @@ class Distillation(TrainingMethod):
             self.projection = nn.Linear(student_size, teacher_size, bias=False)
         if self.weight and self.projection is None and student_size != teacher_size:
             raise ValueError(
-                f"The teacher's embeddings have {teacher_size} values, and the student's {student_size}: set projection "
-                f"to true, or embedding_size to {teacher_size}, or weight to 0 with a relational_weight."
+                f"The teacher's embeddings have {teacher_size} values, and the student's {student_size}: set "
+                f"projection to true, or embedding_size to {teacher_size}, or weight to 0 with a relational_weight."
             )
 
 
