@@ -95,6 +95,9 @@ class Table:
 
 
 def main(options: list[str]) -> int:
+    if options in (["-h"], ["--help"]):
+        print(f"usage: conformance.py [option of pytest ...]\n{__doc__}")
+        return 0
     folder = CACHE / f"transformers-{transformers.__version__}"
     CACHE.mkdir(parents=True, exist_ok=True)
     unpack_tests(download_archive(transformers.__version__, CACHE), folder)
