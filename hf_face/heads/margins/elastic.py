@@ -39,7 +39,7 @@ class _ElasticMargin(Margin):
             return torch.full_like(cosine, self.m)
         index = torch.arange(len(cosine), device=cosine.device)
         drawn = self.m + self.std * counter_normal(index, self.num_draws, self.seed).to(cosine)
-        self.num_draws += 1
+        self.num_draws = self.num_draws + 1  # anew: in a compiled backward pass, the draws may be computed once more
         if not self.plus:
             return drawn
         hardest_first = cosine.detach().argsort()
