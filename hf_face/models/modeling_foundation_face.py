@@ -71,6 +71,11 @@ class FoundationFaceModel(FoundationFacePreTrainedModel):
         )
         return model
 
+    def _set_gradient_checkpointing(self, enable: bool = True, *args, **kwargs):
+        if not any(hasattr(module, "gradient_checkpointing") for module in self.backbone.modules()):
+            raise ValueError(f"{self.config.backbone_config.model_type} has no gradient checkpointing in transformers.")
+        super()._set_gradient_checkpointing(enable, *args, **kwargs)
+
     @can_return_tuple
     def forward(
         self,

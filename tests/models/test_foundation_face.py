@@ -198,3 +198,18 @@ def test_poolings_that_a_backbone_does_not_have_are_refused():
         build(CONVNEXT, pooling="cls")(faces())
     with pytest.raises(ValueError, match="224 x 112"):
         FoundationFaceConfig(backbone_config={**DINOV2, "image_size": [224, 112]})
+
+
+def test_what_a_convolutional_backbone_lacks_is_named():
+    settings = {"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1]}
+    model = FoundationFaceModel(FoundationFaceConfig(backbone_config=settings, image_size=32)).eval()
+    with pytest.raises(ValueError, match="resnet has no gradient checkpointing"):
+        model.activation_checkpointing_enable()
+    with pytest.raises(ValueError, match="resnet has no attention maps"):
+        model(torch.randn(2, 3, 32, 32), output_attentions=True)
+    assert len(model(torch.randn(2, 3, 32, 32), output_hidden_states=True).hidden_states) == 3
+
+
+def test_models_from_timm_are_for_timm_face():
+    with pytest.raises(ValueError, match="Use `TimmFaceConfig`"):
+        FoundationFaceConfig(backbone_config={"model_type": "timm_wrapper", "architecture": "resnet10t"})
