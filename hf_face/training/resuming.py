@@ -78,8 +78,8 @@ def final_weights(state: TrainerState, checkpoint: Path, args: TrainingArguments
     best = find_best_checkpoint(state, checkpoint, args.output_dir)
     if best is None:
         raise ValueError(
-            f"The best checkpoint of this finished run, of step {state.best_global_step}, is not beside {checkpoint} or "
-            "not complete. Set load_best_model_at_end to false to use the last weights."
+            f"The best checkpoint of this finished run, of step {state.best_global_step}, is not beside {checkpoint} "
+            "or not complete. Set load_best_model_at_end to false to use the last weights."
         )
     state.best_model_checkpoint = str(best)
     return best, state.best_global_step
