@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .methods import Distillation as Distillation
     from .methods import MarginSoftmax as MarginSoftmax
     from .methods import TrainingMethod as TrainingMethod
+    from .methods import TransFace as TransFace
     from .methods import add_teacher_embeddings as add_teacher_embeddings
     from .resuming import find_checkpoint as find_checkpoint
     from .resuming import last_complete_checkpoint as last_complete_checkpoint
@@ -24,6 +25,7 @@ else:
             "MarginSoftmax": "methods",
             "TrainingDivergedError": "divergence",
             "TrainingMethod": "methods",
+            "TransFace": "methods",
             "add_teacher_embeddings": "methods",
             "find_checkpoint": "resuming",
             "last_complete_checkpoint": "resuming",

@@ -273,9 +273,10 @@ class FaceTrainer(Trainer):
     def prepare_batch(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Augment (in training) and normalize a batch of the collator for a [`TrainingMethod`]."""
         images = inputs["pixel_values"].contiguous()  # augmentation is faster on planes
+        self.method.generator = self._draws.generator(self.state.global_step)
         with torch.autocast(images.device.type, enabled=False):  # coordinates do not fit half precision
             if self.augment is not None and self.model.training:
-                images = self.augment(images, self._draws.generator(self.state.global_step))
+                images = self.augment(images, self.method.generator)
             pixel_values = self.normalize(images)
         if self.model.training and uses_reentrant_checkpoints(self.args):
             pixel_values.requires_grad_()  # without which layers of frozen weights would pass no gradient on

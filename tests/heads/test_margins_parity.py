@@ -181,7 +181,7 @@ def test_combined_margin_contains_the_named_ones(inputs):
 
 @pytest.mark.parametrize("name", ("far", "clamped"))
 def test_sample_weights_match_transface(name, fixtures):
-    case = np.load(fixtures / "losses" / "ehsm.npz")
+    case = np.load(fixtures / "transface" / "ehsm.npz")
     embeddings = torch.tensor(case[f"{name}_embeddings"], dtype=torch.float64, requires_grad=True)
     weight = torch.tensor(case["weight"], dtype=torch.float64, requires_grad=True)
     labels, sample_weight = torch.tensor(case["labels"]).long(), torch.tensor(case["sample_weight"]).double()

@@ -1,13 +1,13 @@
 """scripts/train.py as it is launched: on one rank, on two, killed and started again."""
 
 import json
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from hf_face.training import last_complete_checkpoint
@@ -34,6 +34,19 @@ disable_tqdm: true
 use_cpu: true
 resume_from_checkpoint: auto
 """
+
+TRANSFACE = {
+    "model_type": "vit_face",
+    "image_size": 32,
+    "patch_size": 8,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "embedding_size": 16,
+    "mask_ratio": 0.0,
+    "patch_weighting": True,
+}
 
 
 def command(folder: Path, num_ranks: int, *overrides: str) -> list[str]:
@@ -63,17 +76,32 @@ def uninterrupted(tmp_path_factory) -> list[float]:
     return train(tmp_path_factory.mktemp("uninterrupted"))
 
 
-def test_a_killed_run_that_is_started_again_repeats_the_uninterrupted_one_exactly(tmp_path, uninterrupted):
-    process = subprocess.Popen(
-        command(tmp_path, 1), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+def kill_after_the_first_checkpoint(folder: Path, num_ranks: int = 1, *overrides: str) -> None:
+    process = psutil.Popen(
+        command(folder, num_ranks, *overrides), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    while not list(tmp_path.glob("run/checkpoint-*/*")):
+    while not list(folder.glob("run/checkpoint-*/*")):
         assert process.poll() is None, "the run ended before its first checkpoint"
         time.sleep(0.02)
-    subprocess.run(["pkill", f"-{signal.SIGKILL.value}", "-s", str(process.pid)], check=False)
-    process.wait()
+    ranks = process.children(recursive=True)
+    for each in [process, *ranks]:
+        each.kill()
+    psutil.wait_procs([process, *ranks])
+
+
+def test_a_killed_run_that_is_started_again_repeats_the_uninterrupted_one_exactly(tmp_path, uninterrupted):
+    kill_after_the_first_checkpoint(tmp_path)
     assert len(train(tmp_path)) == STEPS
     assert losses(tmp_path) == uninterrupted
+
+
+@pytest.mark.slow  # three launches of two ranks
+def test_transface_on_two_ranks_is_killed_and_goes_on_as_if_it_had_not_been(tmp_path):
+    transface = ["--backbone", json.dumps(TRANSFACE), "--method", '{"transface": {"probability": 0.5}}']
+    uninterrupted = train(tmp_path / "whole", 2, *transface)
+    kill_after_the_first_checkpoint(tmp_path / "killed", 2, *transface)
+    assert len(uninterrupted) == STEPS
+    assert train(tmp_path / "killed", 2, *transface) == uninterrupted
 
 
 def test_two_ranks_train_like_one(tmp_path):

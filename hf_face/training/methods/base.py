@@ -1,7 +1,7 @@
 """Base class for training methods."""
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from transformers import Trainer
 
 
@@ -15,6 +15,7 @@ class TrainingMethod(nn.Module):
 
     Attributes:
         uses_head (`bool`): Whether to train the margin head, or freeze it.
+        generator (`torch.Generator`): For random draws on the CPU, set before each batch; a resumed run repeats them.
 
     Example:
     ```python
@@ -40,6 +41,7 @@ class TrainingMethod(nn.Module):
     """
 
     uses_head = True
+    generator: Generator | None = None
 
     def __init__(self):
         super().__init__()
