@@ -1,6 +1,6 @@
 """Exponential moving average of the backbone's weights."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,10 +23,11 @@ class WeightAverage(TrainerCallback):
     Args:
         backbone (`nn.Module`): The backbone that is trained.
         decay (`float`): Weight of the previous average, in (0, 1).
+        frozen (`Collection[str]`): Names of weights that are not trained, and not saved.
     """
 
-    def __init__(self, backbone: nn.Module, decay: float):
-        self.backbone = backbone
+    def __init__(self, backbone: nn.Module, decay: float, frozen: Collection[str] = ()):
+        self.backbone, self.frozen = backbone, frozen
         self.averaged = AveragedModel(backbone, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
 
     @property
@@ -48,14 +49,15 @@ class WeightAverage(TrainerCallback):
 
     def save(self, folder: Path) -> None:
         """Save the weights that are averaged. Must be called by only one process."""
-        weights = {name: tensor.contiguous() for name, tensor in self.backbone.state_dict().items()}
-        save_file(weights, folder / RAW_BACKBONE_FILE)
+        weights = self.backbone.state_dict()
+        trained = {name: weights[name].contiguous() for name in weights if name not in self.frozen}
+        save_file(trained, folder / RAW_BACKBONE_FILE)
 
     def load(self, folder: Path) -> None:
         """Restore the average from the backbone, which has loaded the checkpoint, and the raw weights from disk."""
         self.averaged.module.load_state_dict(self.backbone.state_dict())
         self.averaged.n_averaged.fill_(1)  # with 0, the next update would copy the weights
-        self.backbone.load_state_dict(load_file(folder / RAW_BACKBONE_FILE))
+        self.backbone.load_state_dict(self.backbone.state_dict() | load_file(folder / RAW_BACKBONE_FILE))
 
     @torch.no_grad()
     def _swap(self) -> None:

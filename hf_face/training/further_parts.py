@@ -5,12 +5,14 @@ from pathlib import Path
 
 import torch
 from transformers import TrainerCallback
+from transformers.trainer_pt_utils import get_model_param_count
 from transformers.utils import logging
 
 from ..recognition import FaceRecognitionModel
 from .card import Run
 from .class_centers import ClassCenters
 from .ema import WeightAverage
+from .lora import BaseOfAdapter, frozen_names
 from .methods import TrainingMethod
 from .resuming import keep_best_checkpoint
 
@@ -38,8 +40,9 @@ class FurtherParts(TrainerCallback):
         model.method = trainer.method  # its modules are trained, wrapped and checkpointed with the model
         model.head.requires_grad_(trainer.method.uses_head)
         trainer.class_centers = ClassCenters(model.head, trainer.args)
-        if trainer.class_centers.is_split:
-            model._ddp_params_and_buffers_to_ignore = ["head.weight"]  # type: ignore[assignment]
+        own = {"head.weight"} if trainer.class_centers.is_split else set()
+        model._ddp_params_and_buffers_to_ignore = sorted(own | frozen_names(model))  # type: ignore[assignment]
+        self.base = BaseOfAdapter(model)
 
     def set_up(self) -> None:
         """Set up memory format, averaging and method of the model on its device."""
@@ -48,8 +51,10 @@ class FurtherParts(TrainerCallback):
             trainer.model.to(memory_format=torch.channels_last)
         if trainer.ema is not None:
             trainer.remove_callback(trainer.ema)
-        trainer.ema = None if args.ema_decay is None else WeightAverage(trainer.model.backbone, args.ema_decay)
-        if trainer.ema is not None:
+        trainer.ema = None
+        if args.ema_decay is not None:
+            frozen = {name.removeprefix("backbone.") for name in frozen_names(trainer.model)}
+            trainer.ema = WeightAverage(trainer.model.backbone, args.ema_decay, frozen)
             trainer.add_callback(trainer.ema)
         trainer.method.setup(trainer)
         trainer.method.to(args.device)  # including modules created in setup
@@ -57,6 +62,8 @@ class FurtherParts(TrainerCallback):
     def save(self, folder: Path) -> None:
         """Add them to a checkpoint. Must be called on every rank."""
         trainer, args = self.trainer, self.trainer.args
+        if args.should_save:
+            self.base.save(folder)
         if trainer.ema is not None and args.should_save:
             trainer.ema.save(folder)
         if trainer.class_centers.is_split:
@@ -65,13 +72,16 @@ class FurtherParts(TrainerCallback):
             trainer._streamed.save(folder, trainer.state.global_step)
 
     def load(self, checkpoint: Path) -> None:
-        """Load split class centers with their optimizer state, and the averaged weights."""
+        """Load split class centers with their optimizer state, and the averaged weights; check those of an adapter."""
+        self.base.check(checkpoint)
         self.trainer.class_centers.load(checkpoint, self.trainer.optimizer)
         if self.trainer.ema is not None:
             self.trainer.ema.load(checkpoint)
 
     def on_train_begin(self, args, state, control, **kwargs):
         trainer = self.trainer
+        if frozen_names(trainer.model):
+            trainer.log({"trainable_parameters": get_model_param_count(trainer.model, trainable_only=True)})
         if trainer._resumed_from is not None:
             self.load(trainer._resumed_from)
             if args.load_best_model_at_end and state.best_global_step:

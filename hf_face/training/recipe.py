@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from datasets import ClassLabel, Dataset, IterableDataset
-from peft import LoraConfig, get_peft_model
 from torch.distributed import ProcessGroup
 from transformers import AutoConfig, AutoModel, HfArgumentParser
 
@@ -29,6 +28,7 @@ from ..recognition import FaceRecognitionConfig, FaceRecognitionModel
 from ..registry import families, load_plugins, methods
 from ..user_input import check_exists, did_you_mean, parse_yaml
 from .arguments import FaceTrainingArguments
+from .lora import add_lora
 from .methods import TrainingMethod
 from .recipe_files import find_recipe, recipe_names
 
@@ -72,8 +72,9 @@ class ModelArguments:
     lora: Nested = field(
         default=None,
         metadata={
-            "help": "Train low-rank adapters instead of the backbone's weights: arguments of peft's LoraConfig, such "
-            'as {"r": 16, "target_modules": ["qkv"]}. They are merged into the saved model.'
+            "help": "Train low-rank adapters instead of the backbone's weights: arguments of peft's LoraConfig and "
+            'layers, such as {"r": 16, "target_modules": ["qkv"], "layers": "top3"}. They are merged into the saved '
+            "model, and also saved by themselves, in its folder adapter."
         },
     )
     margin: str = field(default="arcface", metadata={"help": "arcface, cosface, adaface, magface ..."})
@@ -330,9 +331,3 @@ def build_model(
 def build_method(args: ModelArguments) -> TrainingMethod | None:
     """Build the training method of a recipe, or None for the trainer's default."""
     return None if args.method is None else methods.build(args.method)
-
-
-def add_lora(model: FaceRecognitionModel, lora: dict[str, Any]) -> FaceRecognitionModel:
-    """Add low-rank adapters to the backbone of `model` and freeze its other weights; the margin head is trained."""
-    model.backbone = get_peft_model(model.backbone, LoraConfig(**lora))
-    return model

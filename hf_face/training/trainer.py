@@ -52,6 +52,8 @@ from .streaming import StreamedBatches
 
 logger = logging.get_logger(__name__)
 
+ADAPTER = "adapter"  # folder beside a model with a merged adapter
+
 
 class FaceTrainer(Trainer):
     """
@@ -399,11 +401,20 @@ class FaceTrainer(Trainer):
     @property
     def backbone(self) -> PreTrainedModel:
         """The backbone to publish: averaged if `ema_decay` is set, with LoRA adapters merged."""
-        if self.ema is not None:
-            backbone: Any = self.ema.module
-        else:
-            backbone = self.accelerator.unwrap_model(self.model, keep_torch_compile=False).backbone
+        backbone: Any = self._trained_backbone
         return copy.deepcopy(backbone).merge_and_unload() if isinstance(backbone, PeftModel) else backbone
+
+    @property
+    def adapter(self) -> PeftModel | None:
+        """The backbone with its LoRA adapter, averaged if `ema_decay` is set, of which peft saves and pushes only the
+        adapter; None if there is none."""
+        return self._trained_backbone if isinstance(self._trained_backbone, PeftModel) else None
+
+    @property
+    def _trained_backbone(self) -> nn.Module:
+        if self.ema is not None:
+            return self.ema.module
+        return self.accelerator.unwrap_model(self.model, keep_torch_compile=False).backbone
 
     def whole_state_dict(self, part: str) -> dict[str, Tensor]:
         """Weights of the backbone or the head, complete on the first rank even if an engine splits them."""
@@ -415,7 +426,8 @@ class FaceTrainer(Trainer):
 
     def save_model(self, output_dir: str | Path | None = None, _internal_call: bool = False) -> None:
         """
-        Save the backbone and its image processor, to be loaded with `AutoModel.from_pretrained(output_dir)`.
+        Save the backbone and its image processor, to be loaded with `AutoModel.from_pretrained(output_dir)`. A LoRA
+        adapter is merged, and also saved by itself, for `PeftModel.from_pretrained(base, f"{output_dir}/adapter")`.
 
         Checkpoints contain the training model instead, including the margin head.
         """
@@ -430,6 +442,8 @@ class FaceTrainer(Trainer):
         state_dict = self.whole_state_dict("backbone") if splits_weights(self.accelerator) else None
         if self.args.should_save:
             self.backbone.save_pretrained(output_dir, state_dict=state_dict)
+            if self.adapter is not None:
+                self.adapter.save_pretrained(str(Path(output_dir, ADAPTER)))
             self.processing_class.save_pretrained(output_dir)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
