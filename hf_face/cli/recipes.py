@@ -3,6 +3,7 @@ List the recipes included in hf_face, or print the path of one of them.
 
 Example:
     hf-face recipes
+    hf-face recipes timm_face/vit_tiny_arcface
     cp $(hf-face recipes demo/orl) mine.yaml
 """
 

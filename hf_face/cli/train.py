@@ -67,7 +67,7 @@ GROUPS = {
     "checkpoints and logs": [
         *("save_strategy", "save_steps", "save_total_limit", "logging_steps", "report_to", "run_name"),
     ],
-    "publishing": ["card", "push_to_hub", "hub_model_id", "hub_private_repo", "hub_strategy", "hub_revision"],
+    "publishing": ["card", "published", "push_to_hub", "hub_model_id", "hub_private_repo", "hub_strategy", "hub_revision"],
 }
 
 
@@ -99,7 +99,7 @@ def main(argv: Sequence[str]) -> None:
         image_processor=image_processor,
         augmentation=data_args.augmentation,
         on_bad_image=data_args.on_bad_image,
-        card=card_args.build(),
+        card=card_args.build(model_args.published),
         method=build_method(model_args),
     )
 

@@ -12,6 +12,7 @@ from .datasets_and_metrics import push_dataset, push_metric
 from .measuring import ModelMeasurements, measure_model
 from .model_card import create_model_card
 from .model_folder import write_model_card, write_model_folder
+from .published import Published
 from .publishing import push_to_hub
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Evaluation",
     "FaceModelCardData",
     "ModelMeasurements",
+    "Published",
     "TrainingData",
     "create_model_card",
     "evaluations_from_metrics",

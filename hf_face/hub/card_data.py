@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from ..files import file_inside
+from .published import Published
 
 CARD_DATA_NAME = "model_card.json"
 NO_RESULT = re.compile(r"(.+_)?(threshold(@.+)?|num_genuine|num_impostors|finest_far)")
@@ -158,6 +159,7 @@ class FaceModelCardData:
         base_model (`str`, *optional*): Hub name of the model that was fine-tuned or converted.
         license_name, license_link (`str`, *optional*): Name and link of a license without identifier.
         evaluations (`list[Evaluation]`): Evaluations measured here, and others with their source.
+        published (`Published`, *optional*): The publication that the training follows, with its figures.
         thresholds_from (`str`, *optional*): Name of the evaluation that sets the model's thresholds. Defaults to the
             first one measured here that has any.
         hyperparameters (`dict`): Settings of the training, listed without changes.
@@ -178,6 +180,7 @@ class FaceModelCardData:
     license_name: str | None = None
     license_link: str | None = None
     evaluations: list[Evaluation] = field(default_factory=list)
+    published: Published | None = None
     thresholds_from: str | None = None
     hyperparameters: dict[str, Any] = field(default_factory=dict)
     log_history: list[dict[str, Any]] = field(default_factory=list)
@@ -258,6 +261,8 @@ class FaceModelCardData:
         values = {"license": "", "training_data": [], "evaluations": [], **values}
         for name, part in (("training_data", TrainingData), ("evaluations", Evaluation)):
             values[name] = [_build(part, each, f"{origin}, {name}") for each in values[name]]
+        if isinstance(values.get("published"), dict):
+            values["published"] = Published.from_dict(values["published"])
         return cls(**values)
 
 

@@ -1,6 +1,7 @@
 """Completing a model card with the data of a training run."""
 
 import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ..hub.card_data import Evaluation, FaceModelCardData, TrainingData, read_em
 from ..hub.measuring import cpu_name
 from ..hub.model_card import is_repo_id
 from ..registry import Entry, augmentations, methods, protocols
+from .methods import TrainingMethod
 
 Run = Any  # a FaceTrainer, whose module imports this one
 
@@ -84,6 +86,8 @@ def complete_card(card: FaceModelCardData, trainer: Run) -> FaceModelCardData:
         trainer (`FaceTrainer`): The trainer after training.
     """
     measured = trainer.publisher.measured.values()
+    evaluators = [measurement.evaluator for measurement in measured]
+    citations = training_citations(trainer.method, trainer.augment, trainer.model.head.sample_rate, evaluators)
     return dataclasses.replace(
         card,
         base_model=card.base_model or base_model(trainer.model.backbone),
@@ -92,18 +96,22 @@ def complete_card(card: FaceModelCardData, trainer: Run) -> FaceModelCardData:
         hyperparameters=training_settings(trainer) | card.hyperparameters,
         log_history=trainer.state.log_history,
         figures=[str(each.figure) for each in measured if each.figure is not None] + card.figures,
-        citations=card.citations + training_citations(trainer),
+        citations=card.citations + citations,
         **training_costs(card, trainer),
     )
 
 
-def training_citations(trainer: Run) -> list[str]:
-    """Citations of the training besides backbone, margin and data: method, Partial FC, augmentations, protocols."""
-    used = [methods.entry_of(trainer.method)]
-    used += [augmentations.entry_of(step) for step in trainer.augment.modules()] if trainer.augment else []
-    used += [protocol_of(measurement.evaluator) for measurement in trainer.publisher.measured.values()]
+def training_citations(
+    method: TrainingMethod | None,
+    augment: nn.Module | None,
+    sample_rate: float | None,
+    evaluators: Iterable[Evaluator] = (),
+) -> list[str]:
+    """Citations of a training besides backbone, margin and data: method, augmentations, protocols, Partial FC."""
+    used = [methods.entry_of(method), *map(augmentations.entry_of, augment.modules() if augment else ())]
+    used += [protocol_of(evaluator) for evaluator in evaluators]
     found = [bibtex for entry in used if entry is not None for bibtex in entry.citations]
-    return found + (["partial_fc"] if trainer.model.head.sample_rate < 1 else [])
+    return found + (["partial_fc"] if (sample_rate or 1) < 1 else [])
 
 
 def protocol_of(evaluator: Evaluator) -> Entry | None:

@@ -21,7 +21,7 @@ from ..evaluation import Evaluator, VerificationEvaluator
 from ..evaluation.protocols import load_protocol
 from ..heads import load_head
 from ..heads.head_files import find_head
-from ..hub import FaceModelCardData
+from ..hub import FaceModelCardData, Published
 from ..models import FaceConfig, FaceImageProcessor, FoundationFaceModel
 from ..models.loading import load_image_processor
 from ..recognition import FaceRecognitionConfig, FaceRecognitionModel
@@ -30,7 +30,7 @@ from ..user_input import check_exists, did_you_mean, parse_yaml
 from .arguments import FaceTrainingArguments
 from .lora import add_lora
 from .methods import TrainingMethod
-from .recipe_files import find_recipe, recipe_names
+from .recipe_files import EXTENDS, Fields, find_recipe, merge, read_layers, recipe_names
 
 SHUFFLE_BUFFER = 10_000  # buffered images of a stream: 45 MB of 112-pixel JPEG crops
 
@@ -43,6 +43,13 @@ else:
 def _parsed(value: Any) -> Any:
     """Parse dictionaries and lists, which are text on the command line but already parsed in recipes."""
     return parse_yaml(value) if isinstance(value, str) and value[:1] in ("{", "[") else value
+
+
+def _as_mapping(name: str, value: Any) -> dict[str, Any] | None:
+    value = _parsed(value)
+    if value is not None and not isinstance(value, dict):
+        raise ValueError(f"{name} must have settings of its own, `{name}: {{setting: value}}`, found {value!r}.")
+    return value
 
 
 def _as_list(values: Any) -> list:
@@ -62,7 +69,8 @@ class ModelArguments:
         default=None,
         metadata={
             "help": "Configuration of a new backbone, including its model_type, such as "
-            '{"model_type": "timm_face", "architecture": "convnext_nano", "model_args": {"patch_size": 2}}.'
+            '{"model_type": "timm_face", "architecture": "convnext_nano", "model_args": {"patch_size": 2}}. With a '
+            'foundation model as model_name_or_path, its settings as a face model, such as {"image_size": 224}.'
         },
     )
     model_name_or_path: str | None = field(
@@ -106,12 +114,23 @@ class ModelArguments:
         metadata={"help": "Ignore negatives with a cosine above this, which may show the same person."},
     )
 
+    published: Nested = field(
+        default=None,
+        metadata={
+            "help": "What others published about this model: source, url, parameters, figures, and what differs from "
+            "how they trained it. Left out if the model is overridden on the command line."
+        },
+    )
+
     def __post_init__(self):
-        self.backbone, self.lora = _parsed(self.backbone), _parsed(self.lora)
-        self.margin_kwargs, self.method = _parsed(self.margin_kwargs), _parsed(self.method)
+        for name in ("backbone", "lora", "margin_kwargs"):
+            setattr(self, name, _as_mapping(name, getattr(self, name)))
+        self.method, published = _parsed(self.method), _parsed(self.published)
+        self.published = None if published is None else Published.from_dict(published)
         self.plugins = _as_list(self.plugins)
         load_plugins(self.plugins)
-        if (self.backbone is None) == (self.model_name_or_path is None):
+        settings = self.backbone or {}
+        if "model_type" in settings if self.model_name_or_path is not None else self.backbone is None:
             raise ValueError(
                 "Set either backbone (for a new one) or model_name_or_path (for a trained one), but not both."
             )
@@ -182,14 +201,18 @@ class CardArguments:
     )
 
     def __post_init__(self):
-        self.card = _parsed(self.card)
+        self.card = _as_mapping("card", self.card)
 
-    def build(self) -> FaceModelCardData | None:
-        """Build the card's data, or None if the recipe has none."""
-        return None if self.card is None else FaceModelCardData.from_dict(self.card, "the recipe's card")
+    def build(self, published: Published | None = None) -> FaceModelCardData | None:
+        """Build the card's data with what others published about the model, or None if the recipe has no card."""
+        if self.card is None:
+            return None
+        return FaceModelCardData.from_dict({"published": published, **self.card}, "the recipe's card")
 
 
 RECIPE_TYPES = (ModelArguments, DataArguments, CardArguments, FaceTrainingArguments)
+# The fields that define the model which `published` is about.
+PUBLISHED_OF = ("backbone", "model_name_or_path", "lora", "margin", "margin_kwargs", "method")
 
 
 def parse_recipe(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments, CardArguments, FaceTrainingArguments]:
@@ -200,22 +223,29 @@ def parse_recipe(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments, Ca
         argv: the name or YAML file of a recipe and overrides, such as `["demo/orl", "--learning_rate", "0.1"]`.
 
     Raises:
-        FileNotFoundError: if the recipe does not exist.
-        ValueError: if the recipe has unknown keys or is not a mapping.
+        FileNotFoundError: if the recipe, or one that it extends, does not exist.
+        ValueError: if a field is unknown or its value is not valid; the message names file and field.
     """
     parser = HfArgumentParser(
         RECIPE_TYPES,  # type: ignore[arg-type]  # its own name for a dataclass fits no class
         description="Train a face model. The first argument is a recipe in YAML.",
     )
-    name, argv = split_recipe(argv, parser)
-    if name is not None:
-        path = find_recipe(name)
-        actions = {action.dest: action for action in parser._actions}
-        recipe = read_recipe(path, set(actions))
-        parser.set_defaults(**{key: _as_option(value, actions[key], path) for key, value in recipe.items()})
-        for action in parser._actions:
-            action.required = action.required and action.dest not in recipe
-    model, data, card, args = parser.parse_args_into_dataclasses(argv)
+    name, options = split_recipe(argv, parser)
+    if name is None:
+        model, data, card, args = parser.parse_args_into_dataclasses(options)
+        return model, data, card, args
+    path = find_recipe(name)
+    actions = {action.dest: action for action in parser._actions}
+    recipe = merge([check_fields(fields, file, actions) for file, fields in read_layers(path)])
+    parser.set_defaults(**recipe)
+    for action in parser._actions:
+        action.required = action.required and action.dest not in recipe
+    try:
+        model, data, card, args = parser.parse_args_into_dataclasses(options)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    if any(getattr(model, name) != recipe.get(name, actions[name].default) for name in PUBLISHED_OF):
+        model.published = None
     return model, data, card, args
 
 
@@ -230,29 +260,42 @@ def split_recipe(argv: Sequence[str], parser: ArgumentParser) -> tuple[str | Non
     return None, list(argv)
 
 
-def read_recipe(path: Path, known: set[str]) -> dict[str, Any]:
-    """Read the fields of a recipe, which must be among `known`."""
-    with path.open(encoding="utf-8") as file:
-        recipe = parse_yaml(file)
-    if not isinstance(recipe, dict):
-        raise ValueError(f"{path} must have one field per line, `name: value`.")
-    for key in recipe:
-        if key not in known:
-            raise ValueError(f"{path} sets {key!r}, which is not a field.{did_you_mean(str(key), known)}")
-    return recipe
+def check_fields(fields: Fields, path: Path, actions: dict[str, Action]) -> Fields:
+    """
+    Check the fields of the recipe at `path`, and convert their values as those of the command line are converted.
+
+    Raises:
+        ValueError: if a field is unknown, or its value is not of its type.
+    """
+    for name in fields:
+        if name not in actions:
+            raise ValueError(
+                f"{path} sets {name!r}, which is not a field.{did_you_mean(str(name), {*actions, EXTENDS})}"
+            )
+    return {name: _as_option(value, actions[name], path) for name, value in fields.items()}
 
 
 def _as_option(value: Any, action: Action, path: Path) -> Any:
     """A recipe's value as the command line would have it. argparse converts text, but not what YAML already did."""
     if value is False and action.choices and "no" in action.choices:
         return "no"  # which is False in YAML
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return value
-    if action.type is str:
-        return str(value)
-    if action.type is int and not float(value).is_integer():
+    if action.choices and not isinstance(value, list) and value not in (None, *action.choices):
+        choices = ", ".join(str(choice) for choice in action.choices)
+        raise ValueError(f"{path}: {action.dest} must be one of {choices}, found {value!r}.")
+    if action.type in (int, float) and value is not None:
+        return _as_number(value, action, path)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return str(value) if is_number and action.type is str else value
+
+
+def _as_number(value: Any, action: Action, path: Path) -> int | float:
+    try:
+        number = float("" if isinstance(value, bool) else value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{path}: {action.dest} must be a number, found {value!r}.") from None
+    if action.type is int and not number.is_integer():
         raise ValueError(f"{path}: {action.dest} must be a whole number, found {value}.")
-    return action.type(value) if action.type in (int, float) else value
+    return int(number) if action.type is int else number
 
 
 def load_data(args: DataArguments) -> tuple[Dataset | IterableDataset, list[Evaluator]]:
@@ -312,17 +355,23 @@ def build_model(
     name = args.model_name_or_path
     if name is not None:
         check_exists(name)
-        if isinstance(AutoConfig.from_pretrained(name), FaceConfig):
-            backbone, image_processor = AutoModel.from_pretrained(name), load_image_processor(name)
-        else:
-            backbone = FoundationFaceModel.from_backbone(name)
+        if not isinstance(AutoConfig.from_pretrained(name), FaceConfig):
+            backbone = FoundationFaceModel.from_backbone(name, **(args.backbone or {}))
             image_processor = FaceImageProcessor(**backbone.config.preprocessing)
+        elif args.backbone:
+            raise ValueError(
+                f"backbone sets {', '.join(args.backbone)}, but {name} is a face model with its own settings."
+            )
+        else:
+            backbone, image_processor = AutoModel.from_pretrained(name), load_image_processor(name)
         model = FaceRecognitionModel.from_backbone(backbone, head_group, **head)
     else:
         model_type = families[args.backbone.get("model_type", "timm_face")].name
         config = AutoConfig.for_model(**{**args.backbone, "model_type": model_type})
         image_processor = FaceImageProcessor(**config.preprocessing)
         model = FaceRecognitionModel(FaceRecognitionConfig(backbone_config=config, **head), head_group=head_group)
+    if args.published is not None:
+        args.published.check_size(model.backbone)
     if args.head_from is not None:
         load_head(model.head, find_head(args.head_from))
     return (add_lora(model, args.lora) if args.lora else model), image_processor

@@ -1,5 +1,6 @@
 """The tables in the documentation match the registries."""
 
+import re
 import runpy
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from hf_face import registry
 from hf_face.heads import Margin
 from hf_face.registry import margins
+from hf_face.training.recipe_files import recipe_names
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,6 +31,19 @@ def test_the_committed_tables_are_current(script, monkeypatch):
     for page in script["PAGES"]:
         text = page.read_text(encoding="utf-8")
         assert script["fill"](text) == text, f"{page.name} is outdated: run python scripts/make_tables.py"
+
+
+VERSIONS = re.compile(r"^Library versions: .*$", flags=re.MULTILINE)
+
+
+def test_the_committed_cards_of_recipes_are_current(script):
+    for path, text in script["make_cards"]():
+        committed = VERSIONS.sub("", path.read_text(encoding="utf-8"))
+        assert VERSIONS.sub("", text) == committed, f"{path} is outdated: run python scripts/make_tables.py"
+
+
+def test_every_family_of_recipes_has_a_card(script):
+    assert {name.split("/")[0] for name in recipe_names()} - {"demo"} == set(script["FAMILIES"])
 
 
 @pytest.mark.parametrize("name", ["margins", "families", "protocols", "methods", "sources", "augmentations"])

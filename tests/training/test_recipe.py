@@ -9,6 +9,7 @@ from transformers.image_utils import OPENAI_CLIP_MEAN
 from hf_face.data import load_orl
 from hf_face.evaluation import AllPairsEvaluator, IdentificationEvaluator
 from hf_face.heads import save_head
+from hf_face.hub import FaceModelCardData
 from hf_face.training import MarginSoftmax
 from hf_face.training.recipe import (
     DataArguments,
@@ -18,6 +19,7 @@ from hf_face.training.recipe import (
     load_data,
     parse_recipe,
 )
+from hf_face.training.recipe_files import recipe_names
 
 RECIPE = """
 backbone: {model_type: timm_face, architecture: resnet10t, embedding_size: 16, image_size: 32}
@@ -83,10 +85,144 @@ def test_a_recipe_says_what_it_means(recipe, line, option, value):
     assert type(found) is type(value) or option == "save_strategy"
 
 
-def test_half_a_step_is_refused(recipe):
-    recipe.write_text(RECIPE + "max_steps: 2.5")
-    with pytest.raises(ValueError, match=r"recipe.yaml: max_steps must be a whole number, found 2.5"):
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("max_steps: 2.5", "max_steps must be a whole number, found 2.5"),
+        ("max_steps: true", "max_steps must be a number, found True"),
+        ("weight_decay: some", "weight_decay must be a number, found 'some'"),
+        ("weight_decay: [0.1]", r"weight_decay must be a number, found \[0.1\]"),
+        ("on_bad_image: skipp", "on_bad_image must be one of raise, skip, found 'skipp'"),
+        ("eval_strategy: sometimes", "eval_strategy must be one of no, steps, epoch, found 'sometimes'"),
+        ("lora: 16", "lora must have settings of its own, `lora: {setting: value}`, found '16'"),
+        ("card: mit", "card must have settings of its own, `card: {setting: value}`, found 'mit'"),
+        ("ema_decay: 2", "ema_decay must be between 0 and 1, found 2.0"),
+        ("published: a paper", r"published: expected its fields \(source, url, .*\), found 'a paper'"),
+        (
+            "published: {source: a, url: b, figure: c}",
+            "published: got an unexpected keyword argument 'figure'; the fields are source, url",
+        ),
+        ("published: {source: a}", "published: missing a required argument: 'url'; the fields are source, url"),
+    ],
+)
+def test_a_wrong_value_is_named_with_file_and_field(recipe, line, message):
+    recipe.write_text(RECIPE + line)
+    with pytest.raises(ValueError, match=f"recipe.yaml: {message}"):
         parse_recipe([str(recipe)])
+
+
+def write(folder, **files: str) -> str:
+    """Write recipes into a folder; returns the path of the last one."""
+    for name, text in files.items():
+        (folder / f"{name}.yaml").write_text(text)
+    return str(folder / f"{name}.yaml")
+
+
+def test_a_recipe_extends_others(tmp_path):
+    (tmp_path / "parts").mkdir()
+    write(tmp_path / "parts", data="train_data: faces\ncard: {license: mit, description: ours}\nmargin: cosface")
+    write(tmp_path, _base=RECIPE + "card: {description: theirs}\naugmentation: [flip]\nextends: parts/data.yaml")
+    path = write(
+        tmp_path, mine="extends: _base\nmargin_kwargs: {m: 0.1}\nbackbone: {embedding_size: 8}\naugmentation: []"
+    )
+    model, data, card, args = parse_recipe([path, "--num_train_epochs", "1"])
+    assert model.backbone == {
+        "model_type": "timm_face",
+        "architecture": "resnet10t",
+        "embedding_size": 8,
+        "image_size": 32,
+    }
+    assert (model.margin, model.margin_kwargs, args.num_train_epochs) == ("cosface", {"m": 0.1}, 1)
+    assert (data.train_data, data.augmentation) == (["faces"], [])
+    assert card.card == {"license": "mit", "description": "theirs"}
+
+
+def test_of_several_recipes_that_one_extends_later_ones_win(tmp_path):
+    path = write(tmp_path, a="seed: 1\nscale: 1", b="seed: 2", mine="extends: [a.yaml, b.yaml, demo/orl]\nscale: 3")
+    model, data, _, args = parse_recipe([path])
+    assert (args.seed, model.scale, data.held_out_identities) == (2, 3, 10)  # the last from the recipe in hf_face
+
+
+def test_a_copy_of_a_recipe_of_hf_face_finds_what_it_extends(tmp_path):
+    copied = write(tmp_path, mine="extends: demo/orl\nmax_steps: 7")
+    assert parse_recipe([copied])[3].max_steps == 7
+
+
+def test_a_recipe_that_extends_a_missing_one_is_named(tmp_path):
+    path = write(tmp_path, _base=RECIPE, mine="extends: _bse.yaml")
+    expected = f"{path} extends '_bse.yaml', which is neither a file relative to {tmp_path} nor a recipe of hf_face"
+    with pytest.raises(FileNotFoundError, match=f"{expected}. Did you mean '_base.yaml'?"):
+        parse_recipe([path])
+
+
+def test_a_recipe_that_extends_itself_is_named(tmp_path):
+    path = write(tmp_path, a="extends: b", b="extends: mine", mine="extends: [a]")
+    with pytest.raises(ValueError, match=r"mine.yaml extends itself: mine.yaml -> a.yaml -> b.yaml -> mine.yaml"):
+        parse_recipe([path])
+
+
+@pytest.mark.parametrize("bases", ["3", "{a: b}", "[a, 3]"])
+def test_what_a_recipe_extends_has_a_name(tmp_path, bases):
+    with pytest.raises(ValueError, match=r"mine.yaml: extends must be the name of a recipe or a list of names, found"):
+        parse_recipe([write(tmp_path, mine=f"extends: {bases}")])
+
+
+def test_an_error_names_the_file_that_has_it(tmp_path):
+    path = write(tmp_path, _base="lerning_rate: 1", mine=f"extends: _base\n{RECIPE}")
+    with pytest.raises(ValueError, match=r"_base.yaml sets 'lerning_rate', which is not a field"):
+        parse_recipe([path])
+
+
+def test_shared_parts_are_no_recipes(tmp_path, monkeypatch):
+    for name in ("_parts/data", "a/_base", "a/one", "accelerate/fsdp"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.yaml").touch()
+    monkeypatch.setattr("hf_face.training.recipe_files.FOLDER", tmp_path)
+    assert recipe_names() == ["a/one"]
+
+
+PUBLISHED = (
+    RECIPE
+    + """
+published:
+  source: a paper
+  url: https://paper.org
+  parameters: 4_903_000
+  figures: {LFW: {accuracy: 0.99}}
+  differs: {schedule: cosine}
+card: {license: mit, evaluations: [{name: mine, metrics: {accuracy: 0.9}}]}
+"""
+)
+
+
+def test_a_backbone_of_another_size_than_published_is_refused(recipe):
+    recipe.write_text(PUBLISHED)
+    with pytest.raises(
+        ValueError, match=r"published.parameters: a paper states 4,903,000 parameters, but the backbone has"
+    ):
+        build_model(parse_recipe([str(recipe)])[0], num_identities=2)
+    own, _ = build_model(parse_recipe([str(recipe), "--margin", "arcface"])[0], num_identities=2)
+    size = own.backbone.num_parameters()
+    recipe.write_text(PUBLISHED.replace("4_903_000", str(size)))
+    assert build_model(parse_recipe([str(recipe)])[0], num_identities=2)[0].backbone.num_parameters() == size
+
+
+def test_the_card_says_what_was_published(recipe, tmp_path):
+    recipe.write_text(PUBLISHED)
+    model, _, card, _ = parse_recipe([str(recipe)])
+    built = card.build(model.published)
+    assert [evaluation.name for evaluation in built.evaluations] == ["mine"]
+    assert (built.published.source, built.published.url) == ("a paper", "https://paper.org")
+    assert (built.published.figures, built.published.differs) == ({"LFW": {"accuracy": 0.99}}, {"schedule": "cosine"})
+    built.save(tmp_path)
+    assert FaceModelCardData.load(tmp_path) == built
+
+
+@pytest.mark.parametrize("override", [["--margin", "arcface"], ["--backbone", "{model_type: timm_face}"]])
+def test_another_model_has_nothing_published(recipe, override):
+    recipe.write_text(PUBLISHED)
+    assert parse_recipe([str(recipe), "--learning_rate", "1"])[0].published is not None
+    assert parse_recipe([str(recipe), *override])[0].published is None
 
 
 def test_numbers_on_the_command_line_are_those_of_recipes(recipe):
@@ -209,6 +345,8 @@ def test_a_model_folder_without_image_processor_is_named(tmp_path):
         build_model(ModelArguments(model_name_or_path=str(tmp_path)), num_identities=3)
     image_processor.save_pretrained(tmp_path)
     again, _ = build_model(ModelArguments(model_name_or_path=str(tmp_path)), num_identities=7)
+    with pytest.raises(ValueError, match=r"backbone sets image_size, but .* is a face model with its own settings"):
+        build_model(ModelArguments(model_name_or_path=str(tmp_path), backbone={"image_size": 64}), num_identities=7)
     assert again.head.weight.shape == (7, 16)
     for name, weight in model.backbone.state_dict().items():
         assert weight.equal(again.backbone.state_dict()[name])
@@ -224,6 +362,11 @@ def test_a_foundation_model_becomes_a_face_model_with_its_own_weights_and_prepro
     assert model.head.weight.shape == (3, 12)
     assert image_processor.size == {"height": 32, "width": 32}
     assert list(image_processor.image_mean) == OPENAI_CLIP_MEAN
+
+    settings = {"image_size": 48, "embedding_size": 10}
+    model, image_processor = build_model(ModelArguments(model_name_or_path=str(tmp_path), backbone=settings), 3)
+    assert torch.equal(model.backbone.backbone.visual_projection.weight, clip.visual_projection.weight)
+    assert (model.head.weight.shape, image_processor.size["height"]) == ((3, 10), 48)
 
 
 def test_streaming_reads_one_source():
