@@ -67,7 +67,9 @@ GROUPS = {
     "checkpoints and logs": [
         *("save_strategy", "save_steps", "save_total_limit", "logging_steps", "report_to", "run_name"),
     ],
-    "publishing": ["card", "published", "push_to_hub", "hub_model_id", "hub_private_repo", "hub_strategy", "hub_revision"],
+    "publishing": [
+        *("card", "published", "push_to_hub", "hub_model_id", "hub_private_repo", "hub_strategy", "hub_revision"),
+    ],
 }
 
 

@@ -243,6 +243,9 @@ def parse_recipe(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments, Ca
     try:
         model, data, card, args = parser.parse_args_into_dataclasses(options)
     except ValueError as error:
+        overridden = {option.lstrip("-").partition("=")[0] for option in options if option.startswith("--")}
+        if str(error).partition(" ")[0] in overridden:
+            raise
         raise ValueError(f"{path}: {error}") from error
     if any(getattr(model, name) != recipe.get(name, actions[name].default) for name in PUBLISHED_OF):
         model.published = None
