@@ -10,7 +10,8 @@ from hf_face import FaceRecognitionModel, FoundationFaceConfig, FoundationFaceMo
 from hf_face.data import load_orl, select_identities
 from hf_face.registry import margins
 from hf_face.training import FaceTrainer
-from hf_face.training.recipe import CardArguments, add_lora, build_method, build_model, parse_recipe
+from hf_face.training.lora import add_lora
+from hf_face.training.recipe import CardArguments, build_method, build_model, parse_recipe
 from hf_face.training.recipe_card import model_arguments
 from hf_face.training.recipe_files import find_recipe, merge, read_layers, read_recipe, recipe_names
 

@@ -15,8 +15,9 @@ SampleWeighting = Literal["code", "paper"]
 TRANSFACE = """
 @inproceedings{transface,
   title = {TransFace: Calibrating Transformer Training for Face Recognition from a Data-Centric Perspective},
-  author = {Dan, Jun and Liu, Yang and Xie, Haoyu and Deng, Jiankang and Xie, Haoran and Xie, Xuansong and Sun, Baigui},
-  booktitle = {IEEE/CVF International Conference on Computer Vision},
+  author = {Dan, Jun and Liu, Yang and Xie, Haoyu and Deng, Jiankang
+            and Xie, Haoran and Xie, Xuansong and Sun, Baigui},
+  booktitle = {International Conference on Computer Vision},
   year = {2023}
 }
 """
