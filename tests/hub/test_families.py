@@ -5,27 +5,12 @@ import re
 
 import numpy as np
 import torch
+from tiny_models import CASES
 
-from hf_face import (
-    FAMILIES,
-    FaceImageProcessor,
-    FoundationFaceConfig,
-    IResNetConfig,
-    MobileFaceNetConfig,
-    TimmFaceConfig,
-    ViTFaceConfig,
-)
+from hf_face import FAMILIES, FaceImageProcessor, TimmFaceConfig
 
-SMALL_VIT = {"img_size": 32, "patch_size": 8, "depth": 1, "embed_dim": 24, "num_heads": 2}
-SMALL_DINO = {"model_type": "dinov2", "hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
-CONFIGS = [
-    FoundationFaceConfig(backbone_config=SMALL_DINO | {"image_size": 32, "patch_size": 8}, image_size=32),
-    IResNetConfig(depths=(1, 1, 1, 1), hidden_sizes=(8, 8, 16, 16), stem_size=8, embedding_size=16),
-    MobileFaceNetConfig(embedding_size=16),
-    TimmFaceConfig(architecture="vit_tiny_patch16_224", model_args=SMALL_VIT, embedding_size=16, image_size=32),
-    TimmFaceConfig(architecture="resnet10t", embedding_size=16, image_size=32),  # the demo's
-    ViTFaceConfig(hidden_size=24, num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=8),
-]
+OF_THE_DEMO = TimmFaceConfig(architecture="resnet10t", embedding_size=16, image_size=32)
+CONFIGS = [*{type(config): config for config, _ in CASES.values()}.values(), OF_THE_DEMO]
 USE = """
 import json
 import numpy as np
@@ -36,10 +21,6 @@ for repo in json.load(open("repos.json")):
     np.save(repo.replace("/", "-") + ".npy", np.concatenate(embed(["first.png", "second.png"])))
     print(type(embed.model).__module__, type(processor).__module__)
 """
-
-
-def test_all_families_are_here():
-    assert {type(config) for config in CONFIGS} == FAMILIES.keys()
 
 
 def test_each_is_used_without_hf_face(hub, card, faces, fresh_process, tmp_path):
