@@ -47,7 +47,8 @@ GROUPS = {
         *("shard_head", "head_from", "method", "lora", "plugins"),
     ],
     "optimization": [
-        *("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "optim", "optim_args", "weight_decay"),
+        *("lr_scheduler_type", "lr_scheduler_kwargs", "lr_milestones", "warmup_steps", "optim", "optim_args"),
+        "weight_decay",
         *(
             "head_learning_rate",
             "head_weight_decay",

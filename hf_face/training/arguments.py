@@ -25,6 +25,13 @@ class FaceTrainingArguments(TrainingArguments):
     head_weight_decay: float | None = field(
         default=None, metadata={"help": "Weight decay of the class centers; that of the backbone by default."}
     )
+    lr_milestones: list[float] | None = field(
+        default=None,
+        metadata={
+            "help": "Divide the learning rate by 10 after each of these shares of the training, such as 0.5 0.8, in "
+            "place of a schedule."
+        },
+    )
     ema_decay: float | None = field(
         default=None,
         metadata={
@@ -73,6 +80,10 @@ class FaceTrainingArguments(TrainingArguments):
             self.greater_is_better = None  # transformers guesses by the name; the trainer asks the protocol
         self.remove_unused_columns = False  # nothing else is read, and `Trainer` would wrap the collator
         check_settings(self)
+        if not all(0 < share < 1 for share in self.lr_milestones or ()):
+            raise ValueError(f"lr_milestones must be shares between 0 and 1, found {self.lr_milestones}.")
+        if self.lr_milestones and self.warmup_steps:
+            raise ValueError("lr_milestones is a schedule without warm-up: leave out warmup_steps.")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"ema_decay must be between 0 and 1, found {self.ema_decay}.")
         if self.partial_fc_sample_rate is not None and not 0 < self.partial_fc_sample_rate <= 1:

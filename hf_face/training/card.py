@@ -30,6 +30,7 @@ SETTINGS = (
     "head_learning_rate",
     "lr_scheduler_type",
     "lr_scheduler_kwargs",
+    "lr_milestones",
     "warmup_steps",
     "num_train_epochs",
     "optim",
@@ -146,6 +147,8 @@ def training_settings(trainer: Run) -> dict[str, Any]:
     if args.max_steps > 0:
         settings |= {"max_steps": args.max_steps}
         del settings["num_train_epochs"]
+    if args.lr_milestones:
+        del settings["lr_scheduler_type"]
     method = methods.entry_of(trainer.method)
     if method is not None and method.name != "margin_softmax":
         settings["method"] = method.name

@@ -286,7 +286,8 @@ def _as_option(value: Any, action: Action, path: Path) -> Any:
         choices = ", ".join(str(choice) for choice in action.choices)
         raise ValueError(f"{path}: {action.dest} must be one of {choices}, found {value!r}.")
     if action.type in (int, float) and value is not None:
-        return _as_number(value, action, path)
+        several = action.nargs is not None and isinstance(value, list)
+        return [_as_number(each, action, path) for each in value] if several else _as_number(value, action, path)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return str(value) if is_number and action.type is str else value
 

@@ -13,6 +13,7 @@ from datasets import Dataset, IterableDataset
 from huggingface_hub import CommitInfo
 from peft import PeftModel
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import MultiStepLR
 from torch.utils.data import DataLoader, SequentialSampler
 from transformers import PreTrainedModel, Trainer, TrainerState, TrainingArguments, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
@@ -321,6 +322,13 @@ class FaceTrainer(Trainer):
             super().create_optimizer(model)
             self.class_centers.add_to(self.optimizer)
         return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
+        if self.lr_scheduler is None and self.args.lr_milestones:
+            steps = [round(share * num_training_steps) for share in self.args.lr_milestones]
+            self.lr_scheduler = MultiStepLR(optimizer or self.optimizer, steps)  # type: ignore[assignment]
+            self._created_lr_scheduler = True
+        return super().create_scheduler(num_training_steps, optimizer)
 
     def _clip_grad_norm(self, model: nn.Module):
         # Not public, but accelerate can clip neither gradients that are split over ranks nor sparse ones.

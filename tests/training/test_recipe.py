@@ -73,6 +73,7 @@ def test_an_unknown_key_is_named_with_what_was_meant(recipe):
         ("plugins: json", "plugins", ["json"]),
         ("run_name: 7", "run_name", "7"),
         ("save_strategy: no", "save_strategy", "no"),
+        ("lr_milestones: [5e-1, 0.8]", "lr_milestones", [0.5, 0.8]),
         ("scale: 64", "scale", 64.0),
     ],
 )
@@ -92,6 +93,7 @@ def test_a_recipe_says_what_it_means(recipe, line, option, value):
         ("max_steps: true", "max_steps must be a number, found True"),
         ("weight_decay: some", "weight_decay must be a number, found 'some'"),
         ("weight_decay: [0.1]", r"weight_decay must be a number, found \[0.1\]"),
+        ("lr_milestones: [0.5, late]", "lr_milestones must be a number, found 'late'"),
         ("on_bad_image: skipp", "on_bad_image must be one of raise, skip, found 'skipp'"),
         ("eval_strategy: sometimes", "eval_strategy must be one of no, steps, epoch, found 'sometimes'"),
         ("lora: 16", "lora must have settings of its own, `lora: {setting: value}`, found '16'"),

@@ -449,6 +449,17 @@ def test_a_ready_optimizer_is_used(make_trainer):
             make_trainer(parameters=parameters, **{name: 0.1})
 
 
+def test_the_learning_rate_is_divided_at_milestones(make_trainer):
+    trainer = make_trainer(max_steps=8, learning_rate=0.01, lr_milestones=[0.25, 0.75])
+    trainer.train()
+    rates = [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry]
+    assert rates == pytest.approx([0.01] * 2 + [0.001] * 4 + [0.0001] * 2)
+    with pytest.raises(ValueError, match=r"lr_milestones must be shares between 0 and 1, found \[12.0\]"):
+        make_trainer(lr_milestones=[12.0])
+    with pytest.raises(ValueError, match="lr_milestones is a schedule without warm-up"):
+        make_trainer(lr_milestones=[0.5], warmup_steps=2)
+
+
 @shows("optimizer_cls_and_kwargs")
 def test_a_class_of_optimizers_is_used(make_trainer):
     parameters = {"optimizer_cls_and_kwargs": (torch.optim.SGD, {"lr": 0.25})}
