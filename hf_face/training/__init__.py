@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from .divergence import TrainingDivergedError as TrainingDivergedError
     from .methods import Distillation as Distillation
     from .methods import MarginSoftmax as MarginSoftmax
+    from .methods import TextImageHeader as TextImageHeader
     from .methods import TrainingMethod as TrainingMethod
     from .methods import TransFace as TransFace
     from .methods import add_teacher_embeddings as add_teacher_embeddings
@@ -23,6 +24,7 @@ else:
             "FaceTrainer": "trainer",
             "FaceTrainingArguments": "arguments",
             "MarginSoftmax": "methods",
+            "TextImageHeader": "methods",
             "TrainingDivergedError": "divergence",
             "TrainingMethod": "methods",
             "TransFace": "methods",
