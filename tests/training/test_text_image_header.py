@@ -23,7 +23,14 @@ def clip(tmp_path_factory):
     characters = sorted(set("a photo of a 0123456789."))
     vocabulary = {token: i for i, token in enumerate(["<pad>", "<start>", *characters, "<end>"])}
     end = len(vocabulary) - 1
-    text = {**SIZES, "vocab_size": end + 1, "max_position_embeddings": 40, "eos_token_id": end, "pad_token_id": 0, "projection_dim": 12}
+    text = {
+        **SIZES,
+        "vocab_size": end + 1,
+        "max_position_embeddings": 40,
+        "eos_token_id": end,
+        "pad_token_id": 0,
+        "projection_dim": 12,
+    }
     vision = {**SIZES, "image_size": 32, "patch_size": 16, "projection_dim": 12}
     CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=12)).save_pretrained(folder)
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
@@ -97,10 +104,10 @@ def test_without_adapters_both_encoders_are_trained_under_data_parallelism(make,
 def test_what_has_no_text_is_refused_before_training(make, clip):
     dinov2 = {"model_type": "dinov2", "image_size": 32, "patch_size": 16, "hidden_size": 16, "num_attention_heads": 2}
     dinov2 = {"model_type": "foundation_face", "backbone_config": {**dinov2, "num_hidden_layers": 1}}
-    with pytest.raises(ValueError, match="'dinov2' is a vision model without one"):
+    with pytest.raises(ValueError, match="'dinov2' is a vision model without a text encoder"):
         make(backbone=dinov2)
     iresnet = {"model_type": "iresnet", "depths": [1] * 4, "hidden_sizes": [8] * 4, "image_size": 32}
-    with pytest.raises(ValueError, match="'iresnet' is a vision model without one"):
+    with pytest.raises(ValueError, match="'iresnet' is a vision model without a text encoder"):
         make(backbone=iresnet)
     vision = {"model_type": "clip_vision_model", **SIZES, "image_size": 32, "patch_size": 16, "projection_dim": 12}
     foundation = {"model_type": "foundation_face", "backbone_config": vision}
@@ -109,5 +116,5 @@ def test_what_has_no_text_is_refused_before_training(make, clip):
     make(backbone=foundation, method={"text_image_header": {"text_model": clip}})
     with pytest.raises(ValueError, match="leave embedding_size at CLIP's 12, found 16"):
         make(backbone={**foundation, "embedding_size": 16})
-    with pytest.raises(ValueError, match="template must contain {identity}"):
+    with pytest.raises(ValueError, match=r"template must contain \{identity\}"):
         TextImageHeader(template="a face")

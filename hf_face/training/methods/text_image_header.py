@@ -19,8 +19,8 @@ class TextImageHeader(TrainingMethod):
     r"""
     FRoundation's `text_image_header`: CLIP's image and text encoder learn from one margin head.
 
-    With e_i the image's embedding and t_i that of the text "a photo of a {identity}.", whose identity is its number, the
-    loss is
+    With e_i the image's embedding and t_i that of the text "a photo of a {identity}.", where the identity is a number,
+    the loss is
 
         ( head(e_i, y_i) + head(t_i, y_i) ) / 2
 
@@ -59,7 +59,7 @@ class TextImageHeader(TrainingMethod):
             ValueError: if the backbone is not the image encoder of a CLIP, with its projection.
         """
         model = trainer.model
-        backbone = model.backbone.get_base_model() if isinstance(model.backbone, PeftModel) else model.backbone
+        backbone: Any = model.backbone.get_base_model() if isinstance(model.backbone, PeftModel) else model.backbone
         text_class = _text_class(backbone)
         self._judge = model.head.forward
         if self.text_encoder is not None:
@@ -81,7 +81,9 @@ class TextImageHeader(TrainingMethod):
         texts = [self.template.format(identity=label) for label in labels.tolist()]
         tokens = self._tokenizer(texts, padding=True, return_tensors="pt").to(labels.device)
         output = model(
-            pixel_values=batch["pixel_values"], labels=labels, further=lambda _: {"text": self._text_loss(tokens, labels)}
+            pixel_values=batch["pixel_values"],
+            labels=labels,
+            further=lambda _: {"text": self._text_loss(tokens, labels)},
         )
         self.observe(embedding_norm=output.norm.mean(), target_cosine=output.target_cosine.mean())
         return {"image": output.loss / 2, "text": output.further["text"] / 2}
@@ -93,7 +95,7 @@ class TextImageHeader(TrainingMethod):
         return self._judge(embedding.pooler_output, embedding.norm, labels).loss
 
 
-def _text_class(backbone: nn.Module) -> Any:
+def _text_class(backbone: Any) -> Any:
     """transformers' class of the text encoder that belongs to a backbone."""
     settings = getattr(backbone.config, "backbone_config", None)
     name = type(settings).__name__.replace("VisionConfig", "TextModelWithProjection")
@@ -101,8 +103,8 @@ def _text_class(backbone: nn.Module) -> Any:
     if not is_clip or not hasattr(transformers, name):
         kind = backbone.config.model_type if settings is None else settings.model_type
         raise ValueError(
-            f"text_image_header trains the image and the text encoder of a CLIP, but {kind!r} is a vision model without "
-            "one: use margin_softmax, or a CLIP as backbone."
+            f"text_image_header trains image and text encoder of a CLIP, but {kind!r} is a vision model without a text "
+            "encoder: use margin_softmax, or a CLIP as backbone."
         )
     if backbone.config.embedding_size != settings.projection_dim:
         raise ValueError(
