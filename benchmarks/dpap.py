@@ -35,11 +35,17 @@ def patch_at(patch: int, columns: int, size: int) -> tuple[slice, slice]:
     return slice(row * size, (row + 1) * size), slice(column * size, (column + 1) * size)
 
 
-def mix_in_numpy(source: np.ndarray, random: np.ndarray, lam: float) -> np.ndarray:
-    """Mix the amplitudes of two patches (h, w, C), and keep the phase of `source`."""
-    ours, theirs = np.fft.fft2(source, axes=(0, 1)), np.fft.fft2(random, axes=(0, 1))
-    amplitude = lam * np.abs(theirs) + (1 - lam) * np.abs(ours)
-    return np.real(np.fft.ifft2(amplitude * np.exp(1j * np.angle(ours)), axes=(0, 1)))
+def mix_in_numpy(source: np.ndarray, random: np.ndarray, lam: float, ratio: float = 1.0) -> np.ndarray:
+    """Mix the amplitudes of patches (h, w, C) in the middle of the centered spectrum; keep the phase of `source`."""
+    ours, theirs = (np.fft.fft2(patch, axes=(0, 1)) for patch in (source, random))
+    amplitude, other = (np.fft.fftshift(np.abs(spectrum), axes=(0, 1)) for spectrum in (ours, theirs))
+    height, width = source.shape[:2]
+    rows, columns = int(height * ratio**0.5), int(width * ratio**0.5)
+    top, left = height // 2 - rows // 2, width // 2 - columns // 2
+    middle = slice(top, top + rows), slice(left, left + columns)
+    amplitude[middle] = lam * other[middle] + (1 - lam) * amplitude[middle]
+    mixed = np.fft.ifftshift(amplitude, axes=(0, 1)) * np.exp(1j * np.angle(ours))
+    return np.real(np.fft.ifft2(mixed, axes=(0, 1)))
 
 
 def milliseconds(function: Callable[[], Tensor], rounds: int) -> float:

@@ -114,7 +114,12 @@ class MarginHead(nn.Module):
         self.first_label, self.last_label = shard_range(self.num_identities, rank, world_size)
 
     def forward(
-        self, direction: Tensor, norm: Tensor, labels: Tensor, sample_weight: Tensor | None = None
+        self,
+        direction: Tensor,
+        norm: Tensor,
+        labels: Tensor,
+        sample_weight: Tensor | None = None,
+        rival: Tensor | None = None,
     ) -> MarginHeadOutput:
         """
         Compute the loss of a batch of embeddings from a face model.
@@ -128,6 +133,7 @@ class MarginHead(nn.Module):
             norm: (B, 1), length of the embeddings before normalization.
             labels: (B,) int64; samples with label -1 are ignored.
             sample_weight: (B,) weights of the samples' losses.
+            rival: (B,) logits of one more negative for each sample, relative to the sample's own.
 
         Raises:
             ValueError: for labels out of range, or ranks with different numbers of samples.
@@ -137,8 +143,12 @@ class MarginHead(nn.Module):
             check_same_batch_size(batch_size, self.group or copies, labels.device)
         if self.group is not None:
             dtype = compute_dtype(direction, self.weight)
-            rows = gather_with_gradient(torch.cat([direction.to(dtype), norm.to(dtype)], dim=1), self.group)
-            direction, norm = rows[:, :-1], rows[:, -1:]  # one collective for both
+            columns = (
+                [direction, norm] if rival is None else [direction, norm, rival[:, None]]
+            )  # one collective for all
+            rows = gather_with_gradient(torch.cat([column.to(dtype) for column in columns], dim=1), self.group)
+            size = direction.shape[1]
+            direction, norm, rival = rows[:, :size], rows[:, size : size + 1], None if rival is None else rows[:, -1]
             labels = gather_rows(labels, self.group)
             if sample_weight is not None:
                 sample_weight = gather_rows(sample_weight, self.group)
@@ -155,6 +165,7 @@ class MarginHead(nn.Module):
             self.filter_threshold,
             self.group,
             statistics_group=copies,
+            rival=rival,
         )
         loss = weighted_mean(softmax.cross_entropy, labeled, sample_weight, copies)
         regularizer = None

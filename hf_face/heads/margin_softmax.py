@@ -30,11 +30,13 @@ NEVER = -1e30  # a logit with no effect on a softmax; minus infinity would give 
 
 
 class MarginSoftmax(NamedTuple):
-    """For each sample: the cross-entropy, the cosine to its class center, and the margin's regularizer or None."""
+    """For each sample: the cross-entropy, the cosine to its class center, the margin's regularizer or None, and the lse
+    over its negatives relative to its own logit, of which the cross-entropy is the softplus."""
 
     cross_entropy: Tensor
     target_cosine: Tensor
     regularizer: Tensor | None
+    excess: Tensor
 
 
 @dataclass(frozen=True)
@@ -184,6 +186,7 @@ def margin_softmax(
     filter_threshold: float | None = None,
     group: dist.ProcessGroup | None = None,
     statistics_group: dist.ProcessGroup | None = None,
+    rival: Tensor | None = None,
 ) -> MarginSoftmax:
     """The margin softmax of each sample, over the classes available here and, with `group`, on the other ranks.
 
@@ -195,6 +198,7 @@ def margin_softmax(
         margin, scale, chunk_size, filter_threshold: as in [`margin_softmax_loss`].
         group: ranks that hold the other classes and process the same embeddings.
         statistics_group: ranks that process other embeddings, for margins that depend on the whole batch.
+        rival: (B,), the logit of one more negative relative to the sample's own; with `group`, those of all ranks.
     """
     dtype = compute_dtype(direction, classes.centers)
     with torch.autocast(direction.device.type, enabled=False):
@@ -220,6 +224,7 @@ def margin_softmax(
             norm = share_gradient(norm, group)
             target = target_value + (target - target.detach())
             lse = logsumexp_over_ranks(lse, group)
+            rival = None if rival is None else share_gradient(rival, group)
 
         if statistics_group is not None and margin.batch_statistics:
             of_all = margin(*(torch.cat(with_other_ranks(x, statistics_group)) for x in (target, norm)))
@@ -227,8 +232,10 @@ def margin_softmax(
         else:
             margined = margin(target, norm)
         margined = torch.where(labeled, margined, target)
-        cross_entropy = -F.logsigmoid(scale * margined - lse)
-        return MarginSoftmax(cross_entropy, target.detach(), margin.regularizer(norm))
+        excess = lse - scale * margined
+        if rival is not None:
+            excess = torch.logaddexp(excess, rival)
+        return MarginSoftmax(-F.logsigmoid(-excess), target.detach(), margin.regularizer(norm), excess)
 
 
 def check_labels(labels: Tensor, num_identities: int) -> None:

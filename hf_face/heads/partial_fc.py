@@ -36,7 +36,7 @@ def sample_classes(labels: Tensor, num_classes: int, rate: float, first: int, st
     return chosen.nonzero()[:, 0]
 
 
-def sampled_classes(weight: nn.Parameter, labels: Tensor, sample: Tensor, rate: float, sub_centers: int) -> Classes:
+def sampled_classes(weight: Tensor, labels: Tensor, sample: Tensor, rate: float, sub_centers: int) -> Classes:
     """The classes of a `sample` (S,), with a sparse gradient of `weight` that has only the sample's rows.
 
     A sampled negative represents 1 / rate classes, so log(1 / rate) is added to its logit; the expectation of the sum

@@ -194,6 +194,7 @@ class FaceRecognitionModel(PreTrainedModel):
         labels: Tensor | None = None,
         sample_weight: Tensor | Callable[[FaceEmbeddingOutput], Tensor] | None = None,
         further: Callable[[FaceEmbeddingOutput], dict[str, Tensor]] | None = None,
+        rival: Callable[[FaceEmbeddingOutput], Tensor] | None = None,
         **kwargs,
     ) -> FaceRecognitionOutput | tuple[Tensor, ...]:
         r"""
@@ -207,6 +208,9 @@ class FaceRecognitionModel(PreTrainedModel):
             further (`Callable`, *optional*):
                 Computes something else from the backbone's output. Parameters of a training method are used here,
                 inside `forward`, as data parallelism does not expect gradients of others.
+            rival (`Callable`, *optional*):
+                Computes from the backbone's output logits `(batch,)` of one more negative for each sample, relative to
+                the sample's own logit.
             kwargs:
                 Additional arguments of the backbone's `forward`, such as `output_hidden_states=True`.
         """
@@ -224,7 +228,8 @@ class FaceRecognitionModel(PreTrainedModel):
         if labels is not None:
             if callable(sample_weight):
                 sample_weight = sample_weight(embedding)
-            judged = self.head(embedding.pooler_output, embedding.norm, labels, sample_weight)
+            logits = None if rival is None else rival(embedding)
+            judged = self.head(embedding.pooler_output, embedding.norm, labels, sample_weight, logits)
             output["loss"], output["target_cosine"] = judged.loss, judged.target_cosine
         if further is not None:
             output["further"] = further(embedding)

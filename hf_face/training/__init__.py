@@ -8,10 +8,12 @@ if TYPE_CHECKING:
     from .arguments import FaceTrainingArguments as FaceTrainingArguments
     from .divergence import TrainingDivergedError as TrainingDivergedError
     from .methods import Distillation as Distillation
+    from .methods import LVFace as LVFace
     from .methods import MarginSoftmax as MarginSoftmax
     from .methods import TextImageHeader as TextImageHeader
     from .methods import TrainingMethod as TrainingMethod
     from .methods import TransFace as TransFace
+    from .methods import UniTSFace as UniTSFace
     from .methods import add_teacher_embeddings as add_teacher_embeddings
     from .resuming import find_checkpoint as find_checkpoint
     from .resuming import last_complete_checkpoint as last_complete_checkpoint
@@ -23,11 +25,13 @@ else:
             "Distillation": "methods",
             "FaceTrainer": "trainer",
             "FaceTrainingArguments": "arguments",
+            "LVFace": "methods",
             "MarginSoftmax": "methods",
             "TextImageHeader": "methods",
             "TrainingDivergedError": "divergence",
             "TrainingMethod": "methods",
             "TransFace": "methods",
+            "UniTSFace": "methods",
             "add_teacher_embeddings": "methods",
             "find_checkpoint": "resuming",
             "last_complete_checkpoint": "resuming",

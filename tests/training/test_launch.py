@@ -112,6 +112,16 @@ def test_two_ranks_train_like_one(tmp_path):
     np.testing.assert_allclose(two, one, atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow  # two launches of one rank, four of two
+def test_memories_and_split_heads_make_no_difference(tmp_path):
+    for method in ("lvface", "unitsface"):
+        shared = ["--augmentation", "[]", "--method", method, "--margin", "cosface", "--max_steps", "8"]
+        one = train(tmp_path / method, 1, *shared)
+        for split in ("false", "true"):
+            two = train(tmp_path / f"{method}_{split}", 2, *shared, "--shard_head", split)
+            np.testing.assert_allclose(two, one, atol=1e-4, rtol=1e-6)  # of float32, for losses above 1,000
+
+
 def test_a_head_split_over_two_ranks_goes_on_on_one(tmp_path):
     sharded = train(tmp_path, 2, "--augmentation", "[]", "--shard_head", "true")
     for folder in tmp_path.glob("run/checkpoint-*"):

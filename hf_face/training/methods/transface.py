@@ -6,7 +6,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from ...models import FaceEmbeddingOutput
+from ...models import ViTFaceOutput
 from ...registry import methods
 from .base import TrainingMethod
 
@@ -97,7 +97,7 @@ class TransFace(TrainingMethod):
         self.observe(embedding_norm=output.norm.mean(), target_cosine=output.target_cosine.mean())
         return {"margin_softmax": output.loss}
 
-    def weigh(self, output: FaceEmbeddingOutput) -> Tensor:
+    def weigh(self, output: ViTFaceOutput) -> Tensor:
         """The weights (B,) of the samples, from the backbone's output."""
         return sample_weight(output.patch_entropy, self.ehsm)
 
@@ -153,7 +153,7 @@ def amplitude_mix(source: Tensor, random: Tensor, lam: Tensor, ratio: float = 1.
     amplitude = ours.abs()
     share = lam.to(amplitude)[:, None, None, None]
     if ratio < 1:
-        share = share * _mixed_frequencies(*source.shape[-2:], ratio).to(amplitude)
+        share = share * _mixed_frequencies(source.shape[2], source.shape[3], ratio).to(amplitude)
     phase = torch.where(amplitude == 0, 1, ours.sgn())  # exp(i angle), several times faster
     return torch.fft.irfft2(amplitude.lerp(theirs.abs(), share) * phase, s=source.shape[-2:])
 
