@@ -37,6 +37,7 @@ FAMILIES = {
     "arcface_torch": "arcface_torch/ms1mv3_r50",
     "face_embeddings": "face_embeddings/arcface_casia",
     "froundation": "froundation/baseline_s_wf4m",
+    "lvface": "lvface/glint360k_vit_b_stage1",
     "spatial_maps": "spatial_maps/r100_gwp",
     "timm_face": "timm_face/vit_tiny_arcface",
     "transface": "transface/ms1mv2_vit_s",

@@ -185,7 +185,7 @@ class DataArguments:
     def __post_init__(self):
         self.augmentation = _parsed(self.augmentation)
         self.train_data = _as_list(self.train_data)
-        self.eval_data = [_parsed(spec) for spec in _as_list(self.eval_data)]
+        self.eval_data = [each for spec in _as_list(self.eval_data) for each in _as_list(_parsed(spec))]
 
 
 @dataclass
@@ -202,6 +202,7 @@ class CardArguments:
 
     def __post_init__(self):
         self.card = _as_mapping("card", self.card)
+        self.build()  # to find what is wrong with it
 
     def build(self, published: Published | None = None) -> FaceModelCardData | None:
         """Build the card's data with what others published about the model, or None if the recipe has no card."""

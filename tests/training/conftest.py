@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast
 
 from hf_face import FaceRecognitionConfig, FaceRecognitionModel
 from hf_face.data import load_orl, make_verification_pairs, split_identities
@@ -15,12 +17,40 @@ TINY_VIT = {
     "image_size": 32,
 }
 
+CLIP_TOWER = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2}
+
 
 @pytest.fixture(scope="session")
 def faces():
     """Thirty people to train on and the pairs of ten others."""
     train, held_out = split_identities(load_orl(), num_held_out=10, seed=0)
     return train, make_verification_pairs(held_out, name="orl")
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory):
+    """A small CLIP with a tokenizer of single characters."""
+    folder = tmp_path_factory.mktemp("clip")
+    torch.manual_seed(0)
+    characters = sorted(set("a photo of a 0123456789."))
+    vocabulary = {token: i for i, token in enumerate(["<pad>", "<start>", *characters, "<end>"])}
+    end = len(vocabulary) - 1
+    text = {
+        **CLIP_TOWER,
+        "vocab_size": end + 1,
+        "max_position_embeddings": 40,
+        "eos_token_id": end,
+        "pad_token_id": 0,
+        "projection_dim": 12,
+    }
+    vision = {**CLIP_TOWER, "image_size": 32, "patch_size": 16, "projection_dim": 12}
+    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=12)).save_pretrained(folder)
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    tokenizer.post_processor = processors.TemplateProcessing("<start> $A <end>", None, [("<start>", 1), ("<end>", end)])
+    special = {"pad_token": "<pad>", "bos_token": "<start>", "eos_token": "<end>"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
+    return str(folder)
 
 
 @pytest.fixture

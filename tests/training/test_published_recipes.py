@@ -1,10 +1,10 @@
 """The recipes for published results: complete, of the published size, and they train."""
 
 import json
+from itertools import pairwise
 
 import pytest
 import torch
-import transformers
 
 from hf_face import FaceRecognitionModel, FoundationFaceConfig, FoundationFaceModel
 from hf_face.data import load_orl, select_identities
@@ -97,7 +97,7 @@ def test_every_model_has_its_published_size(recipes):
 
 
 def test_a_recipe_that_starts_from_a_model_on_the_hub_adapts_it(recipes):
-    named = {recipe["model_name_or_path"]: recipe for recipe in recipes.values() if "model_name_or_path" in recipe}
+    named = {recipe["model_name_or_path"]: recipe for recipe in recipes.values() if "lora" in recipe}
     assert named.keys() == ON_THE_HUB.keys()
     for name, recipe in named.items():
         with torch.device("meta"):
@@ -135,14 +135,6 @@ def people():
     return select_identities(load_orl(), num_identities=6, images_per_identity=4)
 
 
-@pytest.fixture(scope="module")
-def tiny_clip(tmp_path_factory) -> str:
-    folder = tmp_path_factory.mktemp("clip")
-    config = transformers.CLIPVisionConfig(**SMALL_VIT, image_size=32, patch_size=16, projection_dim=16)
-    transformers.CLIPVisionModelWithProjection(config).save_pretrained(folder)
-    return str(folder)
-
-
 OPTIONS = {
     "max_steps": 2,
     "per_device_train_batch_size": 8,
@@ -158,12 +150,12 @@ OPTIONS = {
 }
 
 
-def train_two_steps(name: str, people, tiny_clip: str, tmp_path) -> None:
+def train_two_steps(name: str, people, clip: str, output_dir, **options) -> FaceTrainer:
     recipe = read_recipe(find_recipe(name))
-    options = {**OPTIONS, "output_dir": tmp_path}
-    if "model_name_or_path" in recipe:
-        options |= {"model_name_or_path": tiny_clip, "backbone": json.dumps({**recipe["backbone"], "image_size": 32})}
-    else:
+    options = {**OPTIONS, "output_dir": output_dir, **options}
+    if "lora" in recipe:
+        options |= {"model_name_or_path": clip, "backbone": json.dumps({**recipe["backbone"], "image_size": 32})}
+    elif "backbone" in recipe:
         options["backbone"] = json.dumps(shrunken(recipe["backbone"]))
     model_args, data_args, _, args = parse_recipe([name, *(f"--{key}={value}" for key, value in options.items())])
     torch.manual_seed(0)
@@ -180,6 +172,8 @@ def train_two_steps(name: str, people, tiny_clip: str, tmp_path) -> None:
     trainer.train()
     assert trainer.state.global_step == 2
     assert not torch.equal(model.head.weight, before)
+    trainer.save_model()
+    return trainer
 
 
 ONE_PER_FAMILY = [
@@ -187,6 +181,7 @@ ONE_PER_FAMILY = [
     "arcface_torch/wf12m_flip_pfc01_filter04_r50",
     "face_embeddings/magface_casia",
     "froundation/clip_b16_casia",
+    "lvface/glint360k_vit_t_stage1",
     "spatial_maps/r18_gwp",
     "timm_face/vit_tiny_arcface",
     "transface/ms1mv2_vit_s",
@@ -194,14 +189,34 @@ ONE_PER_FAMILY = [
 
 
 @pytest.mark.parametrize("name", ONE_PER_FAMILY)
-def test_a_recipe_of_each_family_trains(name, people, tiny_clip, tmp_path):
-    train_two_steps(name, people, tiny_clip, tmp_path)
+def test_a_recipe_of_each_family_trains(name, people, clip, tmp_path):
+    train_two_steps(name, people, clip, tmp_path)
+
+
+def test_the_stages_of_lvface_follow_one_another(people, clip, tmp_path):
+    names = [f"lvface/glint360k_vit_t_stage{stage}" for stage in (1, 2, 3)]
+    saving = {"save_strategy": "steps", "save_steps": 2}
+    train_two_steps(names[0], people, clip, tmp_path / names[0], **saving)
+    for before, name in pairwise(names):
+        earlier, recipe = read_recipe(find_recipe(before)), read_recipe(find_recipe(name))
+        assert recipe["model_name_or_path"] == earlier["output_dir"]
+        assert recipe["head_from"] == f"{earlier['output_dir']}/checkpoint-{earlier['max_steps']}"
+        assert earlier["max_steps"] % earlier["save_steps"] == 0
+        checkpoint = tmp_path / before / "checkpoint-2"
+        options = {"model_name_or_path": tmp_path / before, "head_from": checkpoint, **saving}
+        if recipe["method"] != "lvface":
+            assert recipe["method"] == {"lvface": {"expectations_from": recipe["head_from"]}}
+            options["method"] = json.dumps({"lvface": {"expectations_from": str(checkpoint)}})
+        train_two_steps(name, people, clip, tmp_path / name, **options)
+
+
+CONTINUED = [name for name in NAMES if name.endswith(("_stage2", "_stage3"))]  # from another recipe's output
 
 
 @pytest.mark.slow  # about half a second each, of which there are a hundred
-@pytest.mark.parametrize("name", sorted({*NAMES} - {*ONE_PER_FAMILY}))
-def test_every_recipe_trains(name, people, tiny_clip, tmp_path):
-    train_two_steps(name, people, tiny_clip, tmp_path)
+@pytest.mark.parametrize("name", sorted({*NAMES} - {*ONE_PER_FAMILY, *CONTINUED}))
+def test_every_recipe_trains(name, people, clip, tmp_path):
+    train_two_steps(name, people, clip, tmp_path)
 
 
 def test_each_family_has_one_that_trains_here():

@@ -98,6 +98,7 @@ def test_a_recipe_says_what_it_means(recipe, line, option, value):
         ("eval_strategy: sometimes", "eval_strategy must be one of no, steps, epoch, found 'sometimes'"),
         ("lora: 16", "lora must have settings of its own, `lora: {setting: value}`, found '16'"),
         ("card: mit", "card must have settings of its own, `card: {setting: value}`, found 'mit'"),
+        ("card: {licens: mit}", r"the recipe's card has unknown fields \['licens'\]"),
         ("ema_decay: 2", "ema_decay must be between 0 and 1, found 2.0"),
         ("published: a paper", r"published: expected its fields \(source, url, .*\), found 'a paper'"),
         (
@@ -233,6 +234,12 @@ def test_numbers_on_the_command_line_are_those_of_recipes(recipe):
     assert model.margin_kwargs == {"m": 0.4}
     assert data.eval_data == [{"ijb": {"data": "x", "far": 1e-4}}]
     assert DataArguments(train_data="orl", eval_data="lfw.bin").train_data == ["orl"]
+    assert parse_recipe([str(recipe), "--eval_data", "[a.bin, b.bin]", "c.bin"])[1].eval_data == [
+        "a.bin",
+        "b.bin",
+        "c.bin",
+    ]
+    assert parse_recipe([str(recipe), "--eval_data", "[]"])[1].eval_data == []
 
 
 @pytest.mark.parametrize(

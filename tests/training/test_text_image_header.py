@@ -4,41 +4,14 @@ import pytest
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch.nn.parallel import DistributedDataParallel
-from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast
+from transformers import CLIPModel
 
 from hf_face.training import FaceTrainer, FaceTrainingArguments
 from hf_face.training.methods import TextImageHeader
 from hf_face.training.recipe import ModelArguments, build_method, build_model
 
 SIZES = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2}
-
-
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory):
-    """A small CLIP with a tokenizer of single characters."""
-    folder = tmp_path_factory.mktemp("clip")
-    torch.manual_seed(0)
-    characters = sorted(set("a photo of a 0123456789."))
-    vocabulary = {token: i for i, token in enumerate(["<pad>", "<start>", *characters, "<end>"])}
-    end = len(vocabulary) - 1
-    text = {
-        **SIZES,
-        "vocab_size": end + 1,
-        "max_position_embeddings": 40,
-        "eos_token_id": end,
-        "pad_token_id": 0,
-        "projection_dim": 12,
-    }
-    vision = {**SIZES, "image_size": 32, "patch_size": 16, "projection_dim": 12}
-    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=12)).save_pretrained(folder)
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    tokenizer.post_processor = processors.TemplateProcessing("<start> $A <end>", None, [("<start>", 1), ("<end>", end)])
-    special = {"pad_token": "<pad>", "bos_token": "<start>", "eos_token": "<end>"}
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
-    return str(folder)
 
 
 @pytest.fixture
