@@ -12,7 +12,7 @@ from ..recognition import FaceRecognitionModel
 from .card import Run
 from .class_centers import ClassCenters
 from .ema import WeightAverage
-from .lora import BaseOfAdapter, frozen_names
+from .lora import BaseOfAdapter, frozen_names, leave_out_frozen, save_statistics
 from .methods import TrainingMethod
 from .resuming import keep_best_checkpoint
 
@@ -40,8 +40,9 @@ class FurtherParts(TrainerCallback):
         model.method = trainer.method  # its modules are trained, wrapped and checkpointed with the model
         model.head.requires_grad_(trainer.method.uses_head)
         trainer.class_centers = ClassCenters(model.head, trainer.args)
-        own = {"head.weight"} if trainer.class_centers.is_split else set()
-        model._ddp_params_and_buffers_to_ignore = sorted(own | frozen_names(model))  # type: ignore[assignment]
+        own = ["head.weight"] if trainer.class_centers.is_split else []
+        model._ddp_params_and_buffers_to_ignore = own  # type: ignore[assignment]
+        save_statistics(model)
         self.base = BaseOfAdapter(model)
 
     def set_up(self) -> None:
@@ -49,6 +50,9 @@ class FurtherParts(TrainerCallback):
         trainer, args = self.trainer, self.trainer.args
         if args.channels_last:
             trainer.model.to(memory_format=torch.channels_last)
+        trainer.method.setup(trainer)
+        trainer.method.to(args.device)  # including modules created in setup
+        leave_out_frozen(trainer.model)
         if trainer.ema is not None:
             trainer.remove_callback(trainer.ema)
         trainer.ema = None
@@ -56,8 +60,6 @@ class FurtherParts(TrainerCallback):
             frozen = {name.removeprefix("backbone.") for name in frozen_names(trainer.model)}
             trainer.ema = WeightAverage(trainer.model.backbone, args.ema_decay, frozen)
             trainer.add_callback(trainer.ema)
-        trainer.method.setup(trainer)
-        trainer.method.to(args.device)  # including modules created in setup
 
     def save(self, folder: Path) -> None:
         """Add them to a checkpoint. Must be called on every rank."""

@@ -4,7 +4,7 @@ import hashlib
 import inspect
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from ..user_input import did_you_mean
 
 SHORT_NAMES = {"alpha": "lora_alpha", "dropout": "lora_dropout"}
 BASE_FILE = "base_of_adapter.json"
+COPIES = re.compile(r"(^|\.)(original_module|modules_to_save)(\.|$)")  # in peft's wrapper of modules that it saves
 NUMBERED = re.compile(r"(?:^|.*?\.)(?P<list>[^.]+)\.(?P<index>\d+)\.")  # a layer among its like, as peft finds it
 
 # Parts of n layers, counted from the input, as FRoundation and CLIP-LoRA name them.
@@ -41,9 +42,7 @@ LAYERS = {
 def add_lora(model: FaceRecognitionModel, lora: dict[str, Any]) -> FaceRecognitionModel:
     """
     Add low-rank adapters to the backbone of `model` and freeze its other weights, except for the projection of a
-    [`FoundationFaceModel`]. Frozen weights are left out of checkpoints, and not sent between ranks.
-
-    The adapter includes the projection and the batch norms, whose statistics change in training.
+    [`FoundationFaceModel`], which the adapter includes.
 
     Args:
         model: The training model, changed in place.
@@ -55,21 +54,53 @@ def add_lora(model: FaceRecognitionModel, lora: dict[str, Any]) -> FaceRecogniti
         ValueError: for an unknown argument, target modules that match nothing, or layers that there are not.
     """
     backbone = model.backbone
-    config = _lora_config(backbone, lora)
-    base = {id(tensor) for tensor in (*backbone.parameters(), *backbone.buffers())}
     name_or_path = next(filter(None, (getattr(each, "name_or_path", "") for each in backbone.modules())), None)
-    model.backbone = get_peft_model(backbone, config)
+    model.backbone = get_peft_model(backbone, _lora_config(backbone, lora))
     model.backbone.peft_config["default"].base_model_name_or_path = name_or_path
-    base |= _freeze_copies(backbone, tuple(lora.get("modules_to_save") or ()))
-    tensors = [*model.named_parameters(), *model.named_buffers()]
-    frozen = {name for name, tensor in tensors if id(tensor) in base and not tensor.requires_grad}
-    model._keys_to_ignore_on_save = frozen & model.state_dict().keys()
+    asked_for = tuple(lora.get("modules_to_save") or ())
+    for name, module in backbone.named_modules():
+        # peft also copies modules whose names end like that of the projection
+        if isinstance(module, ModulesToSaveWrapper) and name != "projection" and not name.endswith(asked_for):
+            module.requires_grad_(False)
     return model
 
 
+def save_statistics(model: FaceRecognitionModel) -> None:
+    """Make the backbone's adapter, if it has one, include its batch norms, whose statistics change in training."""
+    if not isinstance(model.backbone, PeftModel):
+        return
+    base, adapter = model.backbone.get_base_model(), model.backbone.active_adapter
+    modules = {name: module for name, module in base.named_modules() if not COPIES.search(name)}
+    names = tuple(name for name, module in modules.items() if _has_statistics(module))
+    for name in (name for name in modules if name.endswith(names)):  # as peft finds them when it loads the adapter
+        wrapper = ModulesToSaveWrapper(modules[name], adapter)
+        wrapper.set_adapter(adapter)
+        base.set_submodule(name, wrapper.requires_grad_(False))
+    config: Any = model.backbone.peft_config[adapter]
+    config.modules_to_save = [*(config.modules_to_save or ()), *names] or None
+
+
+def leave_out_frozen(model: FaceRecognitionModel) -> None:
+    """Leave the frozen weights of models with adapters out of checkpoints, and do not send them between ranks."""
+    adapted = {name: module for name, module in model.named_modules() if isinstance(module, PeftModel)}
+    frozen = {f"{name}.{weight}" for name, module in adapted.items() for weight in _unchanged(module)}
+    model._keys_to_ignore_on_save = frozen & model.state_dict().keys()
+    ignored = {*(model._ddp_params_and_buffers_to_ignore or ()), *model._keys_to_ignore_on_save}
+    model._ddp_params_and_buffers_to_ignore = sorted(ignored)  # type: ignore[assignment]
+
+
 def frozen_names(model: FaceRecognitionModel) -> set[str]:
-    """Names of the base model's weights beneath an adapter; empty without one."""
-    return set(model._keys_to_ignore_on_save or ()) if isinstance(model.backbone, PeftModel) else set()
+    """The weights that [`leave_out_frozen`] leaves out; empty without adapters."""
+    return set(model._keys_to_ignore_on_save or ())
+
+
+def _unchanged(model: PeftModel) -> Iterator[str]:
+    """Names of the parameters and buffers that training does not change."""
+    yield from (name for name, parameter in model.named_parameters() if not parameter.requires_grad)
+    for name, _ in model.named_buffers():
+        owner = model.get_submodule(name.rpartition(".")[0])
+        if ".original_module." in name or not _has_statistics(owner):
+            yield name
 
 
 class BaseOfAdapter:
@@ -128,8 +159,9 @@ def _lora_config(backbone: PreTrainedModel, lora: dict[str, Any]) -> LoraConfig:
             options |= _choose_layers(layers, matched)
     elif layers != "all":
         raise ValueError(f"lora: layers={layers!r} requires target_modules as a list of names, found {targets!r}.")
-    saved = [*(options.get("modules_to_save") or ()), *_saved_whole(backbone)]
-    return LoraConfig(**options | {"modules_to_save": saved or None})
+    if isinstance(backbone, FoundationFaceModel) and isinstance(backbone.projection, nn.Linear):
+        options["modules_to_save"] = [*(options.get("modules_to_save") or ()), "projection"]
+    return LoraConfig(**options)
 
 
 def _find_targets(backbone: nn.Module, targets: Sequence[str]) -> list[str]:
@@ -155,28 +187,6 @@ def _choose_layers(layers: str | Sequence[int], matched: Sequence[str]) -> dict[
     if not chosen or any(index not in range(count) for index in chosen):
         raise ValueError(f"lora: layers={layers!r} does not fit the {count} numbered layers of the target modules.")
     return {"layers_to_transform": chosen, "layers_pattern": sorted({match["list"] for match in numbered})}
-
-
-def _saved_whole(backbone: PreTrainedModel) -> list[str]:
-    """Names of the modules that the adapter includes: those with running statistics, and the projection."""
-    names = [name for name, module in backbone.named_modules() if _has_statistics(module)]
-    if isinstance(backbone, FoundationFaceModel) and isinstance(backbone.projection, nn.Linear):
-        names.append("projection")
-    return names
-
-
-def _freeze_copies(backbone: nn.Module, asked_for: tuple[str, ...]) -> set[int]:
-    """
-    Freeze the copies of modules that peft saves, but that are neither asked for nor the projection: batch norms, and
-    modules whose names end like those of others. Return the `id` of the tensors that do not change.
-    """
-    unchanged = set()
-    for name, module in backbone.named_modules():
-        if isinstance(module, ModulesToSaveWrapper) and name != "projection" and not name.endswith(asked_for):
-            copy = module.modules_to_save["default"].requires_grad_(False)
-            statistics = {id(buffer) for buffer in copy.buffers()} if _has_statistics(copy) else set()
-            unchanged |= {id(tensor) for tensor in (*copy.parameters(), *copy.buffers())} - statistics
-    return unchanged
 
 
 def _has_statistics(module: nn.Module) -> bool:

@@ -1,10 +1,11 @@
 """Low-rank adapters: the backbone stays frozen, the saved model has them merged, and the adapter is saved by itself."""
 
+import copy
 import json
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModel
@@ -80,6 +81,18 @@ def test_merged_and_alone_an_adapter_gives_the_trained_embeddings(make, tmp_path
     torch.testing.assert_close(embed(adapted), expected, atol=1e-5, rtol=0)
 
 
+def test_an_adapter_of_peft_itself_has_the_statistics_too(make, tmp_path):
+    torch.manual_seed(0)
+    model, processor = build_model(ModelArguments(backbone=IRESNET), num_identities=30)
+    base = copy.deepcopy(model.backbone)
+    model.backbone = get_peft_model(model.backbone, LoraConfig(r=2, target_modules=["convolution1"]))
+    trainer = make(model, processor)
+    trainer.train()
+    trainer.save_model()
+    adapted = PeftModel.from_pretrained(base, tmp_path / "run" / "adapter")
+    torch.testing.assert_close(embed(adapted), embed(trainer.adapter), atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("family", ADAPTED)
 def test_only_adapter_projection_and_head_are_trained_and_saved(make, tmp_path, family):
     model, processor = build(*ADAPTED[family])
@@ -87,8 +100,8 @@ def test_only_adapter_projection_and_head_are_trained_and_saved(make, tmp_path, 
     own = {name for name in trained if "lora_" not in name}
     projection = "backbone.base_model.model.projection.modules_to_save.default.weight"
     assert own == {"head.weight"} | ({projection} if family == "dinov2" else set())
-    before = {name: weight.clone() for name, weight in model.state_dict().items()}
     trainer = make(model, processor, save_strategy="steps", save_steps=3)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
     trainer.train()
     changed = {name for name, weight in model.state_dict().items() if not torch.equal(weight, before[name])}
     statistics = {name for name in changed if name.endswith(("running_mean", "running_var", "num_batches_tracked"))}

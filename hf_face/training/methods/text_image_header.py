@@ -71,10 +71,6 @@ class TextImageHeader(TrainingMethod):
         self.text_encoder = text_class.from_pretrained(name)
         if isinstance(model.backbone, PeftModel):
             self.text_encoder = get_peft_model(self.text_encoder, _same_lora(model.backbone))
-            frozen = {name for name, weight in self.text_encoder.named_parameters() if not weight.requires_grad}
-            names = {f"method.text_encoder.{name}" for name in frozen}
-            model._keys_to_ignore_on_save |= names
-            model._ddp_params_and_buffers_to_ignore += sorted(names)
 
     def losses(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         labels = batch["labels"]
