@@ -85,8 +85,8 @@ def leave_out_frozen(model: FaceRecognitionModel) -> None:
     adapted = {name: module for name, module in model.named_modules() if isinstance(module, PeftModel)}
     frozen = {f"{name}.{weight}" for name, module in adapted.items() for weight in _unchanged(module)}
     model._keys_to_ignore_on_save = frozen & model.state_dict().keys()
-    ignored = {*(model._ddp_params_and_buffers_to_ignore or ()), *model._keys_to_ignore_on_save}
-    model._ddp_params_and_buffers_to_ignore = sorted(ignored)  # type: ignore[assignment]
+    own: Any = model._ddp_params_and_buffers_to_ignore
+    model._ddp_params_and_buffers_to_ignore = sorted(model._keys_to_ignore_on_save.union(own))  # type: ignore[assignment]
 
 
 def frozen_names(model: FaceRecognitionModel) -> set[str]:
