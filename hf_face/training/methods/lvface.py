@@ -21,7 +21,7 @@ LVFACE = """
   title = {LVFace: Progressive Cluster Optimization for Large Vision Models in Face Recognition},
   author = {You, Jinghan and Li, Shanglin and Sun, Yuanrui and Wei, Jiangchuan and Guo, Mingyu and Feng, Chao
             and Ran, Jiao},
-  booktitle = {IEEE/CVF International Conference on Computer Vision},
+  booktitle = {International Conference on Computer Vision},
   year = {2025}
 }
 """
