@@ -98,6 +98,8 @@ def test_a_killed_run_that_is_started_again_repeats_the_uninterrupted_one_exactl
 @pytest.mark.slow  # three launches of two ranks
 def test_transface_on_two_ranks_is_killed_and_goes_on_as_if_it_had_not_been(tmp_path):
     transface = ["--backbone", json.dumps(TRANSFACE), "--method", '{"transface": {"probability": 0.5}}']
+    transface += ["--gradient_accumulation_steps", "2", "--ema_decay", "0.9"]
+    transface += ["--partial_fc_sample_rate", "0.5", "--shard_head", "true"]
     uninterrupted = train(tmp_path / "whole", 2, *transface)
     kill_after_the_first_checkpoint(tmp_path / "killed", 2, *transface)
     assert len(uninterrupted) == STEPS
