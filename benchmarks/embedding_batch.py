@@ -6,8 +6,8 @@ CPU time and page faults per embedded image on the CPU, by batch size.
 
 Every model embeds the same crops with an `Embedder`, decoding included and without flipped images. CPU time (user and
 system, of all threads) is less affected by other work on the machine than elapsed time; the fastest round counts.
-`kept` is the same in a process whose C library keeps freed memory (`mallopt`: no mmap, no trim) instead of returning it to the
-system: large batches lose most of their time to the pages of freshly mapped activations.
+`kept` is the same in a process whose C library keeps freed memory (`mallopt`: no mmap, no trim) instead of returning
+it to the system: large batches lose most of their time to the pages of freshly mapped activations.
 """
 
 import argparse

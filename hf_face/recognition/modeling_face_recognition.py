@@ -148,9 +148,9 @@ class FaceRecognitionModel(PreTrainedModel):
             None, *args, state_dict={**weights, "head.weight": read_weight(folder)}, **kwargs
         )
 
-    def save_pretrained(self, save_directory, *args, save_original_format: bool = False, **kwargs):
-        """As in `PreTrainedModel`, but with the model's own names of weights, as `Trainer` loads them from checkpoints."""
-        super().save_pretrained(save_directory, *args, save_original_format=save_original_format, **kwargs)
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        """As in `PreTrainedModel`, but with the model's own names of weights, as `Trainer` loads them."""
+        super().save_pretrained(save_directory, *args, **{"save_original_format": False, **kwargs})
 
     @classmethod
     def _from_backbone_and_head(cls, name_or_path: str | Path, **config) -> "FaceRecognitionModel":
