@@ -61,7 +61,8 @@ class TrainingMethod(nn.Module):
 
         Args:
             model: The training model, wrapped by the engine. Call it, `model(pixel_values=..., labels=...)`, rather
-                than its parts; see [`FaceRecognitionModel`] for its inputs and outputs.
+                than its parts; see [`FaceRecognitionModel`] for its inputs and outputs. The method's own parameters are
+                used in a function passed as `further`, or several ranks cannot train them.
             batch: Tensors on the device of the model:
 
                 - `images` (B, 3, H, W), uint8 RGB, augmented, in [0, 255];
