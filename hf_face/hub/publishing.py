@@ -141,7 +141,7 @@ def save_and_push(
     if card is None:
         raise ValueError(NO_CARD)
     check_card_data(card, bare_backbone(model).config)
-    of_save = signature(save).parameters.keys()
+    of_save = signature(PreTrainedModel.save_pretrained).parameters.keys()
     save(model, save_directory, **{name: value for name, value in kwargs.items() if name in of_save})
     options = {name: value for name, value in kwargs.items() if name not in of_save - OF_BOTH}
     repo_id = repo_id or Path(save_directory).absolute().name

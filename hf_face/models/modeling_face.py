@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.core_model_loading import PrefixChange, WeightRenaming
 from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_face import FaceConfig
@@ -133,6 +134,16 @@ def face_embedding_output(
     )
 
 
+class FormerName(PrefixChange):
+    """A weight's name in other checkpoints, which is read but not written: what transformers has PrefixChange for."""
+
+    def __init__(self, source_patterns: str, target_patterns: str):
+        WeightRenaming.__init__(self, source_patterns, target_patterns)
+
+    def reverse_transform(self):
+        return self.copy(self._original_target_patterns, self._original_target_patterns)
+
+
 FacePreTrainedModel.register_for_auto_class("AutoModel")  # save_pretrained copies the code of every subclass
 
-__all__ = ["ConvolutionalMixin", "FaceEmbeddingOutput", "FacePreTrainedModel", "face_embedding_output"]
+__all__ = ["ConvolutionalMixin", "FaceEmbeddingOutput", "FacePreTrainedModel", "FormerName", "face_embedding_output"]

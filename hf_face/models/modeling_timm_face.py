@@ -10,11 +10,12 @@ import timm
 import torch
 from timm.models import build_model_with_cfg, model_entrypoint
 from torch import Tensor, nn
+from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.utils import can_return_tuple
 
 from .configuration_timm_face import TimmFaceConfig
 from .layers import TimmAttentionMixin, refuse_unknown
-from .modeling_face import FaceEmbeddingOutput, FacePreTrainedModel, face_embedding_output
+from .modeling_face import FaceEmbeddingOutput, FacePreTrainedModel, FormerName, face_embedding_output
 
 BATCH_NORM_ARGUMENTS = {"bn_eps", "bn_momentum"}  # mobile networks take them for the class of their norms
 
@@ -22,6 +23,7 @@ BATCH_NORM_ARGUMENTS = {"bn_eps", "bn_momentum"}  # mobile networks take them fo
 class TimmFacePreTrainedModel(FacePreTrainedModel):
     config_class = TimmFaceConfig
     config: TimmFaceConfig
+    base_model_prefix = "model"  # so that folders of timm, whose names have no prefix, load
     supports_gradient_checkpointing = True
     _supports_sdpa = True  # timm calls F.scaled_dot_product_attention itself
 
@@ -174,5 +176,9 @@ def _lower_ranks(model: nn.Module, ratio: float) -> None:
             if isinstance(layer, nn.Linear) and "head" not in name:
                 setattr(parent, name, LowRankLinear(layer, ratio))
 
+
+register_checkpoint_conversion_mapping(
+    TimmFaceConfig.model_type, [FormerName(r"^backbone\.model\.", "model.")], overwrite=True
+)  # of training checkpoints
 
 __all__ = ["TimmFaceModel", "TimmFacePreTrainedModel"]

@@ -10,13 +10,12 @@ import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
-from transformers.core_model_loading import PrefixChange, WeightRenaming
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import can_return_tuple
 
 from .configuration_vit_face import ViTFaceConfig
 from .layers import FusableMixin, TimmAttentionMixin, check_crop_size, refuse_unknown
-from .modeling_face import FaceEmbeddingOutput, FacePreTrainedModel, face_embedding_output
+from .modeling_face import FaceEmbeddingOutput, FacePreTrainedModel, FormerName, face_embedding_output
 
 NUM_KEYPOINTS = 5
 NEAR = 1.9  # distances up to this many patches have a class of their own
@@ -288,16 +287,6 @@ class ViTFaceModel(FusableMixin, TimmAttentionMixin, ViTFacePreTrainedModel):
         num_kept = int(length * (1 - self.config.mask_ratio))
         order = torch.rand(batch, length, device=tokens.device).argsort(1)
         return order[:, :num_kept, None].expand(-1, -1, channels)
-
-
-class FormerName(PrefixChange):
-    """A weight's name in older checkpoints, which is read but not written: what transformers has PrefixChange for."""
-
-    def __init__(self, source_patterns: str, target_patterns: str):
-        WeightRenaming.__init__(self, source_patterns, target_patterns)
-
-    def reverse_transform(self):
-        return self.copy(self._original_target_patterns, self._original_target_patterns)
 
 
 def _rename_mask_token(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *args) -> None:
