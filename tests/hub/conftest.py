@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import mkdtemp
 
 import pytest
 
@@ -22,6 +23,8 @@ def fresh_process(hub_server, tmp_path):
         environment = {key: value for key, value in os.environ.items() if key not in EMPTY_ENVIRONMENT}
         environment |= {"HF_ENDPOINT": hub_server.url, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(tmp_path / "home")}
         environment |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "OMP_NUM_THREADS": "1"}
+        # transformers does not lock the folder that it copies code to, so processes at the same time need their own.
+        environment |= {"HF_MODULES_CACHE": mkdtemp(dir=tmp_path)}
         environment |= {"HF_TOKEN": token} if token else {}
         if hf_face:
             environment["PYTHONPATH"] = str(REPOSITORY)
