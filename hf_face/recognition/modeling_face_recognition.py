@@ -83,6 +83,7 @@ class FaceRecognitionModel(PreTrainedModel):
     accepts_loss_kwargs = False
     _keys_to_ignore_on_load_unexpected = [r"^method\."]  # noqa: RUF012  modules of the training method
     _supports_sdpa = True
+    is_in_training = False  # set by a trainer
 
     def __init__(
         self,
@@ -149,8 +150,8 @@ class FaceRecognitionModel(PreTrainedModel):
         )
 
     def save_pretrained(self, save_directory, *args, **kwargs):
-        """As in `PreTrainedModel`, but with the model's own names of weights, as `Trainer` loads them."""
-        super().save_pretrained(save_directory, *args, **{"save_original_format": False, **kwargs})
+        """As in `PreTrainedModel`, but in training with the model's own names of weights, as `Trainer` loads them."""
+        super().save_pretrained(save_directory, *args, **{"save_original_format": not self.is_in_training, **kwargs})
 
     @classmethod
     def _from_backbone_and_head(cls, name_or_path: str | Path, **config) -> "FaceRecognitionModel":
