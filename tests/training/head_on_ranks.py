@@ -64,4 +64,5 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     for run in json.loads(sys.argv[1]):
         train(**run)
+    torch.distributed.barrier()  # a rank that ends while another still talks to it can abort
     torch.distributed.destroy_process_group()
