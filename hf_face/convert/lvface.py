@@ -1,19 +1,10 @@
 """LVFace."""
 
+from ..models.configuration_vit_face import LVFACE
 from ..registry import sources
 from .arcface_torch import ArcFaceTorch
 from .checkpoint import Checkpoint
 from .vit_layouts import InsightFaceViT
-
-LVFACE = """
-@inproceedings{lvface,
-  title = {LVFace: Progressive Cluster Optimization for Large Vision Models in Face Recognition},
-  author = {You, Jinghan and Li, Shanglin and Sun, Yuanrui and Wei, Jiangchuan and Guo, Mingyu and Feng, Chao
-            and Ran, Jiao},
-  booktitle = {International Conference on Computer Vision},
-  year = {2025}
-}
-"""
 
 
 @sources.register("lvface", citation=LVFACE)

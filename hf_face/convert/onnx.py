@@ -1,5 +1,6 @@
 """ONNX files: InsightFace's packs and exports of arcface_torch."""
 
+import math
 from dataclasses import dataclass
 from itertools import chain, groupby, pairwise
 from typing import Any, cast
@@ -32,7 +33,7 @@ class Layers:
 
     Attributes:
         steps: Layers and residual units, from the stem on.
-        origin, image_size: The file, for error messages, and the size of its input.
+        origin, image_size: The file, for error messages, and the size of its input; 0 if it takes any.
     """
 
     steps: list[Node | Unit]
@@ -61,10 +62,16 @@ class Layers:
 
     @property
     def embedding_size(self) -> int:
+        return self.linear_shape[0]
+
+    @property
+    def linear_shape(self) -> tuple[int, int]:
+        """Outputs and inputs of the last linear layer."""
         linear = next((layer for layer in reversed(self.plain) if layer.op in ("Gemm", "MatMul")), None)
         if linear is None:
             raise ValueError(f"{self.origin} does not end with a linear layer: {self.plain[-1]} does not fit.")
-        return linear.weights[0].shape[0 if linear.attributes.get("transB") else 1]
+        inputs, outputs = linear.weights[0].shape
+        return (inputs, outputs) if linear.attributes.get("transB") else (outputs, inputs)
 
 
 class OnnxSource(CheckpointSource):
@@ -139,6 +146,8 @@ def normalization_of(graph: Graph) -> dict[str, list[float]]:
     if rest or first.op != "Sub":
         return {}
     then = graph.consumers(first.output)[0]
+    if then.op not in ("Mul", "Div"):
+        raise ValueError(f"{graph.origin}: {then} does not fit: a normalization is (x - a) * b or (x - a) / b.")
     factor = 1 / then.weights[0].flatten() if then.op == "Mul" else then.weights[0].flatten()
     shift, scale = first.weights[0].flatten().double() / 255, factor.double() / 255
     return {"image_mean": shift.expand(3).tolist(), "image_std": scale.expand(3).tolist()}
@@ -171,6 +180,7 @@ def iresnet(layers: Layers, settings: dict[str, Any]) -> IResNetConfig:
     last = layers.plain[-1]
     learns_bias_only = last.op != "BatchNormalization" or bool((last.weights[0] == 1).all())
     subsampled = any(node.op == "MaxPool" for unit in layers.units for node in unit.shortcut)
+    side = math.isqrt(layers.linear_shape[1] // len(convolutions[-1][-1].weights[0]))  # of the last feature map
     read = {
         "depths": [end - start for start, end in pairwise([*starts, len(convolutions)])],
         "hidden_sizes": [len(convolutions[start][-1].weights[0]) for start in starts],
@@ -181,7 +191,7 @@ def iresnet(layers: Layers, settings: dict[str, Any]) -> IResNetConfig:
         "stem_kernel_size": layers.stem.shape[2],
         "embedding_size": layers.embedding_size,
         "embedding_norm": "bias" if learns_bias_only else "affine",
-        "image_size": layers.image_size,
+        "image_size": layers.image_size or side * 2 ** len(starts),
         "batch_norm_eps": epsilon_of(layers.units[0].layers[0]),
     }
     return IResNetConfig(**{**read, **settings})
@@ -190,12 +200,13 @@ def iresnet(layers: Layers, settings: dict[str, Any]) -> IResNetConfig:
 def mobilefacenet(layers: Layers, settings: dict[str, Any]) -> MobileFaceNetConfig:
     runs = [len(list(run)) for of_units, run in groupby(layers.steps, lambda step: isinstance(step, Unit)) if of_units]
     norms = [layer for layer in layers.plain if layer.op == "BatchNormalization"]
+    pool = [layer for layer in layers.plain if layer.op == "Conv"][-1]  # as large as the last feature map
     read = {
         "depths": runs if len(runs) == 4 else [1, *runs],
         "width": layers.stem.shape[0] // 64,
         "num_channels": layers.stem.shape[1],
         "embedding_size": layers.embedding_size,
-        "image_size": layers.image_size,
+        "image_size": layers.image_size or 16 * pool.weights[0].shape[-1],
         "batch_norm_eps": epsilon_of(norms[-1]) if norms else 1e-5,
     }
     return MobileFaceNetConfig(**{**read, **settings})

@@ -1,20 +1,11 @@
 """TransFace."""
 
+from ..models.configuration_vit_face import TRANSFACE
 from ..registry import sources
 from .arcface_torch import ArcFaceTorch
 from .checkpoint import Checkpoint
 from .layout import LayoutSource
 from .vit_layouts import TransFaceViT
-
-TRANSFACE = """
-@inproceedings{transface,
-  title = {TransFace: Calibrating Transformer Training for Face Recognition from a Data-Centric Perspective},
-  author = {Dan, Jun and Liu, Yang and Xie, Haoyu and Deng, Jiankang
-            and Xie, Haoran and Xie, Xuansong and Sun, Baigui},
-  booktitle = {International Conference on Computer Vision},
-  year = {2023}
-}
-"""
 
 
 @sources.register("transface", citation=TRANSFACE)

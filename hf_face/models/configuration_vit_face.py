@@ -17,6 +17,26 @@ VIT = """
 }
 """
 
+TRANSFACE = """
+@inproceedings{transface,
+  title = {TransFace: Calibrating Transformer Training for Face Recognition from a Data-Centric Perspective},
+  author = {Dan, Jun and Liu, Yang and Xie, Haoyu and Deng, Jiankang
+            and Xie, Haoran and Xie, Xuansong and Sun, Baigui},
+  booktitle = {International Conference on Computer Vision},
+  year = {2023}
+}
+"""
+
+LVFACE = """
+@inproceedings{lvface,
+  title = {LVFace: Progressive Cluster Optimization for Large Vision Models in Face Recognition},
+  author = {You, Jinghan and Li, Shanglin and Sun, Yuanrui and Wei, Jiangchuan and Guo, Mingyu and Feng, Chao
+            and Ran, Jiao},
+  booktitle = {International Conference on Computer Vision},
+  year = {2025}
+}
+"""
+
 
 @strict
 class ViTFaceConfig(FaceConfig):

@@ -111,6 +111,21 @@ class ConvolutionalMixin(FusableMixin):
         return face_embedding_output(self.neck(feature_map), feature_map, hidden_states)
 
 
+class ConvolutionalPreTrainedModel(FacePreTrainedModel):
+    """Base class of convolutional backbones, whose weights are drawn by He's initialization."""
+
+    supports_gradient_checkpointing = True
+    _can_compile_fullgraph = True
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, nn.PReLU):
+            nn.init.constant_(module.weight, 0.25)
+        elif isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
 def face_embedding_output(
     raw: Tensor,
     last_hidden_state: Tensor | None = None,
@@ -146,4 +161,11 @@ class FormerName(PrefixChange):
 
 FacePreTrainedModel.register_for_auto_class("AutoModel")  # save_pretrained copies the code of every subclass
 
-__all__ = ["ConvolutionalMixin", "FaceEmbeddingOutput", "FacePreTrainedModel", "FormerName", "face_embedding_output"]
+__all__ = [
+    "ConvolutionalMixin",
+    "ConvolutionalPreTrainedModel",
+    "FaceEmbeddingOutput",
+    "FacePreTrainedModel",
+    "FormerName",
+    "face_embedding_output",
+]

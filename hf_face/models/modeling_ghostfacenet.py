@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_ghostfacenet import GhostFaceNetConfig
-from .modeling_face import ConvolutionalMixin, FacePreTrainedModel
+from .modeling_face import ConvolutionalMixin, ConvolutionalPreTrainedModel
 
 
 class ConvLayer(nn.Sequential):
@@ -110,20 +110,10 @@ class GhostFaceNetNeck(nn.Module):
         return self.projection(self.pool(self.expand(feature_map)).flatten(1))
 
 
-class GhostFaceNetPreTrainedModel(FacePreTrainedModel):
+class GhostFaceNetPreTrainedModel(ConvolutionalPreTrainedModel):
     config_class = GhostFaceNetConfig
     config: GhostFaceNetConfig
-    supports_gradient_checkpointing = True
-    _can_compile_fullgraph = True
     _no_split_modules = ["GhostBottleneck"]  # noqa: RUF012
-
-    @torch.no_grad()
-    def _init_weights(self, module):
-        super()._init_weights(module)
-        if isinstance(module, nn.PReLU):
-            nn.init.constant_(module.weight, 0.25)
-        elif isinstance(module, nn.Conv2d | nn.Linear):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
 class GhostFaceNetModel(ConvolutionalMixin, GhostFaceNetPreTrainedModel):

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_inception_resnet import InceptionResNetConfig
-from .modeling_face import ConvolutionalMixin, FacePreTrainedModel
+from .modeling_face import ConvolutionalMixin, ConvolutionalPreTrainedModel
 
 Kernel = int | tuple[int, int]
 
@@ -144,18 +144,10 @@ class InceptionResNetNeck(nn.Module):
         return self.projection(self.dropout(feature_map.mean((2, 3))))
 
 
-class InceptionResNetPreTrainedModel(FacePreTrainedModel):
+class InceptionResNetPreTrainedModel(ConvolutionalPreTrainedModel):
     config_class = InceptionResNetConfig
     config: InceptionResNetConfig
-    supports_gradient_checkpointing = True
-    _can_compile_fullgraph = True
     _no_split_modules = ["InceptionResNetBlock"]  # noqa: RUF012
-
-    @torch.no_grad()
-    def _init_weights(self, module):
-        super()._init_weights(module)
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
 class InceptionResNetModel(ConvolutionalMixin, InceptionResNetPreTrainedModel):

@@ -2,13 +2,12 @@
 
 from collections import OrderedDict
 
-import torch
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_mobilefacenet import MobileFaceNetConfig
-from .modeling_face import ConvolutionalMixin, FacePreTrainedModel
+from .modeling_face import ConvolutionalMixin, ConvolutionalPreTrainedModel
 
 FEATURES = 512  # channels of the last feature map at any width
 
@@ -92,20 +91,10 @@ class MobileFaceNetNeck(nn.Module):
         return self.projection(self.pool(self.expand(feature_map)).flatten(1))
 
 
-class MobileFaceNetPreTrainedModel(FacePreTrainedModel):
+class MobileFaceNetPreTrainedModel(ConvolutionalPreTrainedModel):
     config_class = MobileFaceNetConfig
     config: MobileFaceNetConfig
-    supports_gradient_checkpointing = True
-    _can_compile_fullgraph = True
     _no_split_modules = ["InvertedResidual"]  # noqa: RUF012
-
-    @torch.no_grad()
-    def _init_weights(self, module):
-        super()._init_weights(module)
-        if isinstance(module, nn.PReLU):
-            nn.init.constant_(module.weight, 0.25)
-        elif isinstance(module, nn.Conv2d | nn.Linear):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
 class MobileFaceNetModel(ConvolutionalMixin, MobileFaceNetPreTrainedModel):

@@ -3,12 +3,11 @@
 from collections import OrderedDict
 from itertools import pairwise
 
-import torch
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_mobilenet_face import MobileNetFaceConfig
-from .modeling_face import ConvolutionalMixin, FacePreTrainedModel
+from .modeling_face import ConvolutionalMixin, ConvolutionalPreTrainedModel
 
 
 class ConvLayer(nn.Sequential):
@@ -67,20 +66,10 @@ class MobileNetFaceNeck(nn.Module):
         return self.projection(self.dropout(self.norm(feature_map)).flatten(1))
 
 
-class MobileNetFacePreTrainedModel(FacePreTrainedModel):
+class MobileNetFacePreTrainedModel(ConvolutionalPreTrainedModel):
     config_class = MobileNetFaceConfig
     config: MobileNetFaceConfig
-    supports_gradient_checkpointing = True
-    _can_compile_fullgraph = True
     _no_split_modules = ["SeparableConvolution"]  # noqa: RUF012
-
-    @torch.no_grad()
-    def _init_weights(self, module):
-        super()._init_weights(module)
-        if isinstance(module, nn.PReLU):
-            nn.init.constant_(module.weight, 0.25)
-        elif isinstance(module, nn.Conv2d | nn.Linear):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
 class MobileNetFaceModel(ConvolutionalMixin, MobileNetFacePreTrainedModel):

@@ -158,6 +158,26 @@ def test_normalization_in_the_graph_becomes_the_image_processors(tmp_path):
     assert image_processor.image_std == pytest.approx([128 / 255] * 3)
 
 
+@pytest.mark.parametrize("name", ["iresnet", "mobilefacenet"])
+def test_the_size_of_images_is_read_off_the_network_where_the_file_leaves_it_open(name, tmp_path):
+    config = NETWORKS[name]
+    path = export(RawEmbedding(AutoModel.from_config(config)), tmp_path / "model.onnx", config.image_size)
+    graph = onnx.load(path)
+    for side in graph.graph.input[0].type.tensor_type.shape.dim[2:]:
+        side.dim_param = "size"
+    onnx.save(graph, path)
+    assert convert_checkpoint(path)[0].config.image_size == config.image_size
+
+
+def test_half_a_normalization_is_refused(tmp_path):
+    class Shifting(RawEmbedding):
+        def forward(self, pixel_values):
+            return super().forward(pixel_values - 127.5)
+
+    with pytest.raises(ValueError, match=r"node .*Conv.* does not fit: a normalization is"):
+        convert_checkpoint(export(Shifting(IResNetModel(IResNetConfig(**TINY))), tmp_path / "model.onnx"))
+
+
 # Files that are not what they should be
 
 

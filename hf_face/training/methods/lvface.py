@@ -12,19 +12,11 @@ from torch import Tensor, nn
 from ...heads.margin_softmax import NEVER, Classes, margin_softmax
 from ...heads.partial_fc import sample_classes, sampled_classes
 from ...models import FaceEmbeddingOutput
+from ...models.configuration_vit_face import LVFACE
 from ...registry import methods
 from .base import TrainingMethod
 from .identity_memory import IdentityMemory
 
-LVFACE = """
-@inproceedings{lvface,
-  title = {LVFace: Progressive Cluster Optimization for Large Vision Models in Face Recognition},
-  author = {You, Jinghan and Li, Shanglin and Sun, Yuanrui and Wei, Jiangchuan and Guo, Mingyu and Feng, Chao
-            and Ran, Jiao},
-  booktitle = {International Conference on Computer Vision},
-  year = {2025}
-}
-"""
 MEMORY = "method.expectations"
 
 

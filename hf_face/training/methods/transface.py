@@ -7,20 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from ...models import ViTFaceOutput
+from ...models.configuration_vit_face import TRANSFACE
 from ...registry import methods
 from .base import TrainingMethod
 
 SampleWeighting = Literal["code", "paper"]
-
-TRANSFACE = """
-@inproceedings{transface,
-  title = {TransFace: Calibrating Transformer Training for Face Recognition from a Data-Centric Perspective},
-  author = {Dan, Jun and Liu, Yang and Xie, Haoyu and Deng, Jiankang
-            and Xie, Haoran and Xie, Xuansong and Sun, Baigui},
-  booktitle = {International Conference on Computer Vision},
-  year = {2023}
-}
-"""
 
 
 @methods.register("transface", citation=TRANSFACE)
