@@ -1,4 +1,4 @@
-"""Publishing models, datasets and metrics with their cards on the Hub."""
+"""Publishing models, datasets, metrics and Spaces with their cards on the Hub."""
 
 from .card_data import (
     ARCFACE_ALIGNMENT,
@@ -8,7 +8,7 @@ from .card_data import (
     evaluations_from_metrics,
     read_emissions,
 )
-from .datasets_and_metrics import push_dataset, push_metric
+from .datasets_and_metrics import push_dataset, push_metric, push_space
 from .measuring import ModelMeasurements, measure_model
 from .model_card import create_model_card
 from .model_folder import write_model_card, write_model_folder
@@ -27,6 +27,7 @@ __all__ = [
     "measure_model",
     "push_dataset",
     "push_metric",
+    "push_space",
     "push_to_hub",
     "read_emissions",
     "write_model_card",

@@ -1,4 +1,4 @@
-"""Datasets and metrics on the Hub."""
+"""Datasets, metrics and other Spaces on the Hub."""
 
 import re
 from pathlib import Path
@@ -106,14 +106,39 @@ def push_metric(
         ValueError: if the name differs from the module's, so that `evaluate` would not find it.
     """
     folder = Path(folder).resolve()
-    card = _load_card(folder, SpaceCard)
-    for name in (f"{folder.name}.py", "app.py", "requirements.txt"):
+    for name in (f"{folder.name}.py", "requirements.txt"):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder} has no {name}, which a metric's Space requires.")
     if repo_id.split("/")[-1] != folder.name:
         raise ValueError(
             f"evaluate looks for a module with the name of the Space: push to '.../{folder.name}', not {repo_id!r}."
         )
+    return push_space(folder, repo_id, private=private, token=token, commit_message=commit_message)
+
+
+def push_space(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    token: str | None = None,
+    commit_message: str = "Publish Space",
+) -> CommitInfo:
+    """
+    Publish a folder as a Space, in one commit.
+
+    Args:
+        folder: The Space's files. `README.md` is its card, with `sdk` and `app_file`, the file it starts from.
+        repo_id: `org/name`, or `name` for your own namespace.
+
+    Raises:
+        FileNotFoundError: if the folder has no card, or not the file that the card names.
+    """
+    folder = Path(folder)
+    card = _load_card(folder, SpaceCard)
+    app_file = card.data.app_file or "app.py"
+    if not (folder / app_file).is_file():
+        raise FileNotFoundError(f"{folder} has no {app_file}: name the file it starts from in README.md, as app_file.")
     return _push_folder(folder, repo_id, card, token, private, commit_message)
 
 

@@ -11,7 +11,7 @@ import pytest
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from hf_face.data import VerificationPairs
-from hf_face.hub import push_dataset, push_metric
+from hf_face.hub import push_dataset, push_metric, push_space
 
 METRIC = Path(__file__).parents[2] / "hf_face" / "metrics" / "face_verification"
 
@@ -101,6 +101,16 @@ def test_a_metric_is_loaded_from_its_space(hub, monkeypatch, tmp_path):
     metric = evaluate.load("org/face_verification")
     scores, same = [0.9, 0.2, 0.8, 0.1], [1, 0, 1, 0]
     assert metric.compute(predictions=scores, references=same, fars=[0.5], num_folds=2)["auc"] == 1.0
+
+
+def test_a_space_starts_from_the_file_its_card_names(hub, tmp_path):
+    (tmp_path / "README.md").write_text("---\nsdk: static\napp_file: index.html\n---\n")
+    with pytest.raises(FileNotFoundError, match=r"has no index\.html: name the file it starts from in README\.md"):
+        push_space(tmp_path, "org/page")
+    assert ("space", "org/page") not in hub.store.repos
+    (tmp_path / "index.html").write_text("<!doctype html>")
+    push_space(tmp_path, "org/page")
+    assert hub.store.read("org/page", "index.html", repo_type="space") == b"<!doctype html>"
 
 
 def test_what_is_refused(hub, folder, tmp_path):
