@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# One thread a process: the processes share the cores. Files stay whole, since their tests share what they build.
+PYTEST := OMP_NUM_THREADS=1 $(abspath $(BIN))/python -m pytest --numprocesses auto --dist loadfile
 INSTALLED := $(VENV)/.installed
 
 .PHONY: demo card test test-latest test-lowest conformance lint format docs lock clean
@@ -27,7 +29,7 @@ card: demo  # what the demo's run wrote, kept in model_cards
 	cp outputs/demo/figures/orl_roc.png model_cards/demo_orl/figures/
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-latest: $(BIN)/uv  # with the newest versions that setup.py admits
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV)-latest

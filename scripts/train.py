@@ -3,7 +3,7 @@ Train a face model from a recipe, evaluate it on people it has not seen, and sav
 
     accelerate launch scripts/train.py recipes/demo/orl.yaml
     accelerate launch scripts/train.py recipes/demo/orl.yaml --learning_rate 0.05 --margin cosface
-    torchrun --standalone --nproc_per_node 2 scripts/train.py recipes/demo/orl.yaml --use_cpu true  # ranks without GPUs
+    accelerate launch --config_file recipes/accelerate/cpu.yaml scripts/train.py recipes/demo/orl.yaml  # two processes
 """
 
 from hf_face.cli.errors import run_for_people

@@ -4,20 +4,19 @@ Train a face model from a recipe, evaluate it on people it has not seen, and sav
 Any field of the recipe can be set on the command line. Checkpoints are saved to output_dir/checkpoint-N. With
 `--resume_from_checkpoint auto`, an interrupted run resumes from the newest complete one, and a new one starts.
 
-Use accelerate with a launch configuration to train on several GPUs, or torchrun for several ranks without GPUs.
+Use accelerate with a launch configuration to train on several GPUs, or with several processes on a CPU.
 
 Example:
     hf-face train demo/orl --margin adaface --num_train_epochs 2 --output_dir outputs/mine
     accelerate launch --config_file $(hf-face recipes accelerate/multi_gpu) -m hf_face.train demo/orl
-    torchrun --standalone --nproc_per_node 2 -m hf_face.train demo/orl --use_cpu true
+    accelerate launch --config_file $(hf-face recipes accelerate/cpu) -m hf_face.train demo/orl
 """
 
-import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .launching import hint_at_launchers, use_ranks_without_gpus
 from .loading import check_data
 from .parser import CommandParser
 
@@ -85,6 +84,7 @@ def main(argv: Sequence[str]) -> None:
     parser = command_line()
     parser.parse_args(split_recipe(argv, parser)[1])
     hint_at_launchers()
+    use_ranks_without_gpus()
     model_args, data_args, card_args, args = parse_recipe(argv)
     set_seed(args.seed)
     with args.main_process_first(desc="loading the data"):
@@ -141,15 +141,3 @@ def command_line() -> CommandParser:
     refused = set(SETTINGS) - {"debug", "train_sampling_strategy"}
     parser.group_options(GROUPS, "other settings of transformers' TrainingArguments", hidden=refused)
     return parser
-
-
-def hint_at_launchers() -> None:
-    """Say how to use all GPUs, if there are several and this process was started alone."""
-    import torch
-
-    devices = torch.accelerator.device_count()
-    if devices > 1 and "RANK" not in os.environ:
-        print(
-            f"Training on {devices} GPUs with one process; for one process per GPU, see `hf-face train --help`.",
-            file=sys.stderr,
-        )

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from hf_face.cli.train import hint_at_launchers
+from hf_face.cli.launching import hint_at_launchers
 from hf_face.data import load_identities
 from hf_face.hub import FaceModelCardData, TrainingData
 
@@ -48,13 +48,18 @@ def test_train(hf_face, recipe, tmp_path):
 
 def test_train_says_how_several_gpus_are_used(monkeypatch, capsys):
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
-    monkeypatch.delenv("RANK", raising=False)
     hint_at_launchers()
     hint = "Training on 2 GPUs with one process; for one process per GPU, see `hf-face train --help`.\n"
     assert capsys.readouterr().err == hint
-    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
     hint_at_launchers()
     assert capsys.readouterr().err == ""
+
+
+def test_train_says_that_accelerate_started_one_process_in_place_of_several(monkeypatch, capsys):
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    hint_at_launchers()
+    assert "--config_file $(hf-face recipes accelerate/cpu)" in capsys.readouterr().err
 
 
 def test_the_module_that_launchers_start(recipe, tmp_path, monkeypatch):
