@@ -10,15 +10,15 @@ import importlib
 from typing import TYPE_CHECKING
 
 from . import models, recognition
-from .auto_classes import register_at_first_look
+from .auto_classes import register_at_first_look, register_pipelines_at_first_look
 from .lazy import after_import, lazy_names
 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
-    from . import convert, data, embedding, evaluation, heads, hub, registry, training
+    from . import convert, data, embedding, evaluation, heads, hub, pipelines, registry, training
     from .convert import convert_checkpoint as convert_checkpoint
     from .convert import export_checkpoint as export_checkpoint
     from .hub import push_to_hub as push_to_hub
@@ -66,7 +66,25 @@ def _publish_with_card(model_class: "type[PreTrainedModel]") -> None:
     model_class.save_pretrained = _save_and_push(model_class.save_pretrained)  # type: ignore[method-assign]
 
 
+def _ask_no_trust_for_pipelines(config_class: "type[PreTrainedConfig]") -> None:
+    """
+    Hide from `pipeline` that a model has code of its own for our tasks, which it would ask to trust: they are here. It
+    stays in the configuration's file, for where hf_face is not installed.
+    """
+
+    def others(self) -> dict:
+        tasks = self.__dict__.get("custom_pipelines", {})
+        return {task: code for task, code in tasks.items() if not task.startswith("face-")}
+
+    def keep(self, tasks: dict) -> None:
+        self.__dict__["custom_pipelines"] = tasks
+
+    config_class.custom_pipelines = property(others, keep)
+
+
 register_at_first_look("hf_face.models.families", "hf_face.recognition.modeling_face_recognition")
+register_pipelines_at_first_look("hf_face.pipelines.tasks")
+after_import("hf_face.models.configuration_face", lambda module: _ask_no_trust_for_pipelines(module.FaceConfig))
 after_import("hf_face.models.modeling_face", lambda module: _publish_with_card(module.FacePreTrainedModel))
 after_import(
     "hf_face.recognition.modeling_face_recognition", lambda module: _publish_with_card(module.FaceRecognitionModel)

@@ -1,5 +1,5 @@
 """
-Registers hf_face with transformers' Auto classes.
+Registers hf_face with transformers' Auto classes and pipelines.
 
 Our classes are registered when an Auto class first looks up a class, not when the Auto class's module is loaded. This
 keeps torch and timm out of `import hf_face`, and no import is in progress at that time: transformers' own modules
@@ -25,10 +25,11 @@ MAPPINGS = {
 
 class RegisteredClasses(UserDict):
     """
-    The classes registered with an Auto class. Imports modules that register more classes before the first lookup.
+    The classes registered with an Auto class, or the tasks of pipelines. Imports modules that register more of them
+    before the first lookup.
 
     Args:
-        registered (`dict`): The classes registered so far.
+        registered (`dict`): The classes or tasks registered so far.
         homes (`Sequence[str]`): The modules to import.
     """
 
@@ -49,6 +50,16 @@ def register_at_first_look(*homes: str) -> None:
     """Make the Auto classes import these modules, each of which registers classes, on the first lookup."""
     for module, name in MAPPINGS.items():
         after_import(f"transformers.models.auto.{module}", partial(_replace_registered, name, homes))
+
+
+def register_pipelines_at_first_look(*homes: str) -> None:
+    """Make `pipeline` import these modules, each of which registers tasks, when it first looks for a task."""
+    after_import("transformers.pipelines", partial(_replace_tasks, homes))
+
+
+def _replace_tasks(homes: Sequence[str], module: ModuleType) -> None:
+    registry = module.PIPELINE_REGISTRY
+    registry.supported_tasks = RegisteredClasses(registry.supported_tasks, homes)
 
 
 def _replace_registered(name: str, homes: Sequence[str], module: ModuleType) -> None:

@@ -7,7 +7,6 @@ than twice the speed, and is faster than torchvision.io, which has deprecated it
 
 import math
 import os
-import struct
 from pathlib import Path
 
 import fsspec
@@ -19,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torch.utils.data import get_worker_info
 
-from ..models.pixels import decode_image, rgb_pixels
+from ..models.pixels import DAMAGE, decode_image, rgb_pixels, warn_of_photograph
 
 SCRATCH_BYTES = 3 * 2048 * 2048
 # Storage is aligned to at least 64 bytes. libjpeg-turbo bypasses the cache for rows that start at a multiple of 32,
@@ -72,6 +71,7 @@ class ImageDecoder:
         else:
             pixels = self._decode(read_bytes(image) if image is None or isinstance(image, dict) else image, place)
         if pixels.shape != place.shape:
+            warn_of_photograph(*pixels.shape[:2], self.image_size)
             pixels = self._resize(pixels)
         np.copyto(place, pixels)  # copies nothing if `pixels` is `place`
 
@@ -108,19 +108,6 @@ def is_upright_jpeg(data: bytes | memoryview) -> bool:
                 return False
         at = end
     return False
-
-
-# what Pillow's readers raise for damaged files and unsupported variants
-DAMAGE = (
-    EOFError,
-    Image.DecompressionBombError,
-    OSError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    struct.error,
-)
 
 
 def decode_with_pillow(image: bytes | memoryview | Image.Image) -> np.ndarray:

@@ -13,14 +13,16 @@ from PIL import Image, UnidentifiedImageError
 from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, BaseImageProcessor, PreTrainedConfig, PreTrainedModel
-from transformers.dynamic_module_utils import get_class_from_dynamic_module
-from transformers.utils import IMAGE_PROCESSOR_NAME
+from transformers.dynamic_module_utils import custom_object_save, get_class_from_dynamic_module
+from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME
 
 from ..files import check_own_files, check_weights, read_json
 from ..heads import MarginHead, save_head
 from ..heads.head_files import INDEX_NAME as HEAD_INDEX_NAME
 from ..heads.head_files import read_index
 from ..models.loading import load_image_processor
+from ..models.pipeline_face_embedding import FaceEmbeddingPipeline
+from ..models.pipeline_face_verification import FaceVerificationPipeline
 from ..recognition import FaceRecognitionConfig
 from ..registry import families
 from .card_data import CARD_DATA_NAME, FaceModelCardData
@@ -28,6 +30,7 @@ from .measuring import evaluated_on_cpu
 from .model_card import card_metadata, check_metadata, collect_citations, create_model_card
 
 LOG_NAME = "training_log.json"
+PIPELINES = {"face-embedding": FaceEmbeddingPipeline, "face-verification": FaceVerificationPipeline}
 NO_CARD = "Publishing a model requires a card: card=FaceModelCardData(license=..., training_data=[...])."
 FIGURE_FORMATS = ("PNG", "JPEG", "GIF", "WEBP")  # what browsers show
 
@@ -84,6 +87,7 @@ def write_model_folder(
     image_processor.save_pretrained(folder)
     if include_head:
         add_head(model, source, folder)
+    add_pipelines(folder)
     write_model_card(folder, backbone, image_processor, card, repo_id)
     check_model_folder(folder, backbone, image_processor)
     return folder
@@ -118,6 +122,17 @@ def add_head(model: PreTrainedModel, source: Path | None, folder: Path) -> None:
             copy_file(source / name, folder / name)
     else:
         raise ValueError(f"include_head=True requires a training model, but {type(model).__name__} has no head.")
+
+
+def add_pipelines(folder: Path) -> None:
+    """Copy the code of the pipelines that take photographs, for where hf_face is not installed."""
+    config = read_json(folder / CONFIG_NAME)
+    config["custom_pipelines"] = {}
+    for task, pipeline_class in PIPELINES.items():
+        custom_object_save(pipeline_class, folder)
+        name = f"{pipeline_class.__module__.rpartition('.')[2]}.{pipeline_class.__name__}"
+        config["custom_pipelines"][task] = {"impl": name, "pt": ["AutoModel"], "type": "image"}
+    (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def refuse_split_head(head: MarginHead) -> None:

@@ -10,7 +10,7 @@ from transformers.image_processing_backends import TorchvisionBackend
 from transformers.image_utils import ChannelDimension, PILImageResampling
 from transformers.processing_utils import ImagesKwargs, Unpack
 
-from .pixels import decode_image, eight_bits, rgb_pixels, upright
+from .pixels import eight_bits, read_photograph, rgb_pixels, upright, warn_of_photograph
 
 
 class FaceImageProcessorKwargs(ImagesKwargs, total=False):
@@ -61,9 +61,9 @@ class FaceImageProcessor(TorchvisionBackend):
         check_channel_order(self.channel_order)
 
     def fetch_images(self, image_url_or_urls):
-        if isinstance(image_url_or_urls, str) and os.path.isfile(image_url_or_urls):
-            with open(image_url_or_urls, "rb") as file:
-                return Image.fromarray(decode_image(file.read()))
+        is_url = str(image_url_or_urls).startswith(("http://", "https://"))
+        if isinstance(image_url_or_urls, str) and (is_url or os.path.isfile(image_url_or_urls)):
+            return Image.fromarray(read_photograph(image_url_or_urls))
         return super().fetch_images(image_url_or_urls)
 
     def process_image(self, image, do_convert_rgb: bool | None = None, input_data_format=None, **kwargs):
@@ -80,6 +80,9 @@ class FaceImageProcessor(TorchvisionBackend):
         check_channel_order(channel_order)
         if channel_order == "bgr":
             images = [image.flip(0) for image in images]
+        if kwargs["do_resize"]:
+            for image in images:
+                warn_of_photograph(*image.shape[-2:], kwargs["size"]["height"])
         return super()._preprocess(images, **kwargs)
 
 

