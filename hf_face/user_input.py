@@ -38,8 +38,13 @@ def may_be_on_hub(name: str | Path) -> bool:
     file, and there is no `org` here.
     """
     text = str(name)
-    is_path = text.endswith(FILE_SUFFIXES) or Path(text).parent.exists()
+    is_path = has_file_suffix(text) or Path(text).parent.exists()
     return HUB_NAME.fullmatch(text) is not None and not is_path
+
+
+def has_file_suffix(name: str | Path) -> bool:
+    """Whether a name is that of a file of a known format, rather than of a folder."""
+    return str(name).lower().endswith(FILE_SUFFIXES)
 
 
 def check_exists(name: str | Path) -> None:

@@ -1,5 +1,5 @@
 """
-Embed a folder of aligned face crops into a Parquet file; the same as `hf-face embed`.
+Embed aligned face crops into Parquet; the same as `hf-face embed`.
 
     python scripts/embed.py --model outputs/demo --images photographs --output embeddings.parquet
     accelerate launch scripts/embed.py --model outputs/demo --images photographs --output embeddings.parquet

@@ -5,6 +5,7 @@ from .collator import FaceCollator
 from .conversion import convert_to_parquet, open_for_conversion
 from .decode import UndecodableImageError
 from .identities import as_identities, check_identities, load_identities
+from .images import load_images
 from .loading import FaceDataset
 from .normalize import BatchNormalize
 from .orl import load_orl
@@ -32,6 +33,7 @@ __all__ = [
     "compact_labels",
     "convert_to_parquet",
     "load_identities",
+    "load_images",
     "load_orl",
     "load_verification_pairs",
     "make_verification_pairs",

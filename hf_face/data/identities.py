@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.compute as pc
-from datasets import ClassLabel, Dataset, Image, IterableDataset, load_dataset
+from datasets import ClassLabel, Dataset, Features, Image, IterableDataset, load_dataset
 
 from .builder import IdentityBuilder
 from .columns import check_label_range, has_paths_only, identity_labels
@@ -50,7 +50,7 @@ def load_identities(
         ValueError: if a file is damaged, a column or the split is missing, a label is out of range, an identity has no
             images, or an image file lies outside the source's folder.
     """
-    dataset = _open(source, split, streaming, compact, revision)
+    dataset = open_dataset(source, split, streaming, compact, revision)
     return as_identities(dataset, str(source), image_column, label_column, compact, num_identities)
 
 
@@ -67,8 +67,7 @@ def as_identities(
         dataset = dataset._resolve_features()  # a stream may reveal them only in its first rows
     columns = list(dataset.features)
     if image_column is None:
-        images = [name for name, feature in dataset.features.items() if isinstance(feature, Image)]
-        image_column = images[0] if len(images) == 1 else "image"
+        image_column = only_image_column(dataset.features)
     if label_column is None:
         label_column = "cls" if "cls" in columns and "label" not in columns else "label"
     for column in (image_column, label_column):
@@ -90,6 +89,12 @@ def as_identities(
     return dataset
 
 
+def only_image_column(features: Features) -> str:
+    """The column of images, `image` if there are several."""
+    images = [name for name, feature in features.items() if isinstance(feature, Image)]
+    return images[0] if len(images) == 1 else "image"
+
+
 def _with_classes(dataset: Dataset, source: str, compact: bool) -> Dataset:
     """The dataset with classes as labels, without gaps if `compact`."""
     labels = dataset.with_format("arrow")[:]["label"] if dataset._indices else dataset.data.column("label")
@@ -102,9 +107,10 @@ def _with_classes(dataset: Dataset, source: str, compact: bool) -> Dataset:
     return compact_labels(dataset) if compact else dataset
 
 
-def _open(
+def open_dataset(
     source: str | Path, split: str, streaming: bool, compact: bool, revision: str | None
 ) -> Dataset | IterableDataset:
+    """The dataset as it is, with the source's own columns."""
     if str(source) == "orl":
         check_no_split("orl", split)
         dataset = load_orl()

@@ -3,6 +3,7 @@
 from .cache import EmbeddingCache
 from .embedder import Embedder, embed_images
 from .embeddings import Embeddings, Flip
-from .folder import embed_folder
+from .parquet import embed_to_parquet
+from .shards import model_digest
 
-__all__ = ["Embedder", "EmbeddingCache", "Embeddings", "Flip", "embed_folder", "embed_images"]
+__all__ = ["Embedder", "EmbeddingCache", "Embeddings", "Flip", "embed_images", "embed_to_parquet", "model_digest"]

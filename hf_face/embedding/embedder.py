@@ -1,7 +1,8 @@
 """Computes embeddings of images: once per image, batched, sharded over the ranks of a distributed run."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -87,41 +88,53 @@ class Embedder:
             self._known[key] = self.embed(images)
         return self._known[key].with_flip(flip)
 
-    def embed(self, images: Dataset, description: str = "Embedding", rows: range | None = None) -> Embeddings:
+    def embed(self, images: Dataset, description: str = "Embedding") -> Embeddings:
         """
         Embed without remembering the result.
 
         Args:
             images: Dataset with the column `image`.
             description: Label of the progress bar.
-            rows: Rows to embed, for datasets that are too large to hold the embeddings of twice; all by default.
 
         Raises:
             UndecodableImageError: if an image cannot be decoded; the message names its file or row.
             ValueError: if an embedding is not finite; likewise.
         """
-        rows = range(len(images)) if rows is None else rows
-        if not rows:
+        (embeddings,) = self.embed_parts(images, [range(len(images))], description)
+        return embeddings
+
+    def embed_parts(
+        self, images: Dataset, parts: Sequence[range], description: str = "Embedding"
+    ) -> Iterator[Embeddings]:
+        """
+        Embed parts of a dataset that is too large to hold all its embeddings. While one part is being used, the workers
+        are already decoding the next.
+
+        Args:
+            images, description: As for [`~Embedder.embed`].
+            parts: Rows of each part, none of them empty.
+        """
+        if not all(parts):
             raise ValueError("there are no images to embed")
-        batches = _DecodedBatches(images, _batches_of_this_rank(rows, self.batch_size), self._image_size)
+        shares = [_batches_of_this_rank(rows, self.batch_size) for rows in parts]
+        decoded = _DecodedBatches(images, list(chain.from_iterable(shares)), self._image_size)
         loader = DataLoader(
-            batches, batch_size=None, num_workers=self.num_workers, pin_memory=self.device.type == "cuda"
+            decoded, batch_size=None, num_workers=self.num_workers, pin_memory=self.device.type == "cuda"
         )
         hidden = not (self.progress and is_main_process())
-        with _evaluating(self.model):
-            features = [
-                self._pad(self._forward(pixels))
-                for pixels in logging.tqdm(loader, desc=description, unit="batch", disable=hidden)
-            ]
-        features = _gather(torch.stack(features))[: len(rows)]  # (N, views, D)
-        bad = first_not_finite(features)
-        if bad is not None:
-            raise ValueError(
-                f"the embedding of the image {batches.name(rows[bad])} is not finite: the model's weights are not, or "
-                f"it overflows in {self.dtype or self._model_dtype}"
-            )
-        views: list[Any] = [view.cpu().numpy() for view in features.unbind(1)]
-        return Embeddings(*views)
+        batches = iter(logging.tqdm(loader, desc=description, unit="batch", disable=hidden))
+        for rows, share in zip(parts, shares, strict=True):
+            with _evaluating(self.model):
+                features = torch.stack([self._pad(self._forward(pixels)) for pixels in islice(batches, len(share))])
+            features = _gather(features)[: len(rows)]  # (N, views, D)
+            bad = first_not_finite(features)
+            if bad is not None:
+                raise ValueError(
+                    f"the embedding of the image {decoded.name(rows[bad])} is not finite: the model's weights are not, "
+                    f"or it overflows in {self.dtype or self._model_dtype}"
+                )
+            views: list[Any] = [view.cpu().numpy() for view in features.unbind(1)]
+            yield Embeddings(*views)
 
     def _forward(self, pixels: Tensor) -> Tensor:
         """Embed (B, 3, H, W) uint8 to raw embeddings (B, views, D), float32."""

@@ -184,7 +184,7 @@ def test_a_mistyped_path_is_not_looked_for_on_the_hub(error_of, model_folder, hu
 
 
 OUTPUTS = {
-    ("embed", "--output"): ["photographs", "file/embeddings.parquet", "embeddings.csv", "embeddings"],
+    ("embed", "--output"): ["photographs", "photographs/out", "file/embeddings.parquet", "embeddings.csv", "file/out"],
     ("evaluate", "--output_dir"): ["file", "file/results"],
     ("data", "--output_dir"): ["file", "file/faces"],
     ("push", "--repo_id"): ["a name", "a/b/c"],

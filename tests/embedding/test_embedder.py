@@ -159,4 +159,17 @@ def test_no_images(model, image_processor, faces):
 def test_rows_of_a_dataset_are_named_as_in_it(model, image_processor):
     images = Dataset.from_dict({"image": [{"bytes": b"no image", "path": None}] * 30}).cast_column("image", Image())
     with pytest.raises(UndecodableImageError, match="image in row 20: "):
-        Embedder(model, image_processor, progress=False).embed(images, rows=range(20, 25))
+        list(Embedder(model, image_processor, progress=False).embed_parts(images, [range(20, 25)]))
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_parts_are_embedded_in_one_pass(model, faces, image_processor, num_workers):
+    embedder = Embedder(model, image_processor, batch_size=2, num_workers=num_workers, progress=False)
+    parts = [range(0, 3), range(5, 10)]
+    embedded = []
+    for part in embedder.embed_parts(faces, parts):
+        assert torch.is_grad_enabled()  # not in the middle of something
+        embedded.append(part.original)
+    expected = embedder.embed(faces).original
+    assert [len(part) for part in embedded] == [3, 5]
+    np.testing.assert_allclose(np.concatenate(embedded), expected[[0, 1, 2, 5, 6, 7, 8, 9]], atol=1e-5)

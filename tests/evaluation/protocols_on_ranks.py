@@ -10,13 +10,13 @@ import time
 from pathlib import Path
 from unittest.mock import patch
 
+import pyarrow.parquet as pq
 from accelerate import PartialState
-from safetensors.numpy import load_file
 from transformers import AutoModel
 
 from hf_face import FaceImageProcessor
-from hf_face.data import load_orl
-from hf_face.embedding import cache, folder
+from hf_face.data import load_images, load_orl
+from hf_face.embedding import embed_to_parquet, parquet
 from hf_face.evaluation import AllPairsEvaluator, Embedder, EmbeddingCache, IJBEvaluator, load_ijb
 
 
@@ -35,17 +35,19 @@ def run(model: str | Path, ijb_folder: str | Path, output: str | Path) -> dict[s
 
 def resume(embedder: Embedder, photographs: Path, output: Path) -> int:
     """Embed a folder whose shards are all there, as if stopped just before the end, the second rank being slow."""
+    images = load_images(photographs)
+    with patch.object(shutil, "rmtree"):
+        embed_to_parquet(embedder, images, output, images_per_shard=20)
+    output.unlink(missing_ok=True)
+    check = parquet._check_existing
 
-    def load_slowly(path: Path) -> dict:
+    def check_slowly(*args) -> None:
         time.sleep(PartialState().process_index)
-        return load_file(path)
+        check(*args)
 
-    with patch.object(folder, "IMAGES_PER_SHARD", 20):
-        with patch.object(shutil, "rmtree"):
-            folder.embed_folder(embedder, photographs, output)
-        output.unlink(missing_ok=True)
-        with patch.object(cache, "load_file", load_slowly):
-            return folder.embed_folder(embedder, photographs, output)
+    with patch.object(parquet, "_check_existing", check_slowly):
+        embed_to_parquet(embedder, images, output, images_per_shard=20)
+    return pq.read_metadata(output).num_rows
 
 
 if __name__ == "__main__":
