@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .convert import export_checkpoint as export_checkpoint
     from .hub import push_to_hub as push_to_hub
     from .models import *
+    from .pipelines import FaceGallery as FaceGallery
     from .recognition import *
     from .training import FaceTrainer as FaceTrainer
     from .training import FaceTrainingArguments as FaceTrainingArguments
@@ -35,6 +36,7 @@ else:
             "convert_checkpoint": "convert",
             "export_checkpoint": "convert",
             "push_to_hub": "hub",
+            "FaceGallery": "pipelines",
             "FaceTrainer": "training",
             "FaceTrainingArguments": "training",
         },

@@ -2,6 +2,7 @@
 
 from ..embedding import Embedder, EmbeddingCache, Embeddings, embed_images
 from .all_pairs import AllPairsEvaluator, all_pairs_scores
+from .clustering import clustering_metrics
 from .comparison_scores import ComparisonScores
 from .evaluator import Evaluator, Findings
 from .fairness import FairnessEvaluator, VerificationFairnessEvaluator, split_by_group
@@ -37,6 +38,7 @@ __all__ = [
     "VerificationEvaluator",
     "VerificationFairnessEvaluator",
     "all_pairs_scores",
+    "clustering_metrics",
     "cross_validated_accuracy",
     "embed_images",
     "enroll_first",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ..models.pixels import read_photograph as read_photograph
     from .default_model import *
     from .drawing import *
+    from .gallery import *
 else:
     __getattr__, __dir__, __all__ = lazy_names(
         __name__,
