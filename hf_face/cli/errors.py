@@ -12,7 +12,8 @@ from ..user_input import no_such_file
 
 TRACEBACK = "--traceback"
 
-# Packages that parse user input: their ValueErrors are about names, options and files. Those of others are bugs.
+# Packages that parse user input: their ValueErrors are about names, options and files, and their ImportErrors about
+# packages to install. Those of others are bugs.
 READERS = ("hf_face", "transformers", "huggingface_hub", "datasets", "json", "yaml")
 
 
@@ -46,7 +47,7 @@ def is_for_people(error: Exception) -> bool:
 
     if isinstance(error, (OSError, StrictDataclassError, YAMLError)):
         return True
-    return isinstance(error, ValueError) and raised_by(error) in READERS
+    return isinstance(error, (ValueError, ImportError)) and raised_by(error) in READERS
 
 
 def raised_by(error: Exception) -> str:

@@ -19,7 +19,7 @@ ARCFACE_LANDMARKS = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
 )
 ARCFACE_SIZE = 112
-# Bound the memory of large faces. What a CPU computes for more than a few crops does not stay in its cache.
+# Bound the memory. What a CPU computes for more than a few crops does not stay in its cache.
 CROPS_AT_ONCE, CROPS_AT_ONCE_ON_CPU = 256, 16
 
 
@@ -84,23 +84,20 @@ def align_faces(
     if not len(images):
         raise ValueError("there are no faces to align")
     to_image = _crop_to_image(torch.as_tensor(landmarks).cpu(), image_size)
-    samples = _samples_per_pixel(to_image.detach()) if antialias else torch.ones(len(images), dtype=torch.int64)
+    pixels = to_image.detach()[:, :, 0].norm(dim=1) - 1e-6  # of the image, in a pixel of the crop
+    shrink = pixels.floor().clamp_min(1).int() if antialias else torch.ones(len(images), dtype=torch.int32)
+    samples = (pixels > 1).int() + 1 if antialias else shrink
     device = torch.device(device or (images[0].device if isinstance(images[0], Tensor) else "cpu"))
     at_once = CROPS_AT_ONCE_ON_CPU if device.type == "cpu" else CROPS_AT_ONCE
     order, crops = [], []
     for each in samples.unique().tolist():
-        for faces in (samples == each).nonzero()[:, 0].split(max(1, at_once // each**2)):
-            patches, origins = _patches(images, to_image.detach(), faces.tolist(), image_size)
-            crops.append(avg_pool2d(_sample(patches.to(device), to_image[faces], origins, image_size, each), each))
+        for faces in (samples == each).nonzero()[:, 0].split(at_once):
+            patches, to_patch = _patches(images, to_image, shrink, faces.tolist(), image_size)
+            sampled = _sample(patches.to(device), to_patch, image_size, each)
+            crops.append(avg_pool2d(sampled, each) if each > 1 else sampled)
             order.append(faces)
     aligned = torch.cat(crops)[torch.cat(order).argsort()]
-    return aligned if patches.is_floating_point() else aligned.round_().to(torch.uint8)
-
-
-def _samples_per_pixel(to_image: Tensor) -> Tensor:
-    """How many samples (B,) a pixel of the crop needs in each direction, so that none of the image's is left out."""
-    pixels = to_image[:, :, 0].norm(dim=1)  # of the image, in a pixel of the crop
-    return (pixels - 1e-6).ceil().long()
+    return aligned if _are_floats(images[0]) else aligned.round_().to(torch.uint8)
 
 
 def _crop_to_image(landmarks: Tensor, image_size: int) -> Tensor:
@@ -110,36 +107,56 @@ def _crop_to_image(landmarks: Tensor, image_size: int) -> Tensor:
     return torch.cat([linear, -linear @ forward[:, :, 2:]], dim=2)
 
 
-def _patches(images, to_image: Tensor, faces: list[int], image_size: int) -> tuple[Tensor, Tensor]:
-    """What crops show of their images: patches (N, C, H, W), filled up with black, and their top left corners."""
-    if isinstance(images, Tensor):
-        return images[faces], torch.zeros(len(faces), 2)
-    edges = torch.tensor([-0.5, image_size - 0.5], dtype=torch.float64)
+def _patches(images, to_image: Tensor, shrink: Tensor, faces: list[int], image_size: int) -> tuple[Tensor, Tensor]:
+    """
+    What crops show of their images, shrunk: patches (N, C, H, W), filled up with black, and the matrices (N, 2, 3) that
+    map points of crops to points of patches.
+    """
+    if isinstance(images, Tensor) and (shrink[faces] == 1).all():
+        return images[faces], to_image[faces]
+    edges = torch.tensor([-0.5, image_size - 0.5])
     corners = torch.stack([*torch.meshgrid(edges, edges, indexing="ij"), torch.ones(2, 2)]).flatten(1)  # (3, 4)
-    covered = to_image[faces] @ corners.to(to_image)  # (N, 2, 4)
-    first, last = covered.amin(2).floor().int().tolist(), covered.amax(2).floor().int().tolist()
-    patches, origins = [], []
-    for face, (left, top), (right, bottom) in zip(faces, first, last, strict=True):
-        planes = images[face]
-        planes = planes if isinstance(planes, Tensor) else torch.from_numpy(planes).permute(2, 0, 1)
-        left, top = (min(max(0, start), size - 1) for start, size in zip((left, top), planes.shape[:0:-1], strict=True))
-        patches.append(planes[:, top : max(bottom + 2, top + 1), left : max(right + 2, left + 1)])
-        origins.append([left, top])
+    patches, to_patch = [], []
+    for face in faces:
+        factor = int(shrink[face])
+        covered = to_image.detach()[face] @ corners.to(to_image)  # (2, 4)
+        first, last = covered.amin(1).floor().int().tolist(), covered.amax(1).floor().int().tolist()
+        patch, origin = _cut(images[face], first, [end + 1 + factor for end in last])
+        if factor > 1:
+            patch = avg_pool2d(patch if patch.is_floating_point() else patch.float(), factor, ceil_mode=True)
+        patches.append(patch)
+        linear, shift = to_image[face].split([2, 1], dim=1)
+        shift = (shift - origin[:, None] + 0.5) / factor - 0.5  # a pixel's center is at half of it
+        to_patch.append(torch.cat([linear / factor, shift], dim=1))
     height, width = (max(patch.shape[axis] for patch in patches) for axis in (1, 2))
-    filled = patches[0].new_zeros(len(patches), len(patches[0]), height, width)
+    dtype = next((patch.dtype for patch in patches if patch.is_floating_point()), patches[0].dtype)
+    filled = patches[0].new_zeros(len(patches), len(patches[0]), height, width, dtype=dtype)
     for place, patch in enumerate(patches):
         filled[place, :, : patch.shape[1], : patch.shape[2]] = patch
-    return filled, torch.tensor(origins)
+    return filled, torch.stack(to_patch)
 
 
-def _sample(patches: Tensor, to_image: Tensor, origins: Tensor, image_size: int, samples: int) -> Tensor:
+def _cut(image: np.ndarray | Tensor, first: list[int], end: list[int]) -> tuple[Tensor, Tensor]:
+    """The part (C, H, W) of an image between two corners (x, y), where it has one, and its own first corner."""
+    height, width = image.shape[1:] if isinstance(image, Tensor) else image.shape[:2]
+    left, top = min(max(0, first[0]), width - 1), min(max(0, first[1]), height - 1)
+    rows, columns = slice(top, max(end[1], top + 1)), slice(left, max(end[0], left + 1))
+    part = image[:, rows, columns] if isinstance(image, Tensor) else torch.tensor(image[rows, columns]).permute(2, 0, 1)
+    return part, torch.tensor([left, top])
+
+
+def _sample(patches: Tensor, to_patch: Tensor, image_size: int, samples: int) -> Tensor:
     """Crops (N, C, S, S) of `patches`, interpolated bilinearly, with S = `image_size * samples`."""
     values = patches if patches.is_floating_point() else patches.float()
     sizes = torch.tensor(values.shape[:1:-1])[:, None]
-    linear, shift = to_image[:, :, :2], to_image[:, :, 2:] - origins[:, :, None]
+    linear, shift = to_patch.split([2, 1], dim=2)
     # Edges are at -1 and 1, so that pixel i is at (2 i + 1) / size - 1.
     shift = (linear.sum(2, keepdim=True) * (image_size - 1) + 2 * shift + 1) / sizes - 1
     theta = torch.cat([linear * image_size / sizes, shift], dim=2).to(values)
     side = image_size * samples
     grid = affine_grid(theta, [*values.shape[:2], side, side], align_corners=False)
     return grid_sample(values, grid, align_corners=False)
+
+
+def _are_floats(image: np.ndarray | Tensor) -> bool:
+    return image.is_floating_point() if isinstance(image, Tensor) else image.dtype.kind == "f"

@@ -7,7 +7,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.utils import logging
 
-IN_ANY_FILE = {"auto_map", "custom_pipelines", "quantization_config"}  # transformers writes them, but does not declare them
+# transformers writes them, but does not declare them
+IN_ANY_FILE = {"auto_map", "custom_pipelines", "quantization_config"}
 
 logger = logging.get_logger(__name__)
 

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from ..models.pipeline_face_embedding import FaceEmbeddingPipeline as FaceEmbeddingPipeline
     from ..models.pipeline_face_verification import FaceVerificationPipeline as FaceVerificationPipeline
     from ..models.pixels import read_photograph as read_photograph
-    from .default_model import *
     from .drawing import *
     from .gallery import *
+    from .sface import *
 else:
     __getattr__, __dir__, __all__ = lazy_names(
         __name__,

