@@ -54,6 +54,7 @@ GROUPS = {
             "max_grad_norm",
             "gradient_accumulation_steps",
             "ema_decay",
+            "freeze_batch_norm",
             "seed",
         ),
     ],
@@ -77,9 +78,9 @@ def main(argv: Sequence[str]) -> None:
     from transformers import set_seed
 
     from ..data.sources import check_output_dir
-    from ..training import FaceTrainer
+    from ..training import FaceTrainer, start_from_means
     from ..training.output_lock import only_training_in
-    from ..training.recipe import build_method, build_model, load_data, parse_recipe, split_recipe
+    from ..training.recipe import MEANS, build_method, build_model, load_data, parse_recipe, split_recipe
 
     parser = command_line()
     parser.parse_args(split_recipe(argv, parser)[1])
@@ -105,6 +106,8 @@ def main(argv: Sequence[str]) -> None:
         card=card_args.build(model_args.published),
         method=build_method(model_args),
     )
+    if model_args.head_from == MEANS:
+        start_from_means(trainer.model, train_dataset, image_processor)
 
     with only_training_in(args.output_dir):  # until all is saved
         train_and_publish(trainer)

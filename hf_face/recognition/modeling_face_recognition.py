@@ -8,6 +8,7 @@ from pathlib import Path
 import torch.distributed as dist
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAutoMapping
@@ -84,6 +85,7 @@ class FaceRecognitionModel(PreTrainedModel):
     _keys_to_ignore_on_load_unexpected = [r"^method\."]  # noqa: RUF012  modules of the training method
     _supports_sdpa = True
     is_in_training = False  # set by a trainer
+    freeze_batch_norm = False  # set by a trainer
 
     def __init__(
         self,
@@ -172,6 +174,15 @@ class FaceRecognitionModel(PreTrainedModel):
             fresh = build_margin(self.config.margin, **(self.config.margin_kwargs or {}))
             for buffer, value in zip(module.buffers(), fresh.buffers(), strict=True):
                 init.copy_(buffer, value)
+
+    def train(self, mode: bool = True) -> "FaceRecognitionModel":
+        """As in `nn.Module`, but with `freeze_batch_norm`, the backbone's batch norms stay as in evaluation."""
+        super().train(mode)
+        if self.freeze_batch_norm:
+            for module in self.backbone.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
 
     def _set_gradient_checkpointing(self, enable: bool = True, **kwargs):
         self.backbone._set_gradient_checkpointing(enable=enable, **kwargs)

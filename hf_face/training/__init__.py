@@ -7,6 +7,7 @@ from ..lazy import lazy_names
 if TYPE_CHECKING:
     from .arguments import FaceTrainingArguments as FaceTrainingArguments
     from .divergence import TrainingDivergedError as TrainingDivergedError
+    from .mean_centers import start_from_means as start_from_means
     from .methods import Distillation as Distillation
     from .methods import LVFace as LVFace
     from .methods import MarginSoftmax as MarginSoftmax
@@ -35,5 +36,6 @@ else:
             "add_teacher_embeddings": "methods",
             "find_checkpoint": "resuming",
             "last_complete_checkpoint": "resuming",
+            "start_from_means": "mean_centers",
         },
     )

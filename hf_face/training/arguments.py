@@ -39,6 +39,13 @@ class FaceTrainingArguments(TrainingArguments):
             "thousand steps). The average is evaluated and saved."
         },
     )
+    freeze_batch_norm: bool = field(
+        default=False,
+        metadata={
+            "help": "Keep the statistics of the backbone's batch norms, and normalize with them in training too: for "
+            "fine-tuning on few people."
+        },
+    )
     channels_last: bool = field(
         default=False,
         metadata={"help": "Use the channels-last memory format, which is faster for convolutional networks."},

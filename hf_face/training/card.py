@@ -42,6 +42,7 @@ SETTINGS = (
     "gradient_accumulation_steps",
     "world_size",
     "ema_decay",
+    "freeze_batch_norm",
     "bf16",
     "fp16",
     "tf32",

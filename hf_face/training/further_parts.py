@@ -37,6 +37,7 @@ class FurtherParts(TrainerCallback):
         """Add the method to a model, and prepare its class centers before it moves to the device."""
         trainer = self.trainer
         model.is_in_training = True
+        model.freeze_batch_norm = trainer.args.freeze_batch_norm
         trainer.method = self.method if trainer.model_init is None else copy.deepcopy(self.method)
         model.method = trainer.method  # its modules are trained, wrapped and checkpointed with the model
         model.head.requires_grad_(trainer.method.uses_head)

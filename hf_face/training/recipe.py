@@ -32,6 +32,7 @@ from .lora import add_lora
 from .methods import TrainingMethod
 from .recipe_files import EXTENDS, Fields, find_recipe, merge, read_layers, recipe_names
 
+MEANS = "means"  # in place of a folder of class centers
 SHUFFLE_BUFFER = 10_000  # buffered images of a stream: 45 MB of 112-pixel JPEG crops
 
 if TYPE_CHECKING:
@@ -100,7 +101,8 @@ class ModelArguments:
         default=None,
         metadata={
             "help": "Folder or Hub repository to initialize the class centers from: a checkpoint, a saved head, or a "
-            "conversion that kept them. The identities must be the same, in the same order."
+            "conversion that kept them. The identities must be the same, in the same order. Or means, to fine-tune: "
+            "each person's mean embedding by model_name_or_path."
         },
     )
     scale: float = field(default=64.0, metadata={"help": "Scale s of the cosines."})
@@ -134,6 +136,8 @@ class ModelArguments:
             raise ValueError(
                 "Set either backbone (for a new one) or model_name_or_path (for a trained one), but not both."
             )
+        if self.head_from == MEANS and self.model_name_or_path is None:
+            raise ValueError("head_from: means takes the embeddings of a trained model: set model_name_or_path.")
 
 
 @dataclass
@@ -377,7 +381,7 @@ def build_model(
         model = FaceRecognitionModel(FaceRecognitionConfig(backbone_config=config, **head), head_group=head_group)
     if args.published is not None:
         args.published.check_size(model.backbone)
-    if args.head_from is not None:
+    if args.head_from not in (None, MEANS):
         load_head(model.head, find_head(args.head_from))
     return (add_lora(model, args.lora) if args.lora else model), image_processor
 

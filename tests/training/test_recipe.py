@@ -330,6 +330,17 @@ def test_class_centers_start_from_an_earlier_head(tmp_path, saved_as):
         build_model(args, num_identities=4)
 
 
+def test_means_are_of_a_trained_model(tmp_path):
+    with pytest.raises(ValueError, match="head_from: means takes the embeddings of a trained model"):
+        ModelArguments(backbone={"model_type": "timm_face"}, head_from="means")
+    backbone = {"model_type": "timm_face", "architecture": "resnet10t", "embedding_size": 16}
+    trained, image_processor = build_model(ModelArguments(backbone=backbone), num_identities=3)
+    trained.backbone.save_pretrained(tmp_path)
+    image_processor.save_pretrained(tmp_path)
+    model, _ = build_model(ModelArguments(model_name_or_path=str(tmp_path), head_from="means"), num_identities=4)
+    assert model.head.weight.shape == (4, 16)
+
+
 def test_a_folder_without_a_head_is_named(tmp_path):
     args = ModelArguments(backbone={"model_type": "timm_face", "architecture": "resnet10t", "embedding_size": 16})
     build_model(args, num_identities=3)[0].backbone.save_pretrained(tmp_path)

@@ -11,10 +11,17 @@ import torch
 import transformers
 from datasets import ClassLabel, Dataset, Features, Image, Value
 from PIL import Image as PillowImage
+from tiny_models import CASES
 from transformers import AutoImageProcessor, AutoModel, Trainer
 from transformers.utils import logging
 
-from hf_face import AutoModelForFaceRecognition, FaceTrainer, FaceTrainingArguments
+from hf_face import (
+    AutoModelForFaceRecognition,
+    FaceRecognitionConfig,
+    FaceRecognitionModel,
+    FaceTrainer,
+    FaceTrainingArguments,
+)
 from hf_face.evaluation import AllPairsEvaluator
 from hf_face.training import last_complete_checkpoint
 from hf_face.training.draws import RepeatableDraws
@@ -197,6 +204,19 @@ def test_ways_to_run_that_change_speed_and_memory_only(make_trainer, settings):
     plain.train()
     other.train()
     np.testing.assert_allclose(losses(other), losses(plain), rtol=0.02 if "bf16" in settings else 1e-4)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_frozen_batch_norms_keep_their_statistics(make_trainer, frozen):
+    config = FaceRecognitionConfig(backbone_config=CASES["mobilefacenet"][0], num_identities=30)
+    model = {"model": FaceRecognitionModel(config)}
+    trainer = make_trainer(parameters=model, max_steps=1, per_device_train_batch_size=4, freeze_batch_norm=frozen)
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    trainer.train()
+    changed = {name for name, value in trainer.model.state_dict().items() if not torch.equal(value, before[name])}
+    statistics = {name for name in before if name.endswith("running_mean")}
+    assert statistics and statistics.isdisjoint(changed) == frozen
+    assert any(name.startswith("backbone.") and name.endswith("weight") for name in changed)
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "polynomial"])
