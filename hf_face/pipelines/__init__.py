@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ..models.pipeline_face_embedding import FaceEmbeddingPipeline as FaceEmbeddingPipeline
     from ..models.pipeline_face_verification import FaceVerificationPipeline as FaceVerificationPipeline
     from ..models.pixels import read_photograph as read_photograph
+    from .crops import *
     from .drawing import *
     from .gallery import *
     from .sface import *
