@@ -25,7 +25,7 @@ def annotate(
     """
     picture = Image.fromarray(read_photograph(image))
     draw = ImageDraw.Draw(picture)
-    width = max(1, round(max(picture.size) / 300))
+    width = max(2, round(max(picture.size) / 300))
     font = ImageFont.load_default(max(10, round(max(picture.size) / 40)))
     labels = [f"{face['score']:.2f}" for face in faces] if labels is None else labels
     for face, label in zip(faces, labels, strict=True):

@@ -70,3 +70,77 @@ def test_landmarks_without_a_transform_are_named():
         similarity_transforms(landmarks)
     with pytest.raises(ValueError, match=r"shape \(faces, 5, 2\), found \(1, 68, 2\)"):
         similarity_transforms(torch.zeros(1, 68, 2))
+
+
+@pytest.mark.parametrize("antialias", [False, True])
+def test_differentiable_with_respect_to_the_pixels(antialias):
+    """Of images larger than the crop of 4 x 4 pixels: their faces are about 2 and 3 times as large."""
+    image = torch.rand(1, 7, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    landmarks = np.stack([turned(10, 0.08, -1), turned(-20, 0.11, -2)])
+    assert torch.autograd.gradcheck(lambda pixels: align_faces([pixels, pixels], landmarks, 4, antialias), image)
+
+
+def test_differentiable_with_respect_to_the_landmarks():
+    image = torch.rand(3, 9, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    landmarks = torch.tensor(turned(10, 0.03, 1)[None], requires_grad=True)
+    align_faces([image], landmarks, 4).sum().backward()
+    assert landmarks.grad.isfinite().all() and landmarks.grad.abs().sum() > 0
+
+
+def smooth(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Noise without details finer than about eight pixels."""
+    coarse = torch.rand(1, 3, height // 8 + 1, width // 8 + 1, generator=torch.Generator().manual_seed(seed)) * 255
+    image = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic").clamp(0, 255)
+    return image[0].permute(1, 2, 0).to(torch.uint8).numpy()
+
+
+def test_faces_that_are_not_larger_than_the_crop_stay_as_they_are():
+    image = np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)
+    landmarks = np.stack([turned(0, 1, 20), turned(30, 0.99, 50), turned(-80, 0.3, 60)])
+    assert torch.equal(align_faces([image] * 3, landmarks, antialias=True), align_faces([image] * 3, landmarks))
+
+
+@pytest.mark.parametrize("factor", [2, 3, 10])
+@pytest.mark.parametrize("scale", [0.8, 1.3])
+def test_antialiased_crops_of_a_large_face_are_those_of_a_small_copy(factor, scale):
+    """Noise on each pixel averages out, whether the image is shrunk first or the crop is antialiased."""
+    small = smooth(200, 240)
+    large = np.repeat(np.repeat(small, factor, 0), factor, 1).astype(int)
+    large = (large + np.random.default_rng(0).integers(-40, 41, large.shape)).clip(0, 255).astype(np.uint8)
+    landmarks = turned(20, scale, 60)[None]
+    at_large = (landmarks + 0.5) * factor - 0.5
+    expected = align_faces([small], landmarks, antialias=True).float()
+    antialiased, plain = (
+        (align_faces([large], at_large, antialias=each) - expected).abs().mean() for each in (True, False)
+    )
+    assert antialiased < plain / 1.4
+    assert antialiased < 40 / factor
+
+
+def test_many_faces_in_any_order_are_those_of_each_alone():
+    """Faces of many sizes, several in one image, some partly or wholly outside."""
+    images = [smooth(300, 200), smooth(120, 500, seed=1)]
+    rng = np.random.default_rng(0)
+    scales, shifts = rng.uniform(0.3, 6, 40), rng.uniform(-100, 200, (40, 2))
+    landmarks = np.stack([turned(17 * face, scales[face], shifts[face]) for face in range(40)])
+    landmarks[7] += 5000
+    batch = align_faces([images[face % 2] for face in range(40)], landmarks, antialias=True)
+    assert not batch[7].any() and batch[0].any()
+    for face in range(40):
+        alone = align_faces([images[face % 2]], landmarks[face : face + 1], antialias=True)
+        assert (batch[face].int() - alone[0].int()).abs().max() <= 1
+
+
+@pytest.mark.parametrize("antialias", [False, True])
+def test_images_of_one_size_as_a_batch(antialias):
+    images = np.stack([smooth(150, 180, seed) for seed in range(3)])
+    landmarks = np.stack([turned(3, 0.9, 20), turned(-9, 1.4, 10), turned(40, 0.5, 70)])
+    crops = align_faces(list(images), landmarks, antialias=antialias)
+    batch = align_faces(torch.from_numpy(images).permute(0, 3, 1, 2), landmarks, antialias=antialias)
+    assert (crops.int() - batch.int()).abs().max() <= 1
+    assert (align_faces(images.astype(np.float32), landmarks, antialias=antialias) - crops).abs().max() <= 0.51
+
+
+def test_nobody():
+    with pytest.raises(ValueError, match="there are no faces to align"):
+        align_faces([], np.empty((0, 5, 2)))

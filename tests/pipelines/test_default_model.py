@@ -1,14 +1,19 @@
 """Photographs get an answer on the day of the install, without a download."""
 
 import csv
+from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 from transformers import AutoConfig, pipeline
 
 from hf_face import convert_checkpoint
 from hf_face.convert import convert_to_folder
 from hf_face.data import load_verification_pairs
+from hf_face.data.alignment import align_faces
 from hf_face.embedding import Embedder
 from hf_face.evaluation.comparison_scores import ComparisonScores
 from hf_face.models.opencv_zoo import SFACE, find_zoo_file
@@ -65,6 +70,24 @@ def test_people_whom_nobody_trained_on(verify, orl):
     same, different = verify([(first, second), (first, other)])
     assert same["same"] is True and different["same"] is False
     assert same["threshold"] == SFACE_THRESHOLDS["1e-3"]
+
+
+@torch.inference_mode()
+def test_antialiasing_makes_two_sizes_of_a_photograph_more_alike(verify):
+    """Grace Hopper, whose face is twice as large as the crop, and the photograph at half its size."""
+    with Image.open(Path(matplotlib.get_data_path(), "sample_data", "grace_hopper.jpg")) as photograph:
+        large, small = photograph.convert("RGB"), photograph.convert("RGB").reduce(2)
+    landmarks = verify.find_faces(large).landmarks
+    similarity = {}
+    for antialias in (False, True):
+        crops = [
+            align_faces([np.asarray(image)], points, antialias=antialias)
+            for image, points in ((large, landmarks), (small, (landmarks + 0.5) / 2 - 0.5))
+        ]
+        pixel_values = verify.image_processor(torch.cat(crops), return_tensors="pt").pixel_values
+        first, second = verify.model(pixel_values).pooler_output
+        similarity[antialias] = float(first @ second)
+    assert similarity[False] == pytest.approx(0.991, abs=0.003) and similarity[True] > 0.998
 
 
 def read_pairs(folder) -> tuple[list[tuple[str, str]], np.ndarray]:
