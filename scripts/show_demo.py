@@ -56,14 +56,8 @@ def in_words(similarity: float, threshold: float) -> str:
     return f"{decision} ({similarity:.3f}, from {threshold:.3f} on the same)"
 
 
-def main(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("output_dir", type=Path, help="output folder of a training with the recipe demo/orl")
-    output_dir = parser.parse_args(argv).output_dir
-    check_model(str(output_dir))
-    _, data_args, *_ = parse_recipe(["demo/orl"])
-    train, (evaluator,) = load_data(data_args)
-    pairs = evaluator.pairs
+def show_photographs(output_dir: Path, pairs: VerificationPairs) -> dict:
+    """Print what both models say of a pair of one person and of a pair of two, and draw the pairs."""
     trained = AutoConfig.from_pretrained(output_dir)
     rate = min(trained.similarity_thresholds, key=float)
     verify = pipeline("face-verification", model=str(default_model()))
@@ -79,7 +73,18 @@ def main(argv: Sequence[str]) -> None:
         pictures.append(annotate_pair(photographs, answer))
     picture = output_dir / "photographs.png"
     stack(pictures).save(picture)
+    return {**decisions, "picture": str(picture)}
 
+
+def main(argv: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("output_dir", type=Path, help="output folder of a training with the recipe demo/orl")
+    output_dir = parser.parse_args(argv).output_dir
+    check_model(str(output_dir))
+    _, data_args, *_ = parse_recipe(["demo/orl"])
+    train, (evaluator,) = load_data(data_args)
+    pairs = evaluator.pairs
+    photographs = show_photographs(output_dir, pairs)
     results = {
         split: json.loads(Path(output_dir, f"{split}_results.json").read_text(encoding="utf-8"))
         for split in ("train", "eval")
@@ -91,7 +96,7 @@ def main(argv: Sequence[str]) -> None:
                 "eigenfaces_accuracy": eigenfaces_accuracy(train, pairs),
                 "train_seconds": results["train"]["train_runtime"],
                 "output_dir": str(output_dir),
-                "photographs": {**decisions, "picture": str(picture)},
+                "photographs": photographs,
             }
         )
     )
