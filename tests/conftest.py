@@ -8,8 +8,9 @@ import torch
 from datasets import Dataset
 from torch import nn
 
-from hf_face import FaceImageProcessor
+from hf_face import FaceImageProcessor, registry
 from hf_face.data import VerificationPairs, load_orl, make_verification_pairs, split_identities
+from hf_face.models import FAMILIES
 from hf_face.models.modeling_face import face_embedding_output
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "hub")]  # what several folders share
@@ -30,6 +31,19 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the photographs and weights in {folder} are not here")
     return folder
+
+
+@pytest.fixture(scope="module")
+def registries_as_before():
+    """Leaves what tests register out of the sight of other files' tests, which speak of all that is registered."""
+    before = [set(kind) for kind in registry.REGISTRIES]
+    families = dict(FAMILIES)
+    yield
+    for kind, names in zip(registry.REGISTRIES, before, strict=True):
+        for name in set(kind) - names:
+            del kind._entries[name]
+    for added in set(FAMILIES) - set(families):
+        del FAMILIES[added]
 
 
 class PixelModel(nn.Module):

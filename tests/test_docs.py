@@ -22,6 +22,8 @@ from hf_face.data import load_orl, make_verification_pairs, select_identities, w
 from hf_face.hub import Evaluation, FaceModelCardData, TrainingData, write_model_folder
 from hf_face.registry import REGISTRIES
 
+pytestmark = pytest.mark.usefixtures("registries_as_before")
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"(<!-- not run: [^\n]+ -->\n)?^( *)```(\w+)\n(.*?)^ *```", flags=re.MULTILINE | re.DOTALL)

@@ -10,8 +10,10 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
-from hf_face import convert_checkpoint, export_checkpoint, registry
+from hf_face import convert_checkpoint, export_checkpoint
 from hf_face.cli.train import main
+
+pytestmark = pytest.mark.usefixtures("registries_as_before")
 
 RECIPE = {
     "plugins": ["face_extension"],
@@ -32,16 +34,6 @@ RECIPE = {
     "use_cpu": True,
     "card": {"license": "mit", "training_data": [{"name": "ORL faces", "license": "free for research"}]},
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def the_registries_as_before():
-    """Leave nothing of the extension to the tests of other files, which speak of all that is registered."""
-    before = [set(kind) for kind in registry.REGISTRIES]
-    yield
-    for kind, names in zip(registry.REGISTRIES, before, strict=True):
-        for name in set(kind) - names:
-            del kind._entries[name]
 
 
 @pytest.fixture
