@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from ..models.pipeline_face_embedding import FaceEmbeddingPipeline as FaceEmbeddingPipeline
     from ..models.pipeline_face_verification import FaceVerificationPipeline as FaceVerificationPipeline
     from ..models.pixels import read_photograph as read_photograph
+    from .contact_sheets import *
     from .crops import *
     from .drawing import *
     from .gallery import *
+    from .grouping import *
     from .sface import *
 else:
     __getattr__, __dir__, __all__ = lazy_names(

@@ -17,7 +17,6 @@ import pyarrow.parquet as pq
 from datasets import Dataset, Features, List, Value
 from huggingface_hub import CommitInfo, snapshot_download
 from scipy.sparse.csgraph import connected_components
-from transformers import pipeline as make_pipeline
 from transformers.utils import logging
 
 from ..data.image_folder import ImageFolder
@@ -28,6 +27,7 @@ from ..models.pipeline_face_embedding import FaceEmbeddingPipeline
 from ..models.pipeline_face_verification import FALSE_ACCEPT_RATE, calibrated_threshold
 from ..models.pixels import name_of
 from ..user_input import check_at_least, check_exists, check_output_folder, did_you_mean
+from .sface import default_pipeline
 
 FILE = Path("data", "train-00000-of-00001.parquet")
 MADE_WITH = b"hf_face_gallery"  # in the file's schema: the model, as JSON
@@ -88,7 +88,7 @@ class FaceGallery:
     """
 
     def __init__(self, pipeline: FaceEmbeddingPipeline | None = None):
-        self.pipeline: Any = pipeline or make_pipeline("face-embedding")  # type: ignore[call-overload]
+        self.pipeline: Any = pipeline or default_pipeline()
         size = self.pipeline.model.config.embedding_size
         self._features = Features(
             {

@@ -5,6 +5,7 @@ import json
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub.constants import HF_HOME
 
@@ -41,6 +42,13 @@ def default_model() -> Path:
             if not folder.is_dir():
                 raise
     return folder
+
+
+def default_pipeline() -> Any:
+    """`pipeline("face-embedding")` of the default model, without transformers' warning that none was named."""
+    from transformers import pipeline  # which registers our pipelines, and they import this file
+
+    return pipeline("face-embedding", model=str(default_model()))  # type: ignore[call-overload]
 
 
 __all__ = ["default_model"]
