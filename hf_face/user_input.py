@@ -115,6 +115,28 @@ def check_output_folder(path: str | Path) -> None:
     _check_writable(Path(path), Path(path))
 
 
+def check_new_folder(path: str | Path) -> None:
+    """
+    Raises:
+        ValueError: if the folder is not empty or cannot be written.
+    """
+    check_output_folder(path)
+    if Path(path).exists() and any(Path(path).iterdir()):
+        raise ValueError(f"{path} is not empty: name a new folder to write to")
+
+
+def check_outside(output: str | Path, source: str | Path) -> None:
+    """
+    Raises:
+        ValueError: if an output folder lies in the folder that is read, where the next run would read it, too.
+    """
+    if Path(output).resolve().is_relative_to(Path(source).resolve()):
+        raise ValueError(
+            f"the output folder {output} lies in {source}, where the next run would take it for images. Write to a "
+            "folder outside it"
+        )
+
+
 def _check_writable(path: Path, folder: Path) -> None:
     existing = folder.absolute()
     while not existing.exists():

@@ -15,9 +15,8 @@ Example:
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from ..user_input import check_at_least, check_output_file, check_output_folder, has_file_suffix
+from ..user_input import check_at_least, check_output_file, check_output_folder, check_outside, has_file_suffix
 from .loading import check_data, check_model
 from .parser import CommandParser
 
@@ -99,9 +98,5 @@ def check_output(output: str, images: str) -> None:
     """
     if has_file_suffix(output):
         return check_output_file(output, [".parquet"])
-    if Path(output).resolve().is_relative_to(Path(images).resolve()):
-        raise ValueError(
-            f"the output folder {output} lies in {images}, where the next run would take it for images. Write to a "
-            "folder outside it"
-        )
+    check_outside(output, images)
     check_output_folder(output)

@@ -1,6 +1,7 @@
 """Checks that models and data exist, before anything slow starts."""
 
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
@@ -64,3 +65,12 @@ def check_exists_or_on_hub(name: str, repo_type: str) -> None:
         raise FileNotFoundError(
             f"{no_such_file(name)}\nThe Hub could not be reached to look for such a {repo_type}."
         ) from error
+
+
+def load_face_pipeline(model: str | None, trust_remote_code: bool) -> Any:
+    """`pipeline("face-embedding")` of a model, or of the default one."""
+    from transformers import pipeline
+
+    from ..pipelines import default_model
+
+    return pipeline("face-embedding", model=model or str(default_model()), trust_remote_code=trust_remote_code)

@@ -9,7 +9,7 @@ from urllib.parse import quote
 import pyarrow.csv
 from datasets import Dataset, Image
 
-from ..user_input import check_output_folder
+from ..user_input import check_new_folder
 from .grouping import PhotographGroups
 
 PAGE = """\
@@ -61,33 +61,23 @@ def save_contact_sheets(groups: PhotographGroups, output: str | Path) -> Path:
     return output / "index.html"
 
 
-def check_new_folder(output: str | Path) -> None:
-    """
-    Raises:
-        ValueError: if the folder is not empty or cannot be written.
-    """
-    check_output_folder(output)
-    if Path(output).exists() and any(Path(output).iterdir()):
-        raise ValueError(f"{output} is not empty: name a new folder to write to.")
-
-
 def _page(groups: PhotographGroups, output: Path) -> str:
     captions = [_figure(row, name, groups, output) for row, name in enumerate(groups.faces["file_name"])]
     people = groups.people
     together = {person: rows for person, rows in people.items() if len(rows) > 1}
     alone = [rows[0] for rows in people.values() if len(rows) == 1]
     sections = [
-        _section(f"Person {person}: {_count(len(rows), 'face')}", [captions[row] for row in rows])
+        _section(f"Person {person}: {counted(len(rows), 'face')}", [captions[row] for row in rows])
         for person, rows in together.items()
     ]
-    sections.append(_section(f"Alone: {_count(len(alone), 'face')}", [captions[row] for row in alone]))
+    sections.append(_section(f"Alone: {counted(len(alone), 'face')}", [captions[row] for row in alone]))
     sections.append(_section("Without a face", [f"<p>{escape(name)}</p>" for name in groups.without_faces]))
     not_read = [f"<p>{escape(name)}: {escape(reason)}</p>" for name, reason in groups.unreadable.items()]
     sections.append(_section("Not read", not_read))
     return PAGE.format(
         title=f"People in {escape(groups.folder.resolve().name)}",
-        faces=_count(len(groups.faces), "face"),
-        people=_count(len(people), "person", "people"),
+        faces=counted(len(groups.faces), "face"),
+        people=counted(len(people), "person", "people"),
         sections="\n".join(filter(None, sections)),
     )
 
@@ -108,7 +98,8 @@ def _thumbnail(row: int) -> str:
     return f"faces/{row:06d}.jpg"
 
 
-def _count(number: int, one: str, several: str | None = None) -> str:
+def counted(number: int, one: str, several: str | None = None) -> str:
+    """ "1 face", "1,200 faces"."""
     return f"{number:,} {one if number == 1 else several or f'{one}s'}"
 
 

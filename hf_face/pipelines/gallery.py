@@ -246,14 +246,14 @@ class FaceGallery:
         check_output_folder(folder)
         folder = Path(folder)
         (folder / FILE).parent.mkdir(parents=True, exist_ok=True)
-        card = CARD.format(num_people=len(self.people), num_photographs=len(self), model=self.model_name)
-        (folder / "README.md").write_text(card, encoding="utf-8")
         schema = self._features.arrow_schema
         made_with = json.dumps(self._made_with).encode()
         table = self._table.cast(schema.with_metadata({**schema.metadata, MADE_WITH: made_with}))
         unfinished = (folder / FILE).with_suffix(".unfinished")
         pq.write_table(table, unfinished)
         os.replace(unfinished, folder / FILE)
+        card = CARD.format(num_people=len(self.people), num_photographs=len(self), model=self.model_name)
+        (folder / "README.md").write_text(card, encoding="utf-8")
         return folder
 
     @classmethod

@@ -29,7 +29,7 @@ print({"torch", "transformers", "datasets", "huggingface_hub"} & set(sys.modules
 def test_the_list_comes_at_once():
     done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True)
     assert done.stdout.endswith("\nset()\n")
-    for name in ("convert", "data", "embed", "evaluate", "push", "recipes", "train"):
+    for name in ("convert", "data", "embed", "evaluate", "gallery", "group", "push", "recipes", "train"):
         (line,) = [line for line in done.stdout.splitlines() if line.startswith(f"  {name} ")]
         assert len(line) > 40
 
