@@ -34,7 +34,7 @@ MADE_WITH = b"hf_face_gallery"  # in the file's schema: the model, as JSON
 COLUMNS = ["person", "file_name", "embedding", "norm"]
 EXACT_UP_TO = 100_000  # photographs
 TRAINING_VECTORS_PER_CELL = 64
-CELLS_SEARCHED = 64
+SHARE_OF_CELLS_SEARCHED = 1 / 8
 
 CARD = """\
 ---
@@ -315,7 +315,7 @@ class FaceGallery:
             batch_size=100_000,
         )
         if not exact:
-            indexed.get_index("embedding").faiss_index.nprobe = CELLS_SEARCHED
+            indexed.get_index("embedding").faiss_index.nprobe = round(cells * SHARE_OF_CELLS_SEARCHED)
         return indexed
 
     def _check_model(self, made_with: Mapping[str, str], source: str | Path) -> None:
