@@ -67,6 +67,7 @@ class PushArguments:
         metadata={"help": 'JSON: names of evaluations in the results to their titles in the card, {"lfw": "LFW"}.'},
     )
     include_head: bool = field(default=False, metadata={"help": "Also publish the class centers."})
+    endpoint: bool = field(default=False, metadata={"help": "Also publish handler.py, for Inference Endpoints."})
     private: bool | None = field(default=None, metadata={"help": "Make a new repository private."})
     revision: str | None = field(default=None, metadata={"help": "Branch; main by default."})
     create_pr: bool = field(default=False, metadata={"help": "Open a pull request."})
@@ -95,6 +96,7 @@ def main(argv: Sequence[str]) -> None:
         args.repo_id,
         card=load_card(args),
         include_head=args.include_head,
+        endpoint=args.endpoint,
         private=args.private,
         revision=args.revision,
         create_pr=args.create_pr,

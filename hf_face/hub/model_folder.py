@@ -26,8 +26,10 @@ from ..models.pipeline_face_verification import FaceVerificationPipeline
 from ..recognition import FaceRecognitionConfig
 from ..registry import families
 from .card_data import CARD_DATA_NAME, FaceModelCardData
+from .endpoint import write_endpoint
 from .measuring import evaluated_on_cpu
 from .model_card import card_metadata, check_metadata, collect_citations, create_model_card
+from .onnx_files import copy_onnx_files
 
 LOG_NAME = "training_log.json"
 PIPELINES = {"face-embedding": FaceEmbeddingPipeline, "face-verification": FaceVerificationPipeline}
@@ -43,6 +45,7 @@ def write_model_folder(
     card: FaceModelCardData | None = None,
     image_processor: BaseImageProcessor | None = None,
     include_head: bool = False,
+    endpoint: bool = False,
     max_shard_size: int | str = "50GB",
     tags: list[str] | None = None,
 ) -> Path:
@@ -59,6 +62,7 @@ def write_model_folder(
             its weights have not changed since loading.
         image_processor: Defaults to the one in that folder.
         include_head: Whether to write the training model's margin head too, see `hf_face.heads.head_files`.
+        endpoint: Whether to write what Inference Endpoints run, `handler.py` and its `requirements.txt`.
         max_shard_size: Largest size of a file of weights; larger ones are split.
         tags: Further tags of the card.
 
@@ -88,6 +92,10 @@ def write_model_folder(
     if include_head:
         add_head(model, source, folder)
     add_pipelines(folder)
+    if source is not None:
+        copy_onnx_files(source, folder, backbone)
+    if endpoint:
+        write_endpoint(folder)
     write_model_card(folder, backbone, image_processor, card, repo_id)
     check_model_folder(folder, backbone, image_processor)
     return folder

@@ -22,6 +22,7 @@ from .model_folder import (
     folder_of,
     write_model_folder,
 )
+from .onnx_files import ONNX_FOLDER
 
 OF_BOTH = {"max_shard_size", "token"}  # arguments of `save_pretrained` that `push_to_hub` takes too
 STALE_WEIGHTS = (".safetensors", ".safetensors.index.json", "head.index.json", "pytorch_model.bin", "training_args.bin")
@@ -34,6 +35,7 @@ def push_to_hub(
     card: FaceModelCardData | None = None,
     image_processor: BaseImageProcessor | None = None,
     include_head: bool = False,
+    endpoint: bool = False,
     private: bool | None = None,
     token: str | bool | None = None,
     revision: str | None = None,
@@ -45,8 +47,9 @@ def push_to_hub(
     tags: list[str] | None = None,
 ) -> CommitInfo:
     """
-    Publish a face model with its image processor, code, card, figures and training log, in one commit. Also a method of
-    every face model: `model.push_to_hub("org/name")` and, after saving it, `save_pretrained(folder, push_to_hub=True)`.
+    Publish a face model with its image processor, code, card, figures, training log and the ONNX files of its folder,
+    in one commit. Also a method of every face model: `model.push_to_hub("org/name")` and, after saving it,
+    `save_pretrained(folder, push_to_hub=True)`.
 
     First, the folder is written and checked locally: weights, code and card have to match, and the metadata has to be
     valid on the Hub. Only then, the repository or branch is created. A failed push removes what it created and leaves
@@ -60,6 +63,7 @@ def push_to_hub(
             its weights have not changed since loading.
         image_processor: Defaults to the one in that folder.
         include_head: Whether to publish the training model's margin head too, `head.index.json` and the listed files.
+        endpoint: Whether to publish what Inference Endpoints run, `handler.py` and its `requirements.txt`.
         private: Visibility of a new repository.
         token: Defaults to the token stored by `hf auth login`, or `HF_TOKEN`.
         revision: Branch, created if it does not exist; defaults to `main`.
@@ -102,6 +106,7 @@ def push_to_hub(
             card=card,
             image_processor=image_processor,
             include_head=include_head,
+            endpoint=endpoint,
             max_shard_size=max_shard_size,
             tags=tags,
         )
@@ -207,7 +212,7 @@ def stale_files(old: set[str], new: set[str], branch: HubBranch) -> set[str]:
     auto_map = branch.read_json("config.json").get("auto_map", {})
     code = {f"{reference.split('.')[0]}.py" for reference in auto_map.values()}
     code |= {path.name for path in Path(models.__file__).parent.glob("*.py")}
-    folders = {name.split("/")[0] for name in new if "/" in name} | {"figures"}
+    folders = {name.split("/")[0] for name in new if "/" in name} | {"figures", ONNX_FOLDER}
     return {
         name
         for name in old

@@ -243,7 +243,7 @@ class ViTFaceModel(FusableMixin, TimmAttentionMixin, ViTFacePreTrainedModel):
         if output_patch_weights and self.patch_weighting is None:
             raise ValueError("output_patch_weights requires a model with patch_weighting=True in its config.")
         check_crop_size(pixel_values, self.config.image_size)
-        biases = self.attention_biases(keypoints, len(pixel_values))
+        biases = self.attention_biases(keypoints, pixel_values.shape[0])  # not `len`, which torch.export takes as fixed
 
         tokens = self.embeddings(self.prepare_pixels(pixel_values))  # (B, N, C)
         kept = self.choose_tokens(tokens) if self.training and self.config.mask_ratio > 0 else None
