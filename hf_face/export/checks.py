@@ -17,6 +17,7 @@ from ..models import FaceImageProcessor
 from .crops import decoded
 from .runtime import OnnxFaceModel
 
+BATCH_SIZE = 16
 MAX_DIFFERENCE = 1e-4  # fp32: of an embedding's entries and, relatively, of its norm
 MIN_COSINE = 0.999  # fp16: of every crop
 MIN_MEAN_COSINE = 0.995  # int8
@@ -106,17 +107,19 @@ class Reference:
         pairs: VerificationPairs | None,
     ):
         self.image_processor = image_processor
-        self.images = decoded(crops)
-        self.pixel_values = image_processor(self.images, return_tensors="pt").pixel_values
+        images = decoded(crops)
+        self.pixel_values = image_processor(images, return_tensors="pt").pixel_values
+        # At the model's size: a file with preprocessing resizes others up to a gray level differently.
+        plain = {"do_rescale": False, "do_normalize": False, "channel_order": "rgb"}
+        self.pixels = image_processor(images, return_tensors="pt", **plain).pixel_values.permute(0, 2, 3, 1)
         self.evaluator = None if pairs is None else VerificationEvaluator(pairs, flip=None)
-        self.embeddings, self.norms = self.answers(model, list(self.pixel_values.split(16)))
+        self.embeddings, self.norms = self.answers(model, self.pixel_values)
         self.accuracy = self.measure_accuracy(model)
 
     def compare(self, file: Path, precision: str) -> ExportedFile:
         """How far a file's answers are from the model's."""
         model = OnnxFaceModel(file)
-        pixels = [torch.from_numpy(image)[None] for image in self.images]  # of several sizes
-        embeddings, norms = self.answers(model, pixels if model.takes_pixels else list(self.pixel_values.split(16)))
+        embeddings, norms = self.answers(model, self.pixels if model.takes_pixels else self.pixel_values)
         cosines = (embeddings * self.embeddings).sum(1)
         difference = max(np.abs(embeddings - self.embeddings).max(), np.abs(norms / self.norms - 1).max())
         accuracy = None if model.takes_pixels else self.measure_accuracy(model)
@@ -125,9 +128,9 @@ class Reference:
 
     @staticmethod
     @torch.no_grad()
-    def answers(model: nn.Module, batches: list[Tensor]) -> tuple[np.ndarray, np.ndarray]:
+    def answers(model: nn.Module, crops: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Embeddings (N, D) and norms (N, 1)."""
-        outputs = [model(pixel_values=batch) for batch in batches]
+        outputs = [model(pixel_values=batch) for batch in crops.split(BATCH_SIZE)]
         embeddings, norms = zip(*((output.pooler_output, output.norm) for output in outputs), strict=True)
         return torch.cat(embeddings).numpy(), torch.cat(norms).numpy()
 

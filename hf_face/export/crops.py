@@ -27,7 +27,7 @@ def load_crops(source: str | Path) -> Dataset:
     """
     folder = Path(source)
     if not folder.is_dir() or any(folder.glob("*.rec")) or find_shards(folder, "train"):
-        dataset = load_identities(source)
+        dataset = load_identities(source, compact=True)
         assert isinstance(dataset, Dataset)  # as streaming is off
         return dataset
     names = list_images(folder)

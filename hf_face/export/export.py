@@ -16,13 +16,13 @@ from ..data import VerificationPairs
 from ..files import read_json
 from ..hub.model_folder import bare_backbone
 from ..hub.onnx_files import ONNX_FOLDER, WEIGHTS_KEY, weights_digest
-from ..models import FaceImageProcessor
+from ..models import FaceImageProcessor, FusableMixin
 from ..registry import families
 from ..user_input import check_output_folder
 from .checks import ExportedFile, Reference
 from .crops import choose_crops, pixels_of
 from .graph import backbone_graph, preprocessing_graph, with_preprocessing
-from .quantization import quantize
+from .quantization import quantize, sensitive_layers
 from .runtime import import_onnxruntime
 
 # As transformers.js names them, by its `dtype`: "fp32", "fp16", "q8".
@@ -88,6 +88,8 @@ def export_onnx(
     backbone = copy.deepcopy(original).cpu().float().eval()
     calibration, checked = choose_crops(crops, [NUM_CALIBRATION_CROPS, NUM_CHECKED_CROPS])
     reference = Reference(backbone, image_processor, checked, pairs)
+    if isinstance(backbone, FusableMixin):
+        backbone.fuse()
     with tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as unfinished:
         files = []
         for name, precision, graph in graphs(backbone, image_processor, calibration, precisions, preprocessing):
@@ -118,7 +120,8 @@ def graphs(
     for precision in precisions:
         graph = backbone_graph(backbone, torch.float16 if precision == "fp16" else torch.float32)
         if precision == "int8":
-            graph = quantize(graph, pixels_of(calibration, image_processor))
+            pixel_values = pixels_of(calibration, image_processor)
+            graph = quantize(graph, pixel_values, sensitive_layers(backbone, pixel_values))
         yield f"{STEM}{SUFFIXES[precision]}.onnx", precision, graph
         if first is not None:
             yield f"{STEM_WITH_PREPROCESSING}{SUFFIXES[precision]}.onnx", precision, with_preprocessing(first, graph)

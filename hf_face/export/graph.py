@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from transformers.image_utils import PILImageResampling
 
 from ..data.normalize import BatchNormalize
-from ..models import FaceImageProcessor, FusableMixin
+from ..models import FaceImageProcessor
 
 OUTPUTS = ["pooler_output", "norm"]
 PIXELS, PIXEL_VALUES = "pixels", "pixel_values"
@@ -49,18 +49,16 @@ class Embedding(nn.Module):
         return output.pooler_output, output.norm
 
 
-def backbone_graph(backbone: PreTrainedModel, dtype: torch.dtype) -> Any:
+def backbone_graph(backbone: PreTrainedModel, dtype: torch.dtype = torch.float32) -> Any:
     """
     The ONNX graph from `pixel_values` (batch, 3, image_size, image_size), float32, to `pooler_output` and `norm`,
-    float32, with weights of type `dtype` and batch norms folded.
+    float32, with weights of type `dtype`.
 
     Raises:
         ValueError: if the file would be larger than ONNX allows.
     """
-    backbone = copy.deepcopy(backbone)
-    if isinstance(backbone, FusableMixin):
-        backbone.fuse()
-    backbone.to(dtype)
+    if dtype != backbone.dtype:
+        backbone = copy.deepcopy(backbone).to(dtype)
     check_size(backbone)
     size, channels = backbone.config.image_size, backbone.config.num_channels
     example = torch.zeros(2, channels, size, size)  # torch takes a batch of one for fixed

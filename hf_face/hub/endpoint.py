@@ -7,11 +7,12 @@ from pathlib import Path
 
 from . import endpoint_handler
 
-NEEDED = {"pillow", "timm", "torchvision", "transformers"}  # torch itself is part of their images
+NEEDED = {"opencv-python-headless", "timm", "torchvision", "transformers"}  # beside torch, which is there
 
 
 def write_endpoint(folder: Path) -> None:
-    """Write the handler and its requirements to a folder with a model."""
+    """Write the handler, and the versions of packages that hf_face requires itself, to a model's folder."""
     shutil.copyfile(endpoint_handler.__file__, folder / "handler.py")
-    needed = [each for each in requires("hf_face") or [] if re.match(r"[\w-]+", each)[0] in NEEDED and ";" not in each]
-    (folder / "requirements.txt").write_text("\n".join(sorted(needed)) + "\n", encoding="utf-8")
+    required = {each.partition(";")[0].strip() for each in requires("hf_face") or []}
+    needed = sorted(each for each in required if re.split(r"[^\w-]", each)[0] in NEEDED)
+    (folder / "requirements.txt").write_text("\n".join(needed) + "\n", encoding="utf-8")
