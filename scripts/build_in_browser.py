@@ -21,7 +21,8 @@ import onnx
 from transformers import AutoModel
 
 from hf_face.convert.onnx_graph import without_constant_nodes
-from hf_face.export import export_onnx, load_crops
+from hf_face.data import load_images
+from hf_face.export import export_onnx
 from hf_face.models.loading import load_image_processor
 from hf_face.models.opencv_zoo import YUNET, find_zoo_file
 
@@ -45,7 +46,7 @@ def build(folder: Path, model: str | Path, crops: str = "orl") -> Path:
     add_runtime(folder / "onnxruntime")
     add_detector(folder / "detector")
     backbone, image_processor = AutoModel.from_pretrained(model), load_image_processor(model)
-    export_onnx(backbone, image_processor, folder / "model", load_crops(crops))
+    export_onnx(backbone, image_processor, folder / "model", load_images(crops))
     backbone.config.save_pretrained(folder / "model")  # anew: the folder may be of another model
     image_processor.save_pretrained(folder / "model")
     return folder

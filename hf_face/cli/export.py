@@ -65,15 +65,15 @@ def main(argv: Sequence[str]) -> None:
 
     from transformers import AutoModel
 
-    from ..data import load_verification_pairs
-    from ..export import export_onnx, load_crops
+    from ..data import load_images, load_verification_pairs
+    from ..export import export_onnx
     from ..models.loading import load_image_processor
 
     files = export_onnx(
         AutoModel.from_pretrained(args.model, trust_remote_code=args.trust_remote_code),
         load_image_processor(args.model, args.trust_remote_code),
         output_dir,
-        load_crops(args.crops or "orl"),
+        load_images(args.crops or "orl"),
         args.precision,
         args.preprocessing,
         load_verification_pairs(args.pairs, args.images) if args.pairs else None,

@@ -1,7 +1,6 @@
 """Export of face models to files that run where Python does not."""
 
-from .crops import load_crops
 from .export import PRECISIONS, ExportedFile, export_onnx
 from .runtime import OnnxFaceModel
 
-__all__ = ["PRECISIONS", "ExportedFile", "OnnxFaceModel", "export_onnx", "load_crops"]
+__all__ = ["PRECISIONS", "ExportedFile", "OnnxFaceModel", "export_onnx"]

@@ -1,39 +1,15 @@
 """The real crops that exported files are calibrated on and checked with."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from datasets import Dataset, Image
 from torch import Tensor
 
-from ..data import load_identities
 from ..data.decode import decode_with_pillow, read_bytes
-from ..data.image_folder import list_images
-from ..data.sources import find_shards
 from ..models import FaceImageProcessor
 
 SEED = 0
-
-
-def load_crops(source: str | Path) -> Dataset:
-    """
-    Load aligned crops, whoever they show: a folder of images in any subfolders, Parquet or tar shards, RecordIO, a
-    dataset on the Hub, or `"orl"`, the ORL faces.
-
-    Raises:
-        FileNotFoundError: if the source does not exist.
-        ValueError: if it has no images, or a file is damaged.
-    """
-    folder = Path(source)
-    if not folder.is_dir() or any(folder.glob("*.rec")) or find_shards(folder, "train"):
-        dataset = load_identities(source, compact=True)
-        assert isinstance(dataset, Dataset)  # as streaming is off
-        return dataset
-    names = list_images(folder)
-    if not names:
-        raise ValueError(f"{source} contains no images.")
-    return Dataset.from_dict({"image": [str(folder / name) for name in names]}).cast_column("image", Image())
 
 
 def choose_crops(crops: Dataset, counts: Sequence[int]) -> list[Dataset]:

@@ -6,13 +6,13 @@ import copy
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset, Image
+from datasets import Dataset
 from PIL import Image as PILImage
 from tiny_models import CASES
 from transformers import AutoModel
 
 from hf_face import FAMILIES, FaceImageProcessor, FaceRecognitionModel, IResNetModel
-from hf_face.export import OnnxFaceModel, checks, export_onnx, load_crops
+from hf_face.export import OnnxFaceModel, checks, export_onnx
 from hf_face.export.graph import preprocessing_graph
 
 pytest.importorskip("onnxruntime", reason="the extra [onnx] is not installed")
@@ -209,17 +209,20 @@ def test_the_missing_extra_is_named(model, crops, tmp_path, monkeypatch):
         export_onnx(model, processor_of(model), tmp_path, crops)
 
 
-def test_crops_are_read_from_anywhere(orl, tmp_path):
-    for number in range(3):
-        file = tmp_path / "folder" / f"person_{number}" / "face.png"
-        file.parent.mkdir(parents=True)
-        orl[number]["image"].save(file)
-    assert len(load_crops(tmp_path / "folder")) == 3
-    orl[0]["image"].save(tmp_path / "folder" / "alone.png")
-    assert len(load_crops(tmp_path / "folder")) == 4
-    orl.select(range(5)).to_parquet(tmp_path / "crops.parquet")
-    crops = load_crops(tmp_path / "crops.parquet")
-    assert len(crops) == 5 and isinstance(crops.features["image"], Image)
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="contains no images"):
-        load_crops(tmp_path / "empty")
+@pytest.mark.slow  # real networks on a thousand photographs: minutes
+@pytest.mark.parametrize("name", ["sface", "mobilefacenet"])
+def test_real_models_stay_accurate(name, shared_data, tmp_path):
+    from hf_face import convert_checkpoint
+    from hf_face.data import load_images, load_verification_pairs
+    from hf_face.models.opencv_zoo import SFACE, find_zoo_file
+
+    file = find_zoo_file(SFACE) if name == "sface" else shared_data / "mobilefacenet_foamliu.safetensors"
+    folder = shared_data / "lfw_112"
+    pairs = load_verification_pairs(folder / "validation_pairs.csv", images=folder / "validation.parquet")
+    crops = load_images(folder / "train.parquet")
+    files = export_onnx(*convert_checkpoint(file, name), tmp_path, crops, ["fp32", "fp16", "int8"], pairs=pairs)
+    for each in files:
+        print(each)
+    assert [each.accuracy_of_model - each.accuracy <= 0.005 for each in files] == [True] * 3
+    assert files[2].mean_cosine >= 0.995
+    assert files[2].path.stat().st_size < 0.45 * files[0].path.stat().st_size
