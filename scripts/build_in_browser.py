@@ -33,7 +33,7 @@ SHA256 = "d2228df7e4616bc3348bf504ee888f3bec43789a273f0a63f3e68d203ce3bf71"
 RUNTIME_FILES = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
 
 
-def build(folder: Path, model: str | Path, crops: str = "orl") -> Path:
+def build(folder: Path, model: str | Path, crops: str | Path = "orl") -> Path:
     """
     Write the page with a model to a folder.
 

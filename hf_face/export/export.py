@@ -57,8 +57,8 @@ def export_onnx(
         model: A face model; of a training model, its backbone.
         image_processor: The model's image processor.
         folder: Folder to write to, usually the model's own.
-        crops: Aligned crops (column `image`) like those that the model will see, see [`hf_face.data.load_images`]. Up to
-            256 random ones calibrate int8, and up to 128 others are for the check.
+        crops: Aligned crops (column `image`) like those that the model will see, see [`hf_face.data.load_images`]. Up
+            to 256 random ones calibrate int8, and up to 128 others are for the check.
         precisions: Some of `"fp32"`, `"fp16"` and `"int8"`.
         preprocessing: Whether to also write `onnx/model_from_pixels*.onnx`, which do what the image processor does:
             their input is `pixels` `(batch, height, width, 3)`, uint8 RGB of any size, as decoders return images.

@@ -173,12 +173,15 @@ function mean(points) {
 }
 
 /**
- * Cut out and align a face. A pixel of the crop is the mean of as many samples in each direction as it covers pixels of
- * the image, so that a large face is not noisier than a small one.
+ * Cut out and align a face. One that is larger than the crop is shrunk first, and sampled more densely, so that it is
+ * not noisier than a small one: as `hf_face.pipelines.align_faces` does with `antialias=True`.
  */
 export function alignFace(image, landmarks, size) {
-  const { slope, shift } = cropToImage(landmarks, size);
-  const samples = Math.max(1, Math.ceil(Math.hypot(...slope) - 1e-6));
+  const toImage = cropToImage(landmarks, size);
+  const pixels = Math.hypot(...toImage.slope) - 1e-6; // of the image, in a pixel of the crop
+  const factor = Math.max(1, Math.floor(pixels));
+  const samples = pixels > 1 ? 2 : 1;
+  const { patch, slope, shift } = factor > 1 ? shrinkFace(image, toImage, size, factor) : { patch: image, ...toImage };
   const data = new Uint8ClampedArray(size * size * 4).fill(255);
   const sum = [0, 0, 0];
   for (let y = 0; y < size; y++) {
@@ -187,12 +190,45 @@ export function alignFace(image, landmarks, size) {
       for (let i = 0; i < samples * samples; i++) {
         const u = x - 0.5 + (i % samples + 0.5) / samples;
         const v = y - 0.5 + (Math.floor(i / samples) + 0.5) / samples;
-        addSample(image, slope[0] * u - slope[1] * v + shift[0], slope[1] * u + slope[0] * v + shift[1], sum);
+        addSample(patch, slope[0] * u - slope[1] * v + shift[0], slope[1] * u + slope[0] * v + shift[1], sum);
       }
       for (let c = 0; c < 3; c++) data[(y * size + x) * 4 + c] = sum[c] / (samples * samples);
     }
   }
   return { data, width: size, height: size };
+}
+
+/** The part of an image that a crop shows, `factor` times smaller, and the transform from the crop to it. */
+function shrinkFace(image, { slope, shift }, size, factor) {
+  const ends = [-0.5, size - 0.5];
+  const corners = ends.flatMap((u) => ends.map((v) => [slope[0] * u - slope[1] * v, slope[1] * u + slope[0] * v]));
+  const sides = [image.width, image.height];
+  const [first, end] = [[], []];
+  for (const axis of [0, 1]) {
+    const places = corners.map((corner) => Math.floor(corner[axis] + shift[axis]));
+    first[axis] = clamp(Math.min(...places), 0, sides[axis] - 1);
+    end[axis] = clamp(Math.max(...places) + 1 + factor, first[axis] + 1, sides[axis]);
+  }
+  return {
+    patch: blockMeans(image, first, end, factor),
+    slope: slope.map((part) => part / factor),
+    shift: shift.map((part, axis) => (part - first[axis] + 0.5) / factor - 0.5), // a pixel's center is at half of it
+  };
+}
+
+/** The means of blocks of `factor` x `factor` pixels between two corners. */
+function blockMeans(image, [left, top], [right, bottom], factor) {
+  const [width, height] = [Math.ceil((right - left) / factor), Math.ceil((bottom - top) / factor)];
+  const data = new Float32Array(width * height * 4);
+  const counts = new Uint32Array(width * height);
+  for (let y = top; y < bottom; y++) {
+    for (let x = left; x < right; x++) {
+      const block = Math.floor((y - top) / factor) * width + Math.floor((x - left) / factor);
+      counts[block]++;
+      for (let c = 0; c < 3; c++) data[4 * block + c] += image.data[(y * image.width + x) * 4 + c];
+    }
+  }
+  return { data: data.map((sum, i) => sum / counts[i >> 2]), width, height };
 }
 
 /** Add the color at a point between pixels, interpolated bilinearly, to `sum`. Outside the image, all is black. */

@@ -25,8 +25,6 @@ ROOT = Path(__file__).parents[2]
 PHOTOGRAPHS = {"first": 300, "same": 302, "other": 311}
 THRESHOLD = 0.35
 
-pytestmark = pytest.mark.slow  # exports a real network and runs it in a browser: a minute
-
 
 class Requests(http.server.SimpleHTTPRequestHandler):
     """Serves a folder, and remembers what was asked for."""
@@ -59,13 +57,16 @@ def sface(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def page(script, sface, tmp_path_factory):
+def page(script, sface, orl, tmp_path_factory):
     """The address of the page."""
     try:
         script.download_runtime()
     except (OSError, subprocess.CalledProcessError) as error:
         pytest.skip(f"npm cannot fetch onnxruntime-web: {error}")
-    folder = script.build(tmp_path_factory.mktemp("space") / "in_browser", sface[2])
+    crops = tmp_path_factory.mktemp("crops")
+    for row in (0, 10):
+        orl[row]["image"].save(crops / f"{row}.png")
+    folder = script.build(tmp_path_factory.mktemp("space") / "in_browser", sface[2], crops)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Requests, directory=folder))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/"
