@@ -14,6 +14,9 @@ from .face_detection import FaceDetector, YuNetDetector
 from .pixels import name_of, read_photograph
 
 POLICIES = ("all", "largest", "center")
+# Bound the memory of crowds. On a CPU, the activations of more faces are mapped anew in every layer, which takes up to
+# twice as long as the model.
+FACES_AT_ONCE, FACES_AT_ONCE_ON_CPU = 256, 8
 
 
 @dataclass
@@ -74,7 +77,7 @@ class FacePipeline(Pipeline):
         return Photograph(name_of(image), pixels, *found)
 
     def embed_faces(self, photographs: Sequence[Photograph]) -> list[list[dict[str, Any]]]:
-        """Describe the faces of each photograph, all embedded at once."""
+        """Describe the faces of each photograph, all aligned and embedded together."""
         images = [photograph.pixels for photograph in photographs for _ in photograph.boxes]
         if not images:
             return [[] for _ in photographs]
@@ -84,8 +87,11 @@ class FacePipeline(Pipeline):
         inputs = self.image_processor(crops, return_tensors="pt", device=self.device).to(self.dtype)
         if getattr(self.model.config, "position", None) == "keypoint_relative":
             inputs["keypoints"] = landmarks_in_crops(landmarks, size).to(inputs.pixel_values)
-        output = self.model(**inputs)
-        embeddings, norms = output.pooler_output.float().cpu().numpy(), output.norm.float().flatten().tolist()
+        at_once = FACES_AT_ONCE_ON_CPU if self.device.type == "cpu" else FACES_AT_ONCE
+        parts = zip(*(values.split(at_once) for values in inputs.values()), strict=True)
+        outputs = [self.model(**dict(zip(inputs, part, strict=True))) for part in parts]
+        embeddings = torch.cat([output.pooler_output for output in outputs]).float().cpu().numpy()
+        norms = torch.cat([output.norm for output in outputs]).float().flatten().tolist()
         values = zip(
             np.concatenate([photograph.boxes for photograph in photographs]).tolist(),
             landmarks.tolist(),

@@ -153,3 +153,16 @@ def test_a_saved_pipeline_loads_again(embed, detector, noise, tmp_path):
     embed.save_pretrained(tmp_path / "saved")
     (face,) = pipeline("face-embedding", model=str(tmp_path / "saved"), detector=detector)(photograph)
     np.testing.assert_array_equal(face["embedding"], embed(photograph)[0]["embedding"])
+
+
+def test_a_crowd_is_embedded_in_parts(embed, detector, noise):
+    faces = [(10 * face, 3 * face, 40 + face) for face in range(19)]
+    crowd = detector.put(noise(240, 320), *faces)
+    sizes = []
+    embed.model.register_forward_pre_hook(
+        lambda _, args, kwargs: sizes.append(len(kwargs["pixel_values"])), with_kwargs=True
+    )
+    found = embed(crowd)
+    assert sizes == [8, 8, 3]
+    (last,) = embed(detector.put(crowd, faces[-1]))
+    np.testing.assert_allclose(found[-1]["embedding"], last["embedding"], atol=2e-3)
