@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -110,7 +111,7 @@ class Reference:
         images = decoded(crops)
         self.pixel_values = image_processor(images, return_tensors="pt").pixel_values
         # At the model's size: a file with preprocessing resizes others up to a gray level differently.
-        plain = {"do_rescale": False, "do_normalize": False, "channel_order": "rgb"}
+        plain: dict[str, Any] = {"do_rescale": False, "do_normalize": False, "channel_order": "rgb"}
         self.pixels = image_processor(images, return_tensors="pt", **plain).pixel_values.permute(0, 2, 3, 1)
         self.evaluator = None if pairs is None else VerificationEvaluator(pairs, flip=None)
         self.embeddings, self.norms = self.answers(model, self.pixel_values)

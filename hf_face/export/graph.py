@@ -58,7 +58,7 @@ def backbone_graph(backbone: PreTrainedModel, dtype: torch.dtype = torch.float32
         ValueError: if the file would be larger than ONNX allows.
     """
     if dtype != backbone.dtype:
-        backbone = copy.deepcopy(backbone).to(dtype)
+        backbone = copy.deepcopy(backbone).to(dtype)  # type: ignore[arg-type]  # transformers' wrapper hides what `to` takes
     check_size(backbone)
     size, channels = backbone.config.image_size, backbone.config.num_channels
     example = torch.zeros(2, channels, size, size)  # torch takes a batch of one for fixed

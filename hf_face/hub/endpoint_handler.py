@@ -74,7 +74,8 @@ class EndpointHandler:
     @cached_property
     def pipeline(self) -> Pipeline:
         """Made for the first photograph: it needs OpenCV, and the network that finds faces."""
-        return pipeline("face-embedding", model=self.path, device=self.device, trust_remote_code=True)
+        task: Any = "face-embedding"
+        return pipeline(task, model=self.path, device=self.device, trust_remote_code=True)
 
 
 __all__ = ["EndpointHandler"]

@@ -23,8 +23,8 @@ def weights_digest(backbone: PreTrainedModel) -> str:
     return digest.hexdigest()
 
 
-def _bytes_of(weight: Tensor) -> memoryview:
-    return memoryview(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+def _bytes_of(weight: Tensor) -> bytes:
+    return weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 
 def copy_onnx_files(source: Path, folder: Path, backbone: PreTrainedModel) -> None:

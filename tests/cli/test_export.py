@@ -1,6 +1,7 @@
 """`hf-face export`, as somebody types it."""
 
 import shutil
+import sys
 
 import pytest
 
@@ -36,3 +37,9 @@ def test_what_is_wrong_is_said_in_a_line(hf_face, own_model, options, message):
 def test_a_model_of_the_hub_needs_a_folder_to_write_to(hf_face):
     ended = hf_face("export", "--model", "org/name")
     assert ended.status == 2 and "org/name is not a folder: name one to write to with --output_dir" in ended.err
+
+
+def test_a_missing_extra_is_named_without_traceback(hf_face, own_model, photographs, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    ended = hf_face("export", "--model", own_model, "--crops", photographs)
+    assert ended.status == 2 and ended.err.endswith('is missing: pip install "hf_face[onnx]"\n')
