@@ -25,7 +25,7 @@ def app_model(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def photographs(tmp_path_factory) -> list[Path]:
-    """Three photographs each of two people, ORL's enlarged twice."""
+    """Three photographs each of two of ORL's people, enlarged twice."""
     pytest.importorskip("cv2", reason="finding faces requires OpenCV")
     folder, faces = tmp_path_factory.mktemp("photographs"), load_orl()
     files = []

@@ -55,6 +55,6 @@ def test_two_photographs_are_compared(browser, url, photographs):
     upload(browser, "second", photographs[1])
     browser.find_element(By.ID, "compare").click()
     assert answer(browser, "compare-answer").startswith("Two people\nSimilarity ")
-    WebDriverWait(browser, SECONDS).until(lambda _: len(browser.find_elements(By.TAG_NAME, "img")) >= 6)
+    WebDriverWait(browser, SECONDS).until(lambda _: browser.find_elements(By.CSS_SELECTOR, "#crop-second img"))
     asked = browser.execute_script("return performance.getEntriesByType('resource').map(entry => entry.name)")
     assert asked and all(address.startswith((url, "blob:", "data:")) for address in asked)  # and nobody else
