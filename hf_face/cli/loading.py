@@ -73,4 +73,6 @@ def load_face_pipeline(model: str | None, trust_remote_code: bool) -> Any:
 
     from ..pipelines import default_model
 
-    return pipeline("face-embedding", model=model or str(default_model()), trust_remote_code=trust_remote_code)
+    return pipeline(  # type: ignore[call-overload]  # registered by hf_face
+        "face-embedding", model=model or str(default_model()), trust_remote_code=trust_remote_code
+    )
