@@ -81,7 +81,7 @@ def _ask_no_trust_for_pipelines(config_class: "type[PreTrainedConfig]") -> None:
     def keep(self, tasks: dict) -> None:
         self.__dict__["custom_pipelines"] = tasks
 
-    config_class.custom_pipelines = property(others, keep)
+    config_class.custom_pipelines = property(others, keep)  # type: ignore[attr-defined]
 
 
 register_at_first_look("hf_face.models.families", "hf_face.recognition.modeling_face_recognition")

@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> None:
     from ..pipelines import annotate_pair, default_model
     from ..pipelines.drawing import save_picture
 
-    verify = pipeline(
+    verify = pipeline(  # type: ignore[call-overload]  # lists the tasks of transformers only
         "face-verification",
         model=args.model or str(default_model()),
         trust_remote_code=args.trust_remote_code,

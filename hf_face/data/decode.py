@@ -71,7 +71,8 @@ class ImageDecoder:
         else:
             pixels = self._decode(read_bytes(image) if image is None or isinstance(image, dict) else image, place)
         if pixels.shape != place.shape:
-            warn_of_photograph(*pixels.shape[:2], self.image_size)
+            height, width, _ = pixels.shape
+            warn_of_photograph(height, width, self.image_size)
             pixels = self._resize(pixels)
         np.copyto(place, pixels)  # copies nothing if `pixels` is `place`
 

@@ -82,7 +82,8 @@ class FaceImageProcessor(TorchvisionBackend):
             images = [image.flip(0) for image in images]
         if kwargs["do_resize"]:
             for image in images:
-                warn_of_photograph(*image.shape[-2:], kwargs["size"]["height"])
+                height, width = image.shape[-2:]
+                warn_of_photograph(height, width, kwargs["size"]["height"])
         return super()._preprocess(images, **kwargs)
 
 

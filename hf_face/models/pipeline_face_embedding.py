@@ -55,11 +55,11 @@ class Photograph:
 class FacePipeline(Pipeline):
     """Finds, aligns and embeds faces: what the pipelines that take photographs share."""
 
-    _load_processor = False
-    _load_image_processor = True
-    _load_feature_extractor = False
-    _load_tokenizer = False
-    _load_video_processor = False
+    _load_processor = False  # type: ignore[assignment]  # declared as None
+    _load_image_processor = True  # type: ignore[assignment]
+    _load_feature_extractor = False  # type: ignore[assignment]
+    _load_tokenizer = False  # type: ignore[assignment]
+    _load_video_processor = False  # type: ignore[assignment]
 
     def __init__(self, *args, detector: FaceDetector | None = None, **kwargs):
         self.detector = YuNetDetector() if detector is None else detector
@@ -82,7 +82,7 @@ class FacePipeline(Pipeline):
         if not images:
             return [[] for _ in photographs]
         landmarks = np.concatenate([photograph.landmarks for photograph in photographs])
-        size = self.image_processor.size["height"]
+        size = self.image_processor.size["height"]  # type: ignore[attr-defined]  # every image processor has one
         crops = align_faces(images, landmarks, size, antialias=True, device=self.device)
         inputs = self.image_processor(crops, return_tensors="pt", device=self.device).to(self.dtype)
         if getattr(self.model.config, "position", None) == "keypoint_relative":

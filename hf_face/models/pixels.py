@@ -105,8 +105,8 @@ def name_of(image: Any) -> str:
     """How messages name an image: its path or URL, or what it is."""
     if isinstance(image, dict):
         image = image.get("path") or image.get("bytes")
-    if isinstance(image, Image.Image) and getattr(image, "filename", ""):
-        image = image.filename
+    if isinstance(image, Image.Image):
+        image = vars(image).get("filename") or image
     if isinstance(image, str | os.PathLike):
         text = os.fspath(image)
         return text if len(text) <= 200 else f"{text[:100]}..."

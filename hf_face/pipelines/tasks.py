@@ -1,6 +1,7 @@
 """Registers the pipelines with transformers; imported when a pipeline is first asked for."""
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from transformers import AutoModel
 from transformers.pipelines import PIPELINE_REGISTRY
@@ -28,12 +29,12 @@ class DefaultModel(Mapping):
         return key == "model"
 
 
+_default: Any = DefaultModel()  # a dict would have to hold it at once
 for _task, _pipeline_class in {
     "face-embedding": FaceEmbeddingPipeline,
     "face-verification": FaceVerificationPipeline,
 }.items():
-    PIPELINE_REGISTRY.register_pipeline(
-        _task, _pipeline_class, pt_model=AutoModel, default=DefaultModel(), type="image"
-    )
+    PIPELINE_REGISTRY.register_pipeline(_task, _pipeline_class, pt_model=AutoModel, default=_default, type="image")
     # Written by the pipeline's `save_pretrained`, to files that go elsewhere: without our default.
-    _pipeline_class._registered_impl = {_task: {"impl": _pipeline_class, "pt": (AutoModel,), "type": "image"}}
+    _written = {_task: {"impl": _pipeline_class, "pt": (AutoModel,), "type": "image"}}
+    _pipeline_class._registered_impl = _written  # type: ignore[attr-defined]
