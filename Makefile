@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PYTEST := OMP_NUM_THREADS=1 $(abspath $(BIN))/python -m pytest --numprocesses auto --dist loadfile
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo card test test-latest test-lowest conformance lint format docs lock clean
+.PHONY: demo card test test-latest test-lowest conformance lint format docs notebooks lock clean
 
 $(INSTALLED): setup.py constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hf_face needs Python 3.11 or newer")'
@@ -66,5 +66,8 @@ $(VENV)/.docs: $(INSTALLED)
 docs: $(VENV)/.docs  # the documentation as a site, in site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
+notebooks: $(INSTALLED)  # pages of the documentation as notebooks
+	$(BIN)/python docs/notebooks.py notebooks
+
 clean:
-	rm -rf $(VENV) $(VENV)-latest $(VENV)-lowest outputs build site *.egg-info
+	rm -rf $(VENV) $(VENV)-latest $(VENV)-lowest outputs build site notebooks *.egg-info

@@ -65,7 +65,7 @@ def recipe_table() -> str:
         {
             "recipe": [f"[{name}]({name}.yaml)" for name in recipes],
             "backbone": [describe_backbone(recipe) for recipe in recipes.values()],
-            "data": [recipe["card"]["training_data"][0]["name"] for recipe in recipes.values()],
+            "data": [describe_data(recipe) for recipe in recipes.values()],
             "margin": [describe_margin(recipe) for recipe in recipes.values()],
             "parameters": [count_parameters(yaml.dump(recipe.get("backbone"))) for recipe in recipes.values()],
             "published figures": [describe_figures(recipe.get("published")) for recipe in recipes.values()],
@@ -81,6 +81,10 @@ def describe_backbone(recipe: Fields) -> str:
     inner = backbone.get("backbone_config", backbone)
     sizes = (inner.get(size) for size in ("architecture", "depths", "hidden_size", "num_hidden_layers", "neck"))
     return " ".join([inner["model_type"], *(str(size) for size in sizes if size is not None)])
+
+
+def describe_data(recipe: Fields) -> str:
+    return recipe["card"]["training_data"][0]["name"] if "card" in recipe else "your own"
 
 
 def describe_margin(recipe: Fields) -> str:

@@ -37,11 +37,12 @@ def blocks(page: Path, language: str) -> list[str]:
 
 @pytest.fixture(scope="session")
 def workplace(tmp_path_factory) -> Path:
-    """A folder with everything that pages name: a trained model, photographs, pairs, another project's checkpoint."""
+    """A folder with everything that pages name: a trained model, photographs, crops, pairs, another project's file."""
     folder = tmp_path_factory.mktemp("workplace")
     faces = select_identities(load_orl(), num_identities=6)
     write_demo(folder / "outputs" / "demo")
-    write_photographs(faces, folder / "photographs")
+    write_people(faces, folder / "crops", "png", size=(92, 112))
+    write_people(faces, folder / "photographs", "jpg", size=(276, 336))
     write_recordio(faces, folder / "faces_emore")
     for name in ("lfw", "cfp_fp", "agedb_30"):
         write_bin(faces, folder / "faces_emore" / f"{name}.bin")
@@ -65,11 +66,11 @@ def write_demo(folder: Path) -> None:
     write_model_folder(model, folder, "outputs/demo", card=card, image_processor=processor)
 
 
-def write_photographs(faces, folder: Path) -> None:
+def write_people(faces, folder: Path, suffix: str, size: tuple[int, int]) -> None:
     for index, face in enumerate(faces):
-        person = folder / f"person_{face['label']}"
-        person.mkdir(parents=True, exist_ok=True)
-        face["image"].save(person / f"{index}.png")
+        file = folder / f"person_{face['label'] + 1}" / f"{index % 10 + 1}.{suffix}"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        face["image"].resize(size).save(file)
 
 
 def write_bin(faces, path: Path) -> None:
