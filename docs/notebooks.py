@@ -26,8 +26,8 @@ jupyter:
 
 """
 INSTALL = """\
-# or from a checkout: %pip install --quiet "/path/to/hf_face[demo,detection,gallery]"
-%pip install --quiet "hf_face[demo,detection,gallery]"
+# or from a checkout: %pip install --quiet "/path/to/hf_face[demo,detection,gallery,onnx]"
+%pip install --quiet "hf_face[demo,detection,gallery,onnx]"
 """
 PHOTOGRAPHS = """\
 # Photographs to try it with: the ORL faces, courtesy of AT&T Laboratories Cambridge. Replace them with your own.

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hf_face.cli import run_subcommand
+from hf_face.data import load_orl
 from hf_face.models.alignment import ARCFACE_LANDMARKS
 from hf_face.pipelines import crop_folder
 
@@ -68,3 +70,16 @@ def test_what_is_refused(photographs, tmp_path):
     with pytest.raises(ValueError, match="has no photographs in which a face was found"):
         crop_folder(photographs, tmp_path / "crops", detector=Detector())
     assert not (tmp_path / "crops").exists()
+
+
+def test_the_command_names_photographs_without_a_face(tmp_path, capsys):
+    pytest.importorskip("cv2", reason="finding faces requires OpenCV")
+    people = tmp_path / "photographs" / "ada"
+    people.mkdir(parents=True)
+    load_orl()[0]["image"].save(people / "1.png")
+    Image.new("RGB", (64, 64)).save(people / "2.png")
+    run_subcommand(["crop", str(tmp_path / "photographs"), "--output", str(tmp_path / "crops")])
+    printed = capsys.readouterr()
+    assert printed.out == f"{tmp_path / 'crops'} has 1 crops; no face was found in 1 photographs.\n"
+    assert "ada/2.png: no face was found\n" in printed.err
+    assert pixels_of(tmp_path / "crops" / "ada" / "1.png").shape == (112, 112, 3)
