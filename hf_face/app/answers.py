@@ -32,9 +32,9 @@ class FaceApp:
 
     def __init__(self, model: str | None = None, gallery: str | None = None):
         name: Any = model or str(default_model())
-        self.verify: Any = pipeline("face-verification", model=name)
+        self.verify: Any = pipeline("face-verification", model=name)  # type: ignore[call-overload]
         shared: Any = {"model": self.verify.model, "image_processor": self.verify.image_processor}
-        self.embed: Any = pipeline("face-embedding", **shared)
+        self.embed: Any = pipeline("face-embedding", **shared)  # type: ignore[call-overload]
         self.gallery = None if gallery is None else FaceGallery.load(gallery, self.embed)
 
     @property

@@ -66,7 +66,7 @@ class FacePipeline(Pipeline):
         super().__init__(*args, **kwargs)
         self.model.eval()
         if self.device.type == "cpu":  # convolutions are faster this way
-            self.model.to(memory_format=torch.channels_last)
+            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-arg]  # wrapped by transformers
 
     def __call__(self, inputs, **kwargs):
         return [] if isinstance(inputs, list) and not inputs else super().__call__(inputs, **kwargs)

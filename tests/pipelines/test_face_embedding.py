@@ -163,6 +163,6 @@ def test_a_crowd_is_embedded_in_parts(embed, detector, noise):
         lambda _, args, kwargs: sizes.append(len(kwargs["pixel_values"])), with_kwargs=True
     )
     found = embed(crowd)
-    assert sizes == [8, 8, 3]
+    assert sizes == [4, 4, 4, 4, 3]
     (last,) = embed(detector.put(crowd, faces[-1]))
     np.testing.assert_allclose(found[-1]["embedding"], last["embedding"], atol=2e-3)
