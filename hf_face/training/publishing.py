@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress, logging
 
+from ..embedding.ranks import agreed
 from ..evaluation import Evaluator
 from ..heads.head_files import write_head
 from ..hub import FaceModelCardData, push_to_hub, write_model_card, write_model_folder
@@ -90,7 +91,8 @@ class Publisher(TrainerCallback):
     def _measure(self) -> None:
         """Run the protocols with figures, unless this was already done for these weights."""
         found = {name for name, measurement in self.measured.items() if measurement.figure is not None}
-        if {evaluator.name for evaluator in self.trainer.eval_dataset or []} - found:
+        missing = {evaluator.name for evaluator in self.trainer.eval_dataset or []} - found
+        if agreed(bool(missing)):  # other ranks may look for figures before the first one has drawn them
             self.trainer.evaluate(figures_dir=Path(self.trainer.args.output_dir, "figures"))
 
     # At the end of training

@@ -179,6 +179,13 @@ def test_figures_are_those_of_the_present_weights(make_trainer, people):
     assert complete_card(STATED, trainer).evaluations == [], "what was measured was of untrained weights"
 
 
+def test_a_rank_measures_for_the_card_only_if_the_first_one_does(make_trainer, monkeypatch):
+    trainer = make_trainer()
+    monkeypatch.setattr("hf_face.training.publishing.agreed", lambda value: False)  # the first rank has its figures
+    trainer.create_model_card()
+    assert not trainer.publisher.measured
+
+
 def test_figures_of_the_best_model_are_its_own(make_trainer, hub):
     trainer = make_trainer(
         max_steps=3,
