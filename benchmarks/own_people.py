@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import yaml
 from datasets import Dataset
 from PIL import Image
 from transformers import HfArgumentParser
@@ -27,7 +28,7 @@ from hf_face.training import last_complete_checkpoint
 PEOPLE, CROPS, CAMERA = 60, 12, 14  # pixels of a face in the camera's image
 ROWS = {
     "batch norms not frozen": {"freeze_batch_norm": False},
-    "random centers": {"head_from": "null"},
+    "random centers": {"head_from": None},
     "the recipe": {},
     "learning rate 1e-3": {"learning_rate": 1e-3},
 }
@@ -57,11 +58,19 @@ def write_people(faces: Dataset, folder: Path) -> None:
 
 def train(start: Path, people: Path, run: Path, overrides: dict) -> tuple[dict, dict]:
     """The metrics before training and those of the best epoch."""
-    fields = {"model_name_or_path": start, "train_data": people, "held_out_identities": 12, "output_dir": run}
-    options = [text for name, value in {**fields, **overrides}.items() for text in (f"--{name}", str(value))]
-    command = [sys.executable, "-m", "hf_face.train", "demo/own_people", "--report_to", "none", "--use_cpu", "true"]
-    subprocess.run([*command, *options], check=True)
-    state = json.loads((last_complete_checkpoint(run) / "trainer_state.json").read_text(encoding="utf-8"))
+    recipe = {
+        "extends": "demo/own_people",
+        "model_name_or_path": str(start),
+        "train_data": [str(people)],
+        "held_out_identities": 12,
+        "output_dir": str(run),
+        "use_cpu": True,
+        **overrides,
+    }
+    run.mkdir(parents=True, exist_ok=True)
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    subprocess.run([sys.executable, "-m", "hf_face.train", str(run / "recipe.yaml")], check=True)
+    state = json.loads(Path(last_complete_checkpoint(run), "trainer_state.json").read_text(encoding="utf-8"))
     before = next(entry for entry in state["log_history"] if "eval_runtime" in entry)
     return before, json.loads((run / "eval_results.json").read_text(encoding="utf-8"))
 
