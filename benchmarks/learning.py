@@ -59,7 +59,7 @@ SMALL = {
         "depths": [1, 1, 1, 1],
         "hidden_sizes": [32, 64, 128, 256],
         "embedding_size": 128,
-        "image_size": 32,  # five times the steps of 64 in the same time, and a higher accuracy
+        "image_size": 32,  # a step takes a quarter of the time that 64 takes
     },
     "channels_last": True,
 }

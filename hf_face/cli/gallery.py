@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..user_input import check_at_least, check_folder, check_new_folder
 from .errors import UsageError
-from .loading import check_model, load_face_pipeline
+from .loading import add_pipeline_options, load_face_pipeline
 from .parser import CommandParser
 
 if TYPE_CHECKING:
@@ -36,13 +36,11 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str]) -> None:
     args = parse(argv)
-    if args.model is not None:
-        check_model(args.model)
 
     from ..pipelines import FaceGallery
     from ..pipelines.contact_sheets import counted
 
-    pipeline = load_face_pipeline(args.model, args.trust_remote_code)
+    pipeline = load_face_pipeline(args)
     gallery = FaceGallery(pipeline) if args.action == "build" else FaceGallery.load(args.gallery, pipeline)
     if args.action == "search":
         return search(gallery, args)
@@ -114,13 +112,7 @@ def parse(argv: Sequence[str]) -> Namespace:
         dest="check_people",
         help="enroll photographs of one name even if they seem to show two people",
     )
-    parser.add_argument("--json", action="store_true", help="print the answer as JSON")
-    parser.add_argument(
-        "--trust_remote_code",
-        "--trust-remote-code",
-        action="store_true",
-        help="whether to run code from the model folder",
-    )
+    add_pipeline_options(parser)
     args = parser.parse_args(argv)
     check_arguments(args)
     return args

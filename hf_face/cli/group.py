@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..user_input import check_folder, check_new_folder, check_outside
-from .loading import check_model, load_face_pipeline
+from .loading import add_pipeline_options, load_face_pipeline
 from .parser import CommandParser
 
 
@@ -28,12 +28,10 @@ def main(argv: Sequence[str]) -> None:
     check_folder(args.photographs)
     check_new_folder(args.output)
     check_outside(args.output, args.photographs)
-    if args.model is not None:
-        check_model(args.model)
 
     from ..pipelines import group_photographs, save_contact_sheets
 
-    pipeline = load_face_pipeline(args.model, args.trust_remote_code)
+    pipeline = load_face_pipeline(args)
     groups = group_photographs(args.photographs, pipeline, args.false_accept_rate, args.threshold)
     page = save_contact_sheets(groups, args.output)
     if args.json:
@@ -57,13 +55,7 @@ def parse(argv: Sequence[str]):
     parser.add_argument(
         "--threshold", type=float, help="least mean similarity of groups that are joined, in place of the model's"
     )
-    parser.add_argument("--json", action="store_true", help="print the counts and files as JSON")
-    parser.add_argument(
-        "--trust_remote_code",
-        "--trust-remote-code",
-        action="store_true",
-        help="whether to run code from the model folder",
-    )
+    add_pipeline_options(parser)
     return parser.parse_args(argv)
 
 

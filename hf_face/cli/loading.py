@@ -1,5 +1,6 @@
 """Checks that models and data exist, before anything slow starts."""
 
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
@@ -67,12 +68,26 @@ def check_exists_or_on_hub(name: str, repo_type: str) -> None:
         ) from error
 
 
-def load_face_pipeline(model: str | None, trust_remote_code: bool) -> Any:
-    """`pipeline("face-embedding")` of a model, or of the default one."""
+def load_face_pipeline(args: Namespace, task: str = "face-embedding") -> Any:
+    """The pipeline of `--model`, which is checked first, or of the default one."""
+    if args.model is not None:
+        check_model(args.model)
+
     from transformers import pipeline
 
     from ..pipelines import default_model
 
-    return pipeline(  # type: ignore[call-overload]  # registered by hf_face
-        "face-embedding", model=model or str(default_model()), trust_remote_code=trust_remote_code
+    return pipeline(  # type: ignore[call-overload]  # lists the tasks of transformers only
+        task, model=args.model or str(default_model()), trust_remote_code=args.trust_remote_code
+    )
+
+
+def add_pipeline_options(parser: ArgumentParser) -> None:
+    """What commands that take photographs share."""
+    parser.add_argument("--json", action="store_true", help="print the answer as JSON")
+    parser.add_argument(
+        "--trust_remote_code",
+        "--trust-remote-code",
+        action="store_true",
+        help="whether to run code from the model folder",
     )

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..user_input import check_output_file
-from .loading import check_model
+from .loading import add_pipeline_options, load_face_pipeline
 from .parser import CommandParser
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -25,19 +25,11 @@ def main(argv: Sequence[str]) -> None:
     args = parse(argv)
     check_output_file(args.output, PICTURE_SUFFIXES)
     photographs = (args.first, args.second)
-    if args.model is not None:
-        check_model(args.model)
 
-    from transformers import pipeline
-
-    from ..pipelines import annotate_pair, default_model
+    from ..pipelines import annotate_pair
     from ..pipelines.drawing import save_picture
 
-    verify = pipeline(  # type: ignore[call-overload]  # lists the tasks of transformers only
-        "face-verification",
-        model=args.model or str(default_model()),
-        trust_remote_code=args.trust_remote_code,
-    )
+    verify = load_face_pipeline(args, "face-verification")
     options = {name: getattr(args, name) for name in ("policy", "false_accept_rate", "threshold")}
     answer = verify(*photographs, **options)
     save_picture(annotate_pair(photographs, answer), args.output)
@@ -70,13 +62,7 @@ def parse(argv: Sequence[str]):
         default="largest",
         help="which faces to compare where a photograph has several; with all, the most similar two",
     )
-    parser.add_argument("--json", action="store_true", help="print the answer as JSON")
-    parser.add_argument(
-        "--trust_remote_code",
-        "--trust-remote-code",
-        action="store_true",
-        help="whether to run code from the model folder",
-    )
+    add_pipeline_options(parser)
     return parser.parse_args(argv)
 
 

@@ -12,6 +12,7 @@ from ..data.image_folder import list_images
 from ..models.alignment import ARCFACE_SIZE, align_faces
 from ..models.face_detection import FaceDetector, YuNetDetector
 from ..models.pixels import read_photograph
+from ..user_input import check_new_folder, check_outside
 
 
 @dataclass
@@ -46,11 +47,12 @@ def crop_folder(
         detector: Finds the faces; defaults to [`YuNetDetector`].
 
     Raises:
-        ValueError: if the output folder exists, no photograph has a face, or a file is not an image.
+        ValueError: if the output folder is not empty or lies in the other one, no photograph has a face, or a file is
+            not an image.
     """
     photographs, output_dir = Path(photographs), Path(output_dir)
-    if output_dir.exists():
-        raise ValueError(f"{output_dir} exists already: name a new folder for the crops.")
+    check_new_folder(output_dir)
+    check_outside(output_dir, photographs)
     detector = YuNetDetector() if detector is None else detector
     made = CroppedFolder()
     output_dir.parent.mkdir(parents=True, exist_ok=True)
