@@ -65,7 +65,7 @@ def test_nothing_is_left_half_written(photographs, tmp_path):
 def test_what_is_refused(photographs, tmp_path):
     with pytest.raises(ValueError, match="photographs is not empty: name a new folder"):
         crop_folder(photographs, photographs, detector=Detector())
-    with pytest.raises(ValueError, match="crops lies in .*photographs, where the next run would take it for images"):
+    with pytest.raises(ValueError, match=r"crops lies in .*photographs, where the next run would take it for images"):
         crop_folder(photographs, photographs / "crops", detector=Detector())
     for name in ("ada/1.png", "grace/1.png", "grace/1.bmp"):
         (photographs / name).unlink()
