@@ -2,15 +2,12 @@
 Photographs to embeddings on the CPU, compared to InsightFace's FaceAnalysis and to OpenCV's own classes.
 
     python benchmarks/photographs.py ../shared/data/lfw_raw --threads 2
-    python benchmarks/photographs.py ../shared/data/lfw_raw --alignment --device cuda    # alignment alone
+    python benchmarks/alignment.py --device cuda            # alignment alone, on made photographs; no other files
 
 All read the same files, find faces with the same YuNet and embed every face with the same SFace. hf_face reads and
 embeds batches of 32 photographs with torch; FaceAnalysis, whose own packs of models are not downloaded, is given YuNet
 as its detector and SFace as an ONNX file for onnxruntime; OpenCV has classes for both. A peer that is not installed is
 left out. Each repeat runs every method once, and the medians are compared.
-
-With --alignment: a batch of 256 crops on the device, by hf_face, and by `cv2.warpAffine` for each face and a copy to
-it.
 """
 
 import argparse
@@ -29,11 +26,9 @@ from transformers import pipeline
 from transformers.utils import logging
 
 import hf_face  # noqa: F401  registers the pipelines
-from hf_face.data.alignment import align_faces, similarity_transforms
 from hf_face.models.opencv_zoo import SFACE, find_zoo_file
 from hf_face.pipelines import YuNetDetector, default_model
 
-ALIGNED_AT_ONCE = 256
 Method = Callable[[list[str]], int]  # from files to the number of faces embedded
 
 
@@ -106,41 +101,6 @@ def compare(methods: dict[str, Method], files: list[str], repeats: int) -> None:
         print(f"{name:24} {len(files) / statistics.median(taken):8.1f} photographs/s  {faces[name]} faces", flush=True)
 
 
-def compare_alignment(files: list[str], device: torch.device, repeats: int) -> None:
-    """The largest face of each photograph, in photographs that are in memory."""
-    detector, images, landmarks = YuNetDetector(), [], []
-    for file in files:
-        image = cv2.imread(file)[..., ::-1].copy()
-        ((_, points, scores),) = detector.detect([image])
-        if len(scores):
-            images.append(image)
-            landmarks.append(points[0])
-    chosen = np.arange(ALIGNED_AT_ONCE) % len(images)
-    images, points = [images[row] for row in chosen], np.stack(landmarks)[chosen]
-    same_size = len({image.shape for image in images}) == 1
-    batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).to(device) if same_size else None
-
-    def with_opencv_and_a_copy():
-        matrices = similarity_transforms(points).numpy()
-        crops = [cv2.warpAffine(image, each, (112, 112)) for image, each in zip(images, matrices, strict=True)]
-        return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).to(device)
-
-    methods = {
-        "OpenCV, and a copy": with_opencv_and_a_copy,
-        "hf_face": lambda: align_faces(images, points, device=device),
-        "hf_face, antialiased": lambda: align_faces(images, points, antialias=True, device=device),
-    }
-    if batch is not None:
-        methods["hf_face, on the device"] = lambda: align_faces(batch, points)
-    for name, method in methods.items():
-        taken = []
-        for _ in range(repeats + 1):
-            start = time.perf_counter()
-            method().cpu()[0, 0, 0, 0]  # waits for the device
-            taken.append(time.perf_counter() - start)
-        print(f"{name:24} {statistics.median(taken[1:]) * 1e3:8.2f} ms for {ALIGNED_AT_ONCE} faces", flush=True)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photographs", type=Path, help="folder of JPEG files")
@@ -148,17 +108,12 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=32, help="photographs at once, for hf_face (default: 32)")
     parser.add_argument("--threads", type=int, default=2, help="threads of each method (default: 2)")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--alignment", action="store_true", help="compare alignment alone")
-    parser.add_argument("--device", default="cpu", help="for alignment alone (default: cpu)")
     args = parser.parse_args()
 
     torch.set_num_threads(args.threads)
     cv2.setNumThreads(args.threads)
     logging.set_verbosity_error()
     files = sorted(map(str, args.photographs.glob("*.jpg")))[: args.limit]
-    if args.alignment:
-        compare_alignment(files, torch.device(args.device), args.repeats)
-        return
     with TemporaryDirectory() as folder:
         sface = runnable_sface(Path(folder))
         methods = {"hf_face": with_hf_face(args.batch_size), "OpenCV": with_opencv(sface)}
