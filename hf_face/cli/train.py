@@ -39,7 +39,7 @@ GROUPS = {
     "data": [
         *("held_out_identities", "num_identities", "images_per_identity", "min_images_per_identity", "compact"),
         *("image_column", "label_column", "split", "split_seed", "streaming", "augmentation", "on_bad_image"),
-        *("dataloader_num_workers", "dataloader_drop_last"),
+        *("dataloader_num_workers", "dataloader_drop_last", "decode_on_device"),
     ],
     "model and head": [
         *("margin_kwargs", "scale", "sub_centers", "filter_threshold", "chunk_size", "partial_fc_sample_rate"),
@@ -111,6 +111,8 @@ def main(argv: Sequence[str]) -> None:
 
     with only_training_in(args.output_dir):  # until all is saved
         train_and_publish(trainer)
+    trainer.accelerator.wait_for_everyone()  # a rank that leaves another talking to it can abort
+    trainer.accelerator.end_training()
 
 
 def train_and_publish(trainer: "FaceTrainer") -> None:

@@ -4,6 +4,7 @@ from .augmentation import build_augmentation
 from .collator import FaceCollator
 from .conversion import convert_to_parquet, open_for_conversion
 from .decode import UndecodableImageError
+from .device_decoding import DeviceDecoder
 from .identities import as_identities, check_identities, load_identities
 from .images import load_images
 from .loading import FaceDataset
@@ -19,6 +20,7 @@ from .verification_bin import UnsafePickleError, read_verification_bin
 
 __all__ = [
     "BatchNormalize",
+    "DeviceDecoder",
     "FaceCollator",
     "FaceDataset",
     "FaceStream",

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from torch.utils.data import get_worker_info
 from transformers.utils import logging
 
 from .decode import ImageDecoder, UndecodableImageError, empty_batch
+from .encoded_jpegs import EncodedJpegs
 from .loading import EncodedRows
 
 logger = logging.get_logger(__name__)
@@ -28,16 +29,23 @@ class FaceCollator:
         on_bad_image: How to handle an image that is missing or cannot be decoded. "raise" raises an error; "skip" logs
             it, counts it in `num_skipped`, and replaces it with the next good image of the batch and its label, so that
             batches keep their size (ranks that gather embeddings need equal batches).
+        keep_jpeg: Leave batches of JPEG images encoded, for a [`DeviceDecoder`]. Batches with an image that it may not
+            read as Pillow does (other formats, images to be turned, cut off files) are decoded here all the same.
     """
 
     def __init__(
-        self, image_size: int, num_identities: int | None = None, on_bad_image: Literal["raise", "skip"] = "raise"
+        self,
+        image_size: int,
+        num_identities: int | None = None,
+        on_bad_image: Literal["raise", "skip"] = "raise",
+        keep_jpeg: bool = False,
     ):
         if on_bad_image not in ("raise", "skip"):
             raise ValueError(f"on_bad_image must be 'raise' or 'skip', found {on_bad_image!r}")
         self.image_size = image_size
         self.num_identities = num_identities
         self.on_bad_image = on_bad_image
+        self.keep_jpeg = keep_jpeg
         self._decoder = ImageDecoder(image_size)
         # in shared memory, so that the main process sees the counts of the workers' copies, one slot per worker
         self._skipped = torch.zeros(MAX_WORKERS, dtype=torch.int64).share_memory_()
@@ -47,7 +55,7 @@ class FaceCollator:
         """Number of images that this process and its workers have skipped so far."""
         return int(self._skipped.sum())
 
-    def __call__(self, rows: EncodedRows | Sequence[Mapping]) -> dict[str, Tensor]:
+    def __call__(self, rows: EncodedRows | Sequence[Mapping]) -> dict[str, Any]:
         """Collate a batch.
 
         Args:
@@ -56,7 +64,8 @@ class FaceCollator:
 
         Returns:
             `{"pixel_values": uint8 (B, 3, image_size, image_size) RGB, "labels": int64 (B,)}`. Pixels are in
-            `torch.channels_last` format, as decoders write them; the device converts them to planes.
+            `torch.channels_last` format, as decoders write them; the device converts them to planes. With `keep_jpeg`,
+            batches of JPEG images have `jpegs` ([`EncodedJpegs`]) in place of `pixel_values`.
 
         Raises:
             UndecodableImageError: if an image is missing or undecodable and `on_bad_image="raise"`, or if all are.
@@ -64,6 +73,11 @@ class FaceCollator:
         """
         if not isinstance(rows, EncodedRows):
             rows = EncodedRows.from_rows(rows)
+        jpegs = EncodedJpegs.from_images(rows.images) if self.keep_jpeg else None
+        return self.decode(rows) if jpegs is None else _Batch(jpegs=jpegs, **self._values(rows))
+
+    def decode(self, rows: EncodedRows) -> dict[str, Tensor]:
+        """Collate a batch, and decode it even with `keep_jpeg`."""
         values = self._values(rows)
         batch = empty_batch(len(rows.images), self.image_size)
         bad = []
@@ -101,12 +115,13 @@ class _Batch(dict):
     """A batch that workers send with its labels by value: another shared tensor costs the main process 0.5 ms."""
 
     def __reduce__(self):
-        small = {name: value.numpy() for name, value in self.items() if name != "pixel_values"}
-        return _Batch._from_numpy, (self["pixel_values"], small)
+        images = {name: self[name] for name in ("pixel_values", "jpegs") if name in self}
+        small = {name: value.numpy() for name, value in self.items() if name not in images}
+        return _Batch._from_numpy, (images, small)
 
     @classmethod
-    def _from_numpy(cls, pixel_values: Tensor, small: dict[str, np.ndarray]) -> "_Batch":
-        return cls(pixel_values=pixel_values, **{name: torch.from_numpy(value) for name, value in small.items()})
+    def _from_numpy(cls, images: dict[str, Any], small: dict[str, np.ndarray]) -> "_Batch":
+        return cls(**images, **{name: torch.from_numpy(value) for name, value in small.items()})
 
 
 def _replace(bad: list[int], images: Tensor, *values: Tensor):

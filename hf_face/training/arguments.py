@@ -50,6 +50,13 @@ class FaceTrainingArguments(TrainingArguments):
         default=False,
         metadata={"help": "Use the channels-last memory format, which is faster for convolutional networks."},
     )
+    decode_on_device: bool = field(
+        default=False,
+        metadata={
+            "help": "Decode JPEG images on the GPU, if the data loader's workers cannot decode as fast as it trains. "
+            "Pixels differ by a few levels from the workers', who decode everything else, and all without a GPU."
+        },
+    )
     partial_fc_sample_rate: float | None = field(
         default=None,
         metadata={

@@ -20,7 +20,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, BestRun, PredictionOutput, TrainOutput
 from transformers.utils import logging
 
-from ..data import BatchNormalize, FaceCollator, FaceDataset, build_augmentation
+from ..data import BatchNormalize, DeviceDecoder, FaceCollator, FaceDataset, build_augmentation
 from ..evaluation import Evaluator
 from ..hub import FaceModelCardData
 from ..models import FaceImageProcessor
@@ -153,10 +153,16 @@ class FaceTrainer(Trainer):
             train_dataset=FaceDataset(train_dataset) if isinstance(train_dataset, Dataset) else train_dataset,
             eval_dataset=evaluators,
             processing_class=image_processor,
-            data_collator=NumberedCollator(image_processor.size["height"], model.config.num_identities, on_bad_image),
+            data_collator=NumberedCollator(
+                image_processor.size["height"],
+                model.config.num_identities,
+                on_bad_image,
+                keep_jpeg=args.decode_on_device and args.device.type == "cuda",
+            ),
             **kwargs,
         )
         self.model_init = model_init
+        self.decode = DeviceDecoder(self.data_collator, args.device)
         self.augmentation = augmentation
         self.augment = build_augmentation(augmentation, image_processor.size["height"]) if augmentation else None
         self.normalize = BatchNormalize.from_image_processor(image_processor).to(args.device)
@@ -275,6 +281,7 @@ class FaceTrainer(Trainer):
 
     def prepare_batch(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Augment (in training) and normalize a batch of the collator for a [`TrainingMethod`]."""
+        inputs = self.decode(inputs)
         images = inputs["pixel_values"].contiguous()  # augmentation is faster on planes
         self.method.generator = self._draws.generator(self.state.global_step)
         with torch.autocast(images.device.type, enabled=False):  # coordinates do not fit half precision

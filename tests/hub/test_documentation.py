@@ -29,7 +29,6 @@ def test_the_page_on_publishing(demo, hub):
     repos = hub.store.repos
     assert "model.safetensors" in repos["model", "org/orl_demo"].commit("main").files
     assert repos["model", "org/r18"].private
-    assert "adapter_model.safetensors" in repos["model", "org/orl_demo_lora"].commit("main").files
     assert "pairs/test-00000-of-00001.parquet" in repos["dataset", "org/orl_pairs"].commit("main").files
 
 
