@@ -91,5 +91,5 @@ def test_the_cpu_decodes_what_the_device_cannot_and_names_the_row(monkeypatch):
     expected = collate(FaceCollator(32), good, encoded(seed=1))
     torch.testing.assert_close(batch["pixel_values"], expected["pixel_values"])
     assert batch["rows"].tolist() == [0, 1]
-    with pytest.raises(UndecodableImageError, match="^row 1: cannot decode"):
+    with pytest.raises(UndecodableImageError, match=r"^row 1: cannot decode"):
         DeviceDecoder(collator, CPU)(collate(collator, good, damaged))
