@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from hf_face.data.alignment import ARCFACE_LANDMARKS, align_faces, similarity_transforms
+from hf_face.models.alignment import _cut, _cut_from_batch
 
 
 def turned(degrees: float, scale: float, shift) -> np.ndarray:
@@ -139,6 +140,16 @@ def test_images_of_one_size_as_a_batch(antialias):
     batch = align_faces(torch.from_numpy(images).permute(0, 3, 1, 2), landmarks, antialias=antialias)
     assert (crops.int() - batch.int()).abs().max() <= 1
     assert (align_faces(images.astype(np.float32), landmarks, antialias=antialias) - crops).abs().max() <= 0.51
+
+
+def test_a_device_cuts_windows_of_a_batch_in_one_call():
+    """As from the images one by one: windows of several sizes, at the edges and of one pixel."""
+    images = torch.randint(0, 256, (3, 3, 20, 30), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    faces = torch.tensor([2, 0, 1])
+    windows = torch.tensor([[[3, 4], [13, 9]], [[0, 0], [30, 20]], [[29, 19], [30, 20]]])
+    expected = _cut(images, faces, windows, factor=4)
+    assert expected.shape == (3, 3, 20, 32) and expected[0, :, :5, :10].equal(images[2, :, 4:9, 3:13])
+    assert _cut_from_batch(images, faces, windows, width=32, height=20).equal(expected)
 
 
 def test_nobody():
