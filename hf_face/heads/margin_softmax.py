@@ -116,6 +116,11 @@ def _softmax_terms(directions: Tensor, classes: Classes, *settings) -> tuple[Ten
     return target, torch.logsumexp(logits, dim=1)
 
 
+def _grad_of_lse(logits: Tensor, lse: Tensor, grad_lse: Tensor) -> Tensor:
+    """The gradient of the logits (B, C) through `lse`, which may be over more logits than these."""
+    return (logits - lse[:, None]).exp_().mul_(grad_lse[:, None])
+
+
 @functools.cache
 def _fused(function: Callable, device_type: str) -> Callable:
     """Compile for CUDA, where launching a chunk's many small kernels would take longer than its arithmetic."""
@@ -150,6 +155,7 @@ class _ChunkedSoftmaxTerms(torch.autograd.Function):
         directions, centers, labels, log_weight, lse = ctx.saved_tensors
         classes = Classes(centers, labels, log_weight, ctx.sub_centers)
         logits_of_chunk = _fused(_target_and_logits, directions.device.type)
+        grad_of_lse = _fused(_grad_of_lse, directions.device.type)
         directions = directions.detach().requires_grad_()
         grad_directions, grad_centers = torch.zeros_like(directions), torch.empty_like(centers)
         for start in range(0, len(classes), ctx.chunk_size):
@@ -157,13 +163,12 @@ class _ChunkedSoftmaxTerms(torch.autograd.Function):
             chunk = replace(chunk, centers=chunk.centers.detach().requires_grad_())
             with torch.enable_grad():
                 target, logits = logits_of_chunk(directions, chunk, *ctx.settings)
-            grad_logits = (logits.detach() - lse[:, None]).exp_().mul_(grad_lse[:, None])
-            inputs = (directions, chunk.centers)
-            grads = torch.autograd.grad((target, logits), inputs, (grad_target, grad_logits))
+            grads_of_terms = (grad_target, grad_of_lse(logits.detach(), lse, grad_lse))
+            grads = torch.autograd.grad((target, logits), (directions, chunk.centers), grads_of_terms)
             grad_directions += grads[0]
             first = start * ctx.sub_centers
             grad_centers[first : first + len(grads[1])] = grads[1]
-            del target, logits, grad_logits, grads  # before the next chunk allocates as much again
+            del target, logits, grads_of_terms, grads  # before the next chunk allocates as much again
         return grad_directions, grad_centers, None, None, None
 
 

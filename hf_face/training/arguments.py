@@ -88,6 +88,8 @@ class FaceTrainingArguments(TrainingArguments):
 
     def __post_init__(self):
         self._check_engine()
+        if self.accelerator_config is None:  # a batch is copied to a GPU while it computes the last step
+            self.accelerator_config = {"non_blocking": self.dataloader_pin_memory}
         direction_given = self.greater_is_better is not None
         super().__post_init__()
         if not direction_given:

@@ -74,6 +74,20 @@ def test_sgd_on_a_gpu_decays_weights_without_a_copy_of_the_gradient(make_trainer
     assert (kwargs["momentum"], kwargs.get("fused")) == (0.9, fused)
 
 
+def test_a_step_counts_no_weights(make_trainer):
+    """Trainer does to multiply them with the number of tokens, which takes as long as a quarter of a GPU's step."""
+    trainer = make_trainer(max_steps=1)
+    trainer.train()
+    assert trainer.state.total_flos == 0
+
+
+@pytest.mark.parametrize("pin_memory", [True, False])
+def test_batches_are_copied_while_the_device_computes(make_trainer, pin_memory):
+    trainer = make_trainer(dataloader_pin_memory=pin_memory)
+    assert trainer.accelerator.non_blocking == pin_memory  # other memory could be reused before it is copied
+    assert not make_trainer(accelerator_config={"non_blocking": False}).accelerator.non_blocking
+
+
 def test_pixels_are_normalized_as_the_image_processor_does_and_augmented_in_training_only(make_trainer, faces):
     trainer = make_trainer()
     batch = next(iter(trainer.get_train_dataloader()))
