@@ -84,7 +84,7 @@ def _search_tab(search: Callable[..., Any], rate: gr.Radio) -> None:
         found = _picture("Faces found")
     answer = gr.Markdown(elem_id="search-answer")
     columns = ["face", "person", "similarity", "enough"]
-    people = gr.Dataframe(headers=columns, label="Most similar people", interactive=False)
+    people = gr.Dataframe(headers=columns, label="Most similar people", interactive=False, elem_id="search-people")
     button.click(search, [photograph, rate], [answer, found, people], api_visibility="private")
 
 
@@ -92,6 +92,8 @@ def _group_tab(group: Callable[..., Any]) -> None:
     photographs = gr.File(file_count="multiple", file_types=["image"], label="Photographs", elem_id="grouped")
     button = gr.Button("Group", variant="primary", elem_id="group")
     answer = gr.Markdown(elem_id="group-answer")
-    people = gr.Gallery(label="People", columns=6, height="auto", format="png", object_fit="contain", buttons=[])
-    table = gr.Dataframe(headers=["file", "person"], label="Who is where", interactive=False)
+    people = gr.Gallery(
+        label="People", columns=6, height="auto", format="png", object_fit="contain", buttons=[], elem_id="group-people"
+    )
+    table = gr.Dataframe(headers=["file", "person"], label="Who is where", interactive=False, elem_id="group-faces")
     button.click(group, [photographs], [answer, people, table], api_visibility="private")
