@@ -2,10 +2,9 @@
 
 import json
 import runpy
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 import torch
@@ -15,12 +14,6 @@ from hf_face import FaceRecognitionModel
 SCRIPT = Path(__file__).with_name("head_on_ranks.py")
 SAMPLED = {"partial_fc_sample_rate": 0.3, "optim": "sgd", "optim_args": "momentum=0.9"}
 CASES = {"adamw": {}, "sampled": SAMPLED, "sampled, unclipped": {**SAMPLED, "max_grad_norm": 0.0, "max_steps": 4}}
-
-
-def train_on_two_ranks(*runs: dict) -> None:
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run([*launch, str(SCRIPT), json.dumps(runs)], capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr[-3000:]
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +31,8 @@ def folder(tmp_path_factory):
     for case in CASES:
         train(**start("one", case))
     runs = [start("two", case) for case in CASES] + [start("two", "adamw", resume="one/adamw")]
-    train_on_two_ranks(*({**run, "shard_head": True, "built_split": number == 0} for number, run in enumerate(runs)))
+    runs = [{**run, "shard_head": True, "built_split": number == 0} for number, run in enumerate(runs)]
+    forked.run([SCRIPT, json.dumps(runs)], num_ranks=2)
     train(**start("one", "sampled", resume="two/sampled"))
     return folder
 

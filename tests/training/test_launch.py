@@ -6,8 +6,8 @@ import sys
 import time
 from pathlib import Path
 
+import forked
 import numpy as np
-import psutil
 import pytest
 import yaml
 
@@ -58,23 +58,27 @@ TRANSFACE = {
 }
 
 
-def command(folder: Path, num_ranks: int, *overrides: str) -> list[str]:
+def arguments(folder: Path, num_ranks: int, *overrides: str) -> list[str]:
     folder.mkdir(exist_ok=True)
     if not (folder / "recipe.yaml").exists():
         (folder / "recipe.yaml").write_text(RECIPE)
-    launch = ["-m", "accelerate.commands.launch"]
-    if num_ranks == 1:
-        launch += ["--cpu", "--num_processes", "1"]
-    else:
-        launch += ["--config_file", "recipes/accelerate/cpu.yaml", "--num_processes", str(num_ranks)]
     batch = ["--per_device_train_batch_size", str(16 // num_ranks), "--output_dir", str(folder / "run")]
-    return [sys.executable, *launch, "scripts/train.py", str(folder / "recipe.yaml"), *batch, *overrides]
+    return ["scripts/train.py", str(folder / "recipe.yaml"), *batch, *overrides]
+
+
+def launch(folder: Path, num_ranks: int, *overrides: str) -> list[float]:
+    """The losses of all steps of a run that accelerate launches."""
+    launcher = ["--cpu"] if num_ranks == 1 else ["--config_file", "recipes/accelerate/cpu.yaml"]
+    command = ["-m", "accelerate.commands.launch", *launcher, "--num_processes", str(num_ranks)]
+    command += arguments(folder, num_ranks, *overrides)
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return losses(folder)
 
 
 def train(folder: Path, num_ranks: int = 1, *overrides: str) -> list[float]:
     """The losses of all steps of a run that ends well."""
-    done = subprocess.run(command(folder, num_ranks, *overrides), cwd=ROOT, capture_output=True, text=True, timeout=180)
-    assert done.returncode == 0, done.stderr[-3000:]
+    forked.run(arguments(folder, num_ranks, *overrides), num_ranks)
     return losses(folder)
 
 
@@ -85,20 +89,15 @@ def losses(folder: Path) -> list[float]:
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory) -> list[float]:
-    return train(tmp_path_factory.mktemp("uninterrupted"))
+    return launch(tmp_path_factory.mktemp("uninterrupted"), 1)
 
 
 def kill_after_the_first_checkpoint(folder: Path, num_ranks: int = 1, *overrides: str) -> None:
-    process = psutil.Popen(
-        command(folder, num_ranks, *overrides), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    run = forked.start(arguments(folder, num_ranks, *overrides), num_ranks)
     while not list(folder.glob("run/checkpoint-*/*")):
-        assert process.poll() is None, "the run ended before its first checkpoint"
+        assert all(process.is_alive() for process in run.processes), "the run ended before its first checkpoint"
         time.sleep(0.02)
-    ranks = process.children(recursive=True)
-    for each in [process, *ranks]:
-        each.kill()
-    psutil.wait_procs([process, *ranks])
+    run.kill()
 
 
 def test_a_killed_run_that_is_started_again_repeats_the_uninterrupted_one_exactly(tmp_path, uninterrupted):
@@ -137,7 +136,7 @@ def test_a_published_recipe_on_two_ranks_is_killed_and_goes_on(tmp_path, name, c
 
 def test_two_ranks_train_like_one(tmp_path):
     one = train(tmp_path / "one", 1, "--augmentation", "[]")
-    two = train(tmp_path / "two", 2, "--augmentation", "[]")
+    two = launch(tmp_path / "two", 2, "--augmentation", "[]")
     assert Path(last_complete_checkpoint(tmp_path / "two" / "run"), "rng_state_1.pth").is_file()
     assert len(one) == STEPS
     np.testing.assert_allclose(two, one, atol=1e-4, rtol=0)
