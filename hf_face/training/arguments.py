@@ -7,6 +7,7 @@ import torch.distributed as dist
 from accelerate.utils import parse_flag_from_env
 from transformers import TrainingArguments
 
+from .engines import compute_in_bfloat16
 from .refused import changed_settings, check_settings
 
 ONE_PROCESS_PER_GPU = (
@@ -92,6 +93,7 @@ class FaceTrainingArguments(TrainingArguments):
             self.accelerator_config = {"non_blocking": self.dataloader_pin_memory}
         direction_given = self.greater_is_better is not None
         super().__post_init__()
+        compute_in_bfloat16(self)
         if not direction_given:
             self.greater_is_better = None  # transformers guesses by the name; the trainer asks the protocol
         self.remove_unused_columns = False  # nothing else is read, and `Trainer` would wrap the collator

@@ -1,11 +1,14 @@
 """Training with weights that FSDP or DeepSpeed split over ranks."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import DeepSpeedPlugin, DistributedType, FullyShardedDataParallelPlugin
 from torch import Tensor, nn
 from transformers import TrainingArguments
+from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 
 
 def prepare_engine(accelerator: Accelerator) -> None:
@@ -38,6 +41,33 @@ def whole_state_dict(accelerator: Accelerator, wrapped: nn.Module, part: str) ->
     return {name.removeprefix(f"{part}."): weight for name, weight in weights.items() if name.startswith(f"{part}.")}
 
 
+def compute_in_bfloat16(args: TrainingArguments) -> None:
+    """
+    Make DeepSpeed compute with autocast where bf16 is set. By itself, it would cast all weights, including those of batch
+    norm, which fails with its float32 statistics.
+    """
+    if args.deepspeed_plugin is None or args.mixed_precision != "bf16":
+        return
+    args.mixed_precision = "no"
+    config = args.deepspeed_plugin.deepspeed_config
+    config.pop("bf16", None)
+    config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
+
+
+@contextmanager
+def building_whole_models(args: TrainingArguments) -> Iterator[None]:
+    """
+    Build models whole on every rank. Under ZeRO-3, transformers would split them while their weights are drawn, which
+    would not be those of other engines, and not a number for some backbones.
+    """
+    if args.deepspeed_plugin is None:
+        yield
+        return
+    unset_hf_deepspeed_config()
+    yield
+    set_hf_deepspeed_config(args.deepspeed_plugin.hf_ds_config)
+
+
 def _prepare_fsdp(plugin: FullyShardedDataParallelPlugin) -> None:
     if plugin.fsdp_version == 2 and plugin.cpu_ram_efficient_loading:
         raise ValueError(
@@ -52,9 +82,8 @@ def _prepare_fsdp(plugin: FullyShardedDataParallelPlugin) -> None:
 def _check_deepspeed(plugin: DeepSpeedPlugin, mixed_precision: str) -> None:
     if mixed_precision != "no":
         raise ValueError(
-            "DeepSpeed would cast all weights, including those of batch norm, which fails with its float32 statistics: "
-            "leave bf16 and fp16 out, and set in DeepSpeed's configuration "
-            '"torch_autocast": {"enabled": true, "dtype": "bfloat16"} (see recipes/accelerate/deepspeed.json).'
+            f"{mixed_precision} makes DeepSpeed cast all weights, including those of batch norm, which fails with its "
+            "float32 statistics: leave it out of DeepSpeed's configuration, and set --bf16 true."
         )
     zero = plugin.deepspeed_config["zero_optimization"]
     if plugin.zero_stage == 3 and not zero.get("stage3_gather_16bit_weights_on_model_save"):

@@ -119,6 +119,6 @@ def test_push(hf_face, hub, model_folder, tmp_path):
 def test_recipes(hf_face):
     names = hf_face("recipes").out.splitlines()
     assert "demo/orl" in names and names == sorted(names)
-    starts = {"demo/orl": "# A small", "accelerate/multi_gpu": "# One machine", "accelerate/deepspeed.json": "{"}
+    starts = {"demo/orl": "# A small", "accelerate/multi_gpu": "# One machine", "accelerate/slurm.sh": "#!/bin/bash"}
     for name, start in starts.items():
         assert Path(hf_face("recipes", name).out.strip()).read_text().startswith(start)

@@ -50,7 +50,8 @@ def test_it_lists_trains_and_embeds_in_an_empty_folder(environment, orl, tmp_pat
     home = Path(run([environment / "bin" / "python", "-c", "import hf_face; print(hf_face.__file__)"], work).strip())
     assert home.is_relative_to(environment)
     assert "  train     Train a face model from a recipe" in run([hf_face, "--help"], work)
-    assert (home.parent / "recipes" / "accelerate" / "multi_gpu.yaml").is_file()
+    for name in ("multi_gpu.yaml", "slurm.sh"):
+        assert (home.parent / "recipes" / "accelerate" / name).is_file()
 
     options = "--max_steps 1 --save_strategy no --eval_strategy no --report_to none --use_cpu true --output_dir out"
     run([hf_face, "train", "demo/orl", *options.split()], work)

@@ -93,11 +93,11 @@ def train_twice(folder: Path, *settings: str, **engine: str) -> list[float]:
 
 
 def deepspeed(folder: Path, stage: int) -> list[str]:
-    """Arguments for a run with the settings that recipes/accelerate holds, in float32."""
+    """Arguments for a run with DeepSpeed's settings in a file."""
     pytest.importorskip("deepspeed", reason="it is an optional engine: pip install hf_face[deepspeed]")
-    settings = json.loads((LAUNCH / "deepspeed.json").read_text())
-    settings["zero_optimization"] = {"stage": stage, "stage3_gather_16bit_weights_on_model_save": True}
-    settings["torch_autocast"] = {"enabled": False}
+    settings = {"zero_optimization": {"stage": stage, "stage3_gather_16bit_weights_on_model_save": True}}
+    filled_in = ("gradient_clipping", "gradient_accumulation_steps", "train_batch_size")
+    settings |= dict.fromkeys([*filled_in, "train_micro_batch_size_per_gpu"], "auto")
     (folder / "settings.json").write_text(json.dumps(settings))
     return ["--deepspeed", str(folder / "settings.json")]
 
@@ -157,7 +157,7 @@ def test_fsdp_casts_no_weights():
     ("settings", "message"),
     [
         ({"zero_optimization": {"stage": 3}}, "set stage3_gather_16bit_weights_on_model_save"),
-        ({"zero_optimization": {"stage": 2}, "bf16": {"enabled": True}}, "leave bf16 and fp16 out"),
+        ({"zero_optimization": {"stage": 2}, "bf16": {"enabled": True}}, "bf16 makes DeepSpeed cast"),
     ],
 )
 def test_deepspeed_settings_that_cannot_work_are_refused(settings, message):

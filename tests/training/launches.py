@@ -1,0 +1,76 @@
+"""`accelerate launch` and `torchrun`, several times in one process; started by `test_engines_matrix.py`.
+
+python launches.py LAUNCHES_AS_JSON
+
+A launch is a list of commands, one for each machine. Its ranks are forked from this process, which has imported all that
+they need, where the launchers start Python anew. Everything else is theirs: files, arguments, environment and agents.
+FSDP gets what accelerate requires of it, an accelerator.
+"""
+
+import json
+import os
+import runpy
+import sys
+from contextlib import redirect_stdout
+
+import deepspeed  # noqa: F401
+import torch.distributed.run
+from accelerate import PartialState
+from accelerate.commands.launch import launch_command, launch_command_parser
+from accelerate.utils import DistributedType, parse_flag_from_env
+
+from hf_face import FaceRecognitionModel  # noqa: F401
+from hf_face.training import FaceTrainer, recipe  # noqa: F401
+
+configure = torch.distributed.run.config_from_args
+prepare = PartialState.__init__
+
+
+def fork_ranks(args):
+    config, _, _ = configure(args)
+    config.start_method = "fork"
+    return config, run_script, [args.module, args.training_script, *args.training_script_args]
+
+
+def run_script(is_module: bool, script: str, *arguments: str) -> None:
+    sys.argv = [script, *arguments]
+    if is_module:
+        runpy.run_module(script, run_name="__main__", alter_sys=True)
+    else:
+        runpy.run_path(script, run_name="__main__")
+
+
+def prepare_as_on_gpus(self, *args, **kwargs):
+    prepare(self, *args, **kwargs)
+    if parse_flag_from_env("ACCELERATE_USE_FSDP") and self.distributed_type == DistributedType.MULTI_CPU:
+        self._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+
+
+def start(launcher: str, *arguments: str) -> None:
+    if launcher == "torchrun":
+        torch.distributed.run.main(arguments)
+    elif launcher == "accelerate":
+        launch_command(launch_command_parser().parse_args(arguments[1:]))
+
+
+def launch(*machines: list[str]) -> None:
+    """Run each machine's command in a process of its own, and exit if one fails."""
+    pids = []
+    for command in machines:
+        pid = os.fork()
+        if pid == 0:
+            with redirect_stdout(sys.stderr):
+                start(*command)
+            os._exit(0)
+        pids.append(pid)
+    for pid in pids:
+        if status := os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]):
+            sys.exit(status)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    torch.distributed.run.config_from_args = fork_ranks
+    PartialState.__init__ = prepare_as_on_gpus
+    for machines in json.loads(sys.argv[1]):
+        launch(*machines)
