@@ -43,8 +43,8 @@ def whole_state_dict(accelerator: Accelerator, wrapped: nn.Module, part: str) ->
 
 def compute_in_bfloat16(args: TrainingArguments) -> None:
     """
-    Make DeepSpeed compute with autocast where bf16 is set. By itself, it would cast all weights, including those of batch
-    norm, which fails with its float32 statistics.
+    Make DeepSpeed compute with autocast where bf16 is set. By itself, it would cast all weights, including those of
+    batch norm, which fails with its float32 statistics.
     """
     if args.deepspeed_plugin is None or args.mixed_precision != "bf16":
         return

@@ -1,17 +1,17 @@
-"""`accelerate launch` and `torchrun`, several times in one process; started by `test_engines_matrix.py`.
+"""
+`accelerate launch` and `torchrun`, several times in one process; started by `test_engines_matrix.py`.
 
-python launches.py LAUNCHES_AS_JSON
+    launches.py LAUNCHES_AS_JSON
 
-A launch is a list of commands, one for each machine. Its ranks are forked from this process, which has imported all that
-they need, where the launchers start Python anew. Everything else is theirs: files, arguments, environment and agents.
-FSDP gets what accelerate requires of it, an accelerator.
+A launch is a list of commands, one for each machine. Ranks are forked from this process, which has imported what they
+need, where launchers start Python anew. All else is the launchers' own: files, arguments, environment and agents. FSDP
+is told that there is an accelerator, without which accelerate does not start it.
 """
 
 import json
 import os
 import runpy
 import sys
-from contextlib import redirect_stdout
 
 import deepspeed  # noqa: F401
 import torch.distributed.run
@@ -53,14 +53,13 @@ def start(launcher: str, *arguments: str) -> None:
         launch_command(launch_command_parser().parse_args(arguments[1:]))
 
 
-def launch(*machines: list[str]) -> None:
+def launch(machines: list[list[str]]) -> None:
     """Run each machine's command in a process of its own, and exit if one fails."""
     pids = []
     for command in machines:
         pid = os.fork()
         if pid == 0:
-            with redirect_stdout(sys.stderr):
-                start(*command)
+            start(*command)
             os._exit(0)
         pids.append(pid)
     for pid in pids:
@@ -69,8 +68,7 @@ def launch(*machines: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
     torch.distributed.run.config_from_args = fork_ranks
     PartialState.__init__ = prepare_as_on_gpus
     for machines in json.loads(sys.argv[1]):
-        launch(*machines)
+        launch(machines)
