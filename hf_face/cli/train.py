@@ -79,7 +79,6 @@ def main(argv: Sequence[str]) -> None:
 
     from ..data.sources import check_output_dir
     from ..training import FaceTrainer, start_from_means
-    from ..training.engines import building_whole_models
     from ..training.output_lock import only_training_in
     from ..training.recipe import MEANS, build_method, build_model, load_data, parse_recipe, split_recipe
 
@@ -95,8 +94,7 @@ def main(argv: Sequence[str]) -> None:
             check_output_dir(args.output_dir, source)
         train_dataset, evaluators = load_data(data_args)
     num_identities = train_dataset.features["label"].num_classes
-    with building_whole_models(args):
-        model, image_processor = build_model(model_args, num_identities, args.head_group)
+    model, image_processor = build_model(model_args, num_identities, args.head_group)
     trainer = FaceTrainer(
         model,
         args,

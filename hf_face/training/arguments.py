@@ -6,8 +6,8 @@ from typing import Any
 import torch.distributed as dist
 from accelerate.utils import parse_flag_from_env
 from transformers import TrainingArguments
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-from .engines import compute_in_bfloat16
 from .refused import changed_settings, check_settings
 
 ONE_PROCESS_PER_GPU = (
@@ -93,6 +93,7 @@ class FaceTrainingArguments(TrainingArguments):
             self.accelerator_config = {"non_blocking": self.dataloader_pin_memory}
         direction_given = self.greater_is_better is not None
         super().__post_init__()
+        create_models_whole()
         compute_in_bfloat16(self)
         if not direction_given:
             self.greater_is_better = None  # transformers guesses by the name; the trainer asks the protocol
@@ -160,6 +161,27 @@ class FaceTrainingArguments(TrainingArguments):
     def head_group(self) -> dist.ProcessGroup | None:
         """The ranks to split the class centers over, or None to not split them."""
         return dist.group.WORLD if self.shard_head and self.world_size > 1 else None
+
+
+def create_models_whole() -> None:
+    """
+    Make transformers create and load models as without ZeRO-3, which splits them when training starts. Splitting them
+    while they are created leaves weights uninitialized that timm draws, and draws others in another order.
+    """
+    unset_hf_deepspeed_config()
+
+
+def compute_in_bfloat16(args: TrainingArguments) -> None:
+    """
+    Make DeepSpeed compute with autocast where bf16 is set. By itself, it would cast all weights, including those of
+    batch norm, which fails with its float32 statistics.
+    """
+    if args.deepspeed_plugin is None or args.mixed_precision != "bf16":
+        return
+    args.mixed_precision = "no"
+    config = args.deepspeed_plugin.deepspeed_config
+    config.pop("bf16", None)
+    config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
 
 
 def as_face_arguments(args: TrainingArguments | None) -> FaceTrainingArguments:

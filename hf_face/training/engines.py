@@ -1,14 +1,13 @@
 """Training with weights that FSDP or DeepSpeed split over ranks."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import DeepSpeedPlugin, DistributedType, FullyShardedDataParallelPlugin
 from torch import Tensor, nn
 from transformers import TrainingArguments
-from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
+
+from .arguments import create_models_whole
 
 
 def prepare_engine(accelerator: Accelerator) -> None:
@@ -21,6 +20,7 @@ def prepare_engine(accelerator: Accelerator) -> None:
     if accelerator.distributed_type == DistributedType.FSDP:
         _prepare_fsdp(accelerator.state.fsdp_plugin)
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        create_models_whole()  # accelerate has just told transformers otherwise
         _check_deepspeed(accelerator.state.deepspeed_plugin, accelerator.mixed_precision)
 
 
@@ -39,33 +39,6 @@ def whole_state_dict(accelerator: Accelerator, wrapped: nn.Module, part: str) ->
     """Gather the weights of a part (`"backbone"`, `"head"`) of a split model; empty on all ranks but the first."""
     weights = accelerator.get_state_dict(wrapped) or {}
     return {name.removeprefix(f"{part}."): weight for name, weight in weights.items() if name.startswith(f"{part}.")}
-
-
-def compute_in_bfloat16(args: TrainingArguments) -> None:
-    """
-    Make DeepSpeed compute with autocast where bf16 is set. By itself, it would cast all weights, including those of
-    batch norm, which fails with its float32 statistics.
-    """
-    if args.deepspeed_plugin is None or args.mixed_precision != "bf16":
-        return
-    args.mixed_precision = "no"
-    config = args.deepspeed_plugin.deepspeed_config
-    config.pop("bf16", None)
-    config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
-
-
-@contextmanager
-def building_whole_models(args: TrainingArguments) -> Iterator[None]:
-    """
-    Build models whole on every rank. Under ZeRO-3, transformers would split them while their weights are drawn, which
-    would not be those of other engines, and not a number for some backbones.
-    """
-    if args.deepspeed_plugin is None:
-        yield
-        return
-    unset_hf_deepspeed_config()
-    yield
-    set_hf_deepspeed_config(args.deepspeed_plugin.hf_ds_config)
 
 
 def _prepare_fsdp(plugin: FullyShardedDataParallelPlugin) -> None:
