@@ -6,8 +6,10 @@ Photographs to embeddings on the CPU, compared to InsightFace's FaceAnalysis and
 
 All read the same files, find faces with the same YuNet and embed every face with the same SFace. hf_face reads and
 embeds batches of 32 photographs with torch; FaceAnalysis, whose own packs of models are not downloaded, is given YuNet
-as its detector and SFace as an ONNX file for onnxruntime; OpenCV has classes for both. A peer that is not installed is
-left out. Each repeat runs every method once, and the medians are compared.
+as its detector and SFace as an ONNX file for onnxruntime; OpenCV has classes for both. facenet-pytorch has models of
+its own, MTCNN and Inception-ResNet-v1, and takes batches like hf_face; the second one's weights are downloaded, so they
+are random here, which takes as long. A peer that is not installed is left out. Each repeat runs every method once, and
+the medians are compared.
 """
 
 import argparse
@@ -22,6 +24,7 @@ import cv2
 import numpy as np
 import onnx
 import torch
+from PIL import Image
 from transformers import pipeline
 from transformers.utils import logging
 
@@ -89,6 +92,23 @@ def with_opencv(sface: str) -> Method:
     return embed
 
 
+def with_facenet_pytorch(batch_size: int) -> Method:
+    from facenet_pytorch import MTCNN, InceptionResnetV1
+
+    detector, recognizer = MTCNN(keep_all=True), InceptionResnetV1(classify=False).eval()
+
+    @torch.inference_mode()
+    def embed(files: list[str]) -> int:
+        count = 0
+        for start in range(0, len(files), batch_size):
+            images = [Image.open(file).convert("RGB") for file in files[start : start + batch_size]]
+            found = [crops for crops in detector(images) if crops is not None]
+            count += len(recognizer(torch.cat(found))) if found else 0
+        return count
+
+    return embed
+
+
 def compare(methods: dict[str, Method], files: list[str], repeats: int) -> None:
     seconds: dict[str, list[float]] = {name: [] for name in methods}
     faces = {name: method(files[:32]) for name, method in methods.items()}  # warm
@@ -119,6 +139,8 @@ def main() -> None:
         methods = {"hf_face": with_hf_face(args.batch_size), "OpenCV": with_opencv(sface)}
         if find_spec("insightface"):
             methods["InsightFace FaceAnalysis"] = with_insightface(sface, args.threads)
+        if find_spec("facenet_pytorch"):
+            methods["facenet-pytorch"] = with_facenet_pytorch(args.batch_size)
         compare(methods, files, args.repeats)
 
 
