@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torch.multiprocessing
+from forked import LIBRARIES
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -128,8 +129,8 @@ def _run(rank: int, world_size: int, folder: Path, function: Callable, calls: li
 def on_ranks(world_size: int, folder: Path, function: Callable, calls: list[dict]) -> list[list]:
     """For each rank, the list of results of `function(**kwargs)` for each of `calls`."""
     folder.mkdir()
-    # Forked from a server that has imported everything once: starting ranks then takes no time, and no threads fork.
-    multiprocessing.set_forkserver_preload(["hf_face.heads", "torch.nn.parallel.distributed"])
+    # Forked from a server that has imported the libraries: starting ranks then takes no time, and no threads fork.
+    multiprocessing.set_forkserver_preload(LIBRARIES)
     torch.multiprocessing.start_processes(
         _run, (world_size, folder, function, calls), nprocs=world_size, start_method="forkserver"
     )
