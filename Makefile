@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PYTEST := OMP_NUM_THREADS=1 $(abspath $(BIN))/python -m pytest --numprocesses auto --dist loadfile
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo card test test-latest test-lowest conformance lint format docs notebooks lock clean
+.PHONY: demo card test test-latest test-lowest conformance mutation lint format docs notebooks lock clean
 
 $(INSTALLED): setup.py constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hf_face needs Python 3.11 or newer")'
@@ -44,6 +44,10 @@ test-lowest: $(BIN)/uv  # with the lowest, Python's included
 conformance: $(INSTALLED)  # transformers' own tests on our models; not in `test`: it downloads them from PyPI
 	$(BIN)/python -m pip install --quiet 'parameterized>=0.9'
 	$(BIN)/python scripts/conformance.py
+
+mutation: $(INSTALLED)  # small mistakes that the tests must notice; `make mutation MUTATION="--seed 3 hf_face/heads"`
+	$(BIN)/python -m pip install --quiet 'mutmut>=3.8,<4' 'libcst>=1.9' 'coverage>=7.10'
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/mutation.py $(MUTATION)
 
 lock: $(BIN)/uv  # constraints.txt, anew with the newest versions
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --extra docs \
