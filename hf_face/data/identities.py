@@ -13,6 +13,8 @@ from .orl import load_orl
 from .sources import check_no_split, check_paths_of_hub_dataset, find_folder, find_shards, find_source, load_shards
 from .subsets import compact_labels
 
+CHECKED_AT_ONCE = 10_000  # rows
+
 
 def load_identities(
     source: str | Path,
@@ -150,8 +152,8 @@ def _check_images(dataset: Dataset, source: str):
     if not has_paths_only(dataset):
         return
     images = dataset.select_columns("image").with_format("arrow")
-    for start in range(0, len(dataset), 10_000):
-        batch = images[start : start + 10_000]["image"]
+    for start in range(0, len(dataset), CHECKED_AT_ONCE):
+        batch = images[start : start + CHECKED_AT_ONCE]["image"]
         missing = np.flatnonzero(pc.is_null(pc.struct_field(batch, "bytes")).to_numpy())
         for row, path in zip(missing, pc.struct_field(batch, "path").take(missing).to_pylist(), strict=True):
             if path is None:

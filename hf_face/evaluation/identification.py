@@ -145,8 +145,7 @@ class SearchResult:
 
     def cmc(self, max_rank: int) -> np.ndarray:
         """Cumulative match characteristic (max_rank,): the share of mated probes of rank 1, 2, ... or better."""
-        counts = np.bincount(self.ranks.clip(max=max_rank + 1), minlength=max_rank + 2)
-        return np.cumsum(counts[1:-1]) / len(self.ranks)
+        return np.array([(self.ranks <= rank).mean() for rank in range(1, max_rank + 1)])
 
     def at_fpir(self, target: float) -> OperatingPoint:
         """The largest TPIR (as `tar`) at an FPIR (as `far`) of at most `target`.

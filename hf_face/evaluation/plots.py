@@ -85,7 +85,7 @@ def _new_figure(xlabel: str, ylabel: str):
     figure = Figure(figsize=(6.4, 4.8), layout="constrained")
     axes = figure.subplots()
     axes.set(xlabel=xlabel, ylabel=ylabel)
-    axes.grid(True, which="both", alpha=0.3)
+    axes.grid(which="both", alpha=0.3)
     return figure, axes
 
 

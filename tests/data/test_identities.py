@@ -229,7 +229,9 @@ def test_one_identity(orl):
         check_identities(select_identities(orl, 1), "faces", min_identities=2)
 
 
-def test_missing_images(small, tmp_path):
+@pytest.mark.parametrize("at_once", [4, 10_000])
+def test_missing_images(small, tmp_path, monkeypatch, at_once):
+    monkeypatch.setattr("hf_face.data.identities.CHECKED_AT_ONCE", at_once)
     stored = [{"bytes": image, "path": None} for image in images(small)]
     lost = [*stored[:5], {"bytes": None, "path": str(tmp_path / "lost.png")}, *stored[6:]]
     path = write_parquet(tmp_path / "a.parquet", small, image=lost)

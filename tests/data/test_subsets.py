@@ -47,7 +47,10 @@ def test_images_are_chosen_at_random_within_an_identity(orl):
 
 def test_minimum_number_of_images(orl):
     uneven = orl.select([0, 10, 11, 20, 21, 22, 30])
-    assert names(select_identities(uneven, min_images=2)) == ["s2", "s2", "s3", "s3", "s3"]
+    assert names(select_identities(uneven, 2, min_images=2)) == ["s2", "s2", "s3", "s3", "s3"]
+    assert names(select_identities(uneven)) == names(uneven), "one image is enough by default"
+    assert names(select_identities(uneven, 1, min_images=0)) == ["s1"]
+    assert names(select_identities(orl.select([10, 11]), 1, min_images=0)) == ["s2", "s2"], "not s1, without images"
     with pytest.raises(ValueError, match=r"3 identities were requested, but only 2 of the 4 .* at least 2 images"):
         select_identities(uneven, 3, min_images=2)
 
@@ -69,7 +72,15 @@ def test_split_shares_no_identity_and_loses_none(orl):
 
 def test_split_depends_on_the_seed_only(orl):
     assert names(split_identities(orl, 10, seed=1)[1]) == names(split_identities(orl, 10, seed=1)[1])
+    assert names(split_identities(orl, 10)[1]) == names(split_identities(orl, 10, seed=0)[1])
     assert set(names(split_identities(orl, 10, seed=1)[1])) != set(names(split_identities(orl, 10, seed=2)[1]))
+
+
+def test_one_identity_may_be_held_out_or_left(orl):
+    three = select_identities(orl, 3)
+    for num_held_out in (1, 2):
+        held_out = split_identities(three, num_held_out)[1]
+        assert held_out.features["label"].num_classes == num_held_out
 
 
 @pytest.mark.parametrize("num_held_out", [0, 40, 41])

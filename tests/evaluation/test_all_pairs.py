@@ -57,6 +57,8 @@ def test_bad_input_is_named():
         all_pairs_scores(features, labels[:-1], 1e-2)
     with pytest.raises(ValueError, match="found 0 genuine and 44850 impostor pairs"):
         all_pairs_scores(features, np.arange(300), 1e-2)
+    with pytest.raises(ValueError, match="found 44850 genuine and 0 impostor pairs"):
+        all_pairs_scores(features, np.zeros(300), 1e-2)
     features[17, 3] = torch.nan
     with pytest.raises(ValueError, match="the embedding of image 17 is not finite"):
         all_pairs_scores(features, labels, 1e-2)
@@ -75,6 +77,8 @@ def test_evaluator_over_labeled_images(model, image_processor, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"all_pairs_roc.png", "all_pairs_det.png"}
     with pytest.raises(ValueError, match="are too few for any of the FARs"):
         AllPairsEvaluator(faces, fars=[1e-9])
+    with pytest.raises(ValueError, match="0 genuine and 15 impostors are too few"):
+        AllPairsEvaluator(load_orl().select(range(0, 60, 10)), fars=[1e-1])
 
 
 def test_curve_ends_where_the_kept_impostors_end():

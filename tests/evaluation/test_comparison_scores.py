@@ -22,6 +22,8 @@ def test_operating_points_are_those_of_the_whole_curve(decimals):
     ours, curve = ComparisonScores.from_pairs(same, scores), ROC.from_scores(same, scores)
     assert ours.auc == pytest.approx(roc_auc_score(same, scores), abs=1e-12)
     assert auc(ours.curve().far, ours.curve().tar) == pytest.approx(ours.auc, abs=1e-12)
+    assert ours.curve().thresholds[0] == np.nextafter(scores.max(), np.inf), "accepts nothing"
+    assert ours.finest_far == curve.finest_far == 1 / (~same).sum()
     for far in (1, 0.5, 0.1, 0.03, 1e-2, 1e-3, ours.finest_far):
         assert ours.at_far(far) == curve.at_far(far)
 
@@ -36,6 +38,14 @@ def test_tail_gives_the_same_points_and_says_where_it_ends():
         tail.at_far(0.0101)
     with pytest.raises(ValueError, match="requires all 10000 impostor scores"):
         _ = tail.auc
+
+
+@pytest.mark.parametrize("kind", [0, 1])
+def test_curve_starts_above_the_highest_score_of_either_kind(kind):
+    scores = [np.array([0.1, 0.2, 0.3]), np.array([0.2, 0.4, 0.9])]
+    curve = ComparisonScores(scores[kind], scores[1 - kind], 3).curve()
+    assert curve.thresholds[0] == np.nextafter(0.9, np.inf) and curve.far[0] == curve.tar[0] == 0
+    assert curve.thresholds[-1] == 0.1 and curve.far[-1] == curve.tar[-1] == 1
 
 
 def test_far_finer_than_one_impostor_is_not_measurable():

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -37,6 +39,13 @@ def test_blocks_change_nothing():
     np.testing.assert_allclose(whole.impostor_scores, parts.impostor_scores)
 
 
+def test_a_search_in_several_blocks_shows_its_progress(capsys):
+    search(PROBES, SUBJECTS, GALLERY, ENROLLED, block_size=4 * 5)
+    assert capsys.readouterr().err == "", "one block"
+    search(PROBES, SUBJECTS, GALLERY, ENROLLED, block_size=4 * 4)
+    assert "Searching" in capsys.readouterr().err
+
+
 def test_someone_else_of_the_same_score_stands_before():
     result = search(unit([10.0]), [1], unit([0.0, 20.0]), [1, 2])
     assert result.ranks.tolist() == [2]
@@ -45,7 +54,8 @@ def test_someone_else_of_the_same_score_stands_before():
 
 def test_cmc_rises_to_one():
     result = search(PROBES, SUBJECTS, GALLERY, ENROLLED)
-    np.testing.assert_allclose(result.cmc(4), [2 / 3, 1, 1, 1])
+    for max_rank in (1, 2, 4):
+        np.testing.assert_allclose(result.cmc(max_rank), [2 / 3, 1, 1, 1][:max_rank])
     assert result.metrics(ranks=(1, 2))["rank1"] == pytest.approx(2 / 3)
 
 
@@ -78,6 +88,9 @@ def test_insightface_open_set_threshold_allows_one_false_alarm_fewer():
     assert result.at_fpir(0.1).far == 0.1
     found = (result.mate_ranks[:20, 0] == 1) & (result.mate_scores[:20, 0] > alarms[-10])
     assert 0 < point.tar == found.mean() <= result.at_fpir(0.1).tar
+    # A mate that scores as high as the threshold is rejected, as the false alarm itself is.
+    tied = replace(result, mate_scores=np.where(result.mate_ranks > 0, alarms[-10], -np.inf))
+    assert insightface_open_set_tpir(tied, 0.1).tar == 0
     # Where the target allows no false alarm, the highest of them is the threshold.
     strictest = insightface_open_set_tpir(result, 1e-3)
     found = (result.mate_ranks[:20, 0] == 1) & (result.mate_scores[:20, 0] > alarms[-1])
@@ -94,3 +107,7 @@ def test_insightface_closed_set_needs_every_subject_once():
 def test_features_and_subjects_of_one_length():
     with pytest.raises(ValueError, match="5 probe features and 4 probe subjects"):
         search(PROBES, SUBJECTS[:4], GALLERY, ENROLLED)
+    with pytest.raises(ValueError, match="4 gallery features and 3 gallery subjects"):
+        search(PROBES, SUBJECTS, GALLERY, ENROLLED[:3])
+    with pytest.raises(ValueError, match="0 gallery features and 0 gallery subjects"):
+        search(PROBES, SUBJECTS, GALLERY[:0], [])

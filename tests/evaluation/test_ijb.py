@@ -1,4 +1,5 @@
 import shutil
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -7,8 +8,9 @@ import pytest
 from hf_face.embedding.cache import EmbeddingCache
 from hf_face.evaluation import ROC, Embedder
 from hf_face.evaluation.comparison_scores import ComparisonScores
-from hf_face.evaluation.ijb import IJBEvaluator
-from hf_face.evaluation.ijb_files import load_ijb
+from hf_face.evaluation.identification import SearchResult
+from hf_face.evaluation.ijb import SWITCHES, IJBEvaluator
+from hf_face.evaluation.ijb_files import SubjectTemplates, load_ijb
 from hf_face.evaluation.protocols import load_protocol
 
 PEOPLE = 8  # of the miniature
@@ -129,6 +131,28 @@ def test_without_mirror_images(ijb_folder, model, image_processor, tmp_path):
     assert metrics == IJBEvaluator(protocol, "N1D1F0").evaluate(Embedder(model, image_processor))
 
 
+def test_what_cannot_be_measured_goes_by_the_impostors_and_the_probes_that_are_not_enrolled(ijb_folder):
+    protocol = load_ijb(ijb_folder)
+    gallery = protocol.galleries["G1"]
+    one = replace(gallery, templates=gallery.templates[:1], subjects=gallery.subjects[:1])
+    evaluator = IJBEvaluator(replace(protocol, galleries={"G1": one}), fars=[1e-1, 1e-2, 1e-3])
+    assert evaluator.not_measurable == ["tar@far=1e-3", "tpir@fpir=1e-2"], "252 impostor pairs, 14 of 16 probes"
+    with pytest.raises(ValueError, match="ijbc: 252 impostor pairs are too few for any of the FARs"):
+        IJBEvaluator(protocol, fars=[1e-3])
+    many = replace(protocol, same=np.arange(10_001) == 0)
+    assert IJBEvaluator(many).primary_metric == "tar@far=1e-4"
+    assert IJBEvaluator(many, fars=[1e-1, 1e-3]).primary_metric == "tar@far=1e-3"
+
+
+@pytest.mark.parametrize(("enrolled", "num_ranks"), [((60, 70), 50), ((60, 7), 7)])
+def test_cmc_is_drawn_to_rank_50_or_the_size_of_the_smallest_gallery(ijb_folder, enrolled, num_ranks):
+    protocol, result = load_ijb(ijb_folder), SearchResult(np.ones((2, 1)), np.ones((2, 1), int), np.zeros(2))
+    galleries = {f"G{n}": SubjectTemplates(np.arange(n), np.arange(n), "") for n in enrolled}
+    figure = IJBEvaluator(replace(protocol, galleries=galleries))._plot_cmc({"G60": result})
+    (line,) = figure.axes[0].lines
+    assert line.get_xdata().tolist() == list(range(1, num_ranks + 1))
+
+
 def test_galleries_of_ijbb(ijb_folder, model, image_processor, tmp_path):
     folder = tmp_path / "IJBB"
     shutil.copytree(ijb_folder, folder)
@@ -141,11 +165,16 @@ def test_galleries_of_ijbb(ijb_folder, model, image_processor, tmp_path):
     assert "ijbb_S2_rank1" in ijbb
 
 
-def test_folder_without_identification_lists(ijb_folder, model, image_processor, tmp_path):
+def test_folder_without_identification_lists(ijb_folder, model, image_processor, tmp_path, monkeypatch):
     folder = shutil.copytree(ijb_folder, tmp_path / "IJBC")
     for path in (folder / "meta").glob("*_1N_*"):
         path.unlink()
+    warnings = []
+    monkeypatch.setattr("hf_face.evaluation.ijb.logger.warning", warnings.append)
+    IJBEvaluator(load_ijb(ijb_folder))
+    assert not warnings
     metrics = IJBEvaluator(load_ijb(folder))(model, image_processor)
+    assert warnings == ["ijbc has no 1:N lists in its meta folder: skipping identification"]
     assert "ijbc_auc" in metrics and not [key for key in metrics if "rank" in key]
 
 
@@ -160,6 +189,7 @@ def test_folder_without_identification_lists(ijb_folder, model, image_processor,
             "other.png 7 1",
             r"tid_mid\.txt, line 4: the image is not the one in the same line",
         ),
+        ("ijbc_face_tid_mid.txt", 3, '"0_2.png" 0 6', r"line 3: the image is not the one in the same line"),
         ("ijbc_template_pair_label.txt", 2, "0 14 2", r"label\.txt, line 2: the label is neither 0 nor 1"),
         ("ijbc_1N_gallery_G1.csv", 2, "0", r"G1\.csv, line 2: expected a template and a subject, found 1 fields"),
         (
@@ -179,6 +209,11 @@ def test_template_without_images_is_named(broken, model, image_processor):
     folder = broken("ijbc_template_pair_label.txt", 5, "0 55 0")
     with pytest.raises(ValueError, match=r"ijbc_template_pair_label\.txt: entry 5 refers to template 55, which has no"):
         IJBEvaluator(load_ijb(folder))(model, image_processor)
+
+
+def test_a_list_of_templates_and_subjects_alone(broken):
+    gallery = load_ijb(broken("ijbc_1N_gallery_G1.csv", 2, "0,1000")).galleries["G1"]
+    assert (gallery.templates[0], gallery.subjects[0]) == (0, 1000)
 
 
 def test_any_white_space_separates(broken):
@@ -214,8 +249,9 @@ def test_mirror_images_are_asked_for_before_work_starts(ijb_folder, model, image
 
 
 def test_unknown_switches_are_named(ijb_folder):
-    with pytest.raises(ValueError, match="switches are 'N2D1F1', expected one of N1D1F1"):
+    with pytest.raises(ValueError, match=r"switches are 'N2D1F1', expected one of N1D1F1, N1D1F0, .*, N0D0F0$"):
         IJBEvaluator(load_ijb(ijb_folder), "N2D1F1")
+    assert len(SWITCHES) == 8 and set("".join(SWITCHES)) == set("NDF01")
 
 
 def test_protocol_by_name_builds_one_evaluator_for_each_switch(ijb_folder, tmp_path):

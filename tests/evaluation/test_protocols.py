@@ -13,6 +13,7 @@ from hf_face.evaluation import Embedder, Evaluator, Findings, load_protocol, loa
 from hf_face.evaluation.fairness import load_groups
 from hf_face.evaluation.plots import plot_cmc
 from hf_face.evaluation.protocol_data import find_pairs
+from hf_face.evaluation.protocols import parse_protocol
 from hf_face.registry import protocols
 
 
@@ -148,6 +149,18 @@ def test_numbers_and_none_as_yaml_gives_them(orl_pairs, tmp_path):
 def test_spec_that_means_nothing_is_named(spec, message):
     with pytest.raises(ValueError, match=message):
         load_protocol(spec)
+
+
+def test_what_is_data_and_what_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("pairs", "ijb"):
+        (tmp_path / folder).mkdir()
+    for data in ("missing.bin", "someone/missing", "pairs"):
+        assert parse_protocol(data) == ("verification", {"data": data})
+    assert parse_protocol("ijb") == ("ijb", {}), "whatever folders are here"
+    for name in ("someone/missing", "nonsense"):
+        with pytest.raises(ValueError, match=f"No protocol is called '{name}'"):
+            load_protocol({name: {"data": "x"}})
 
 
 @pytest.mark.parametrize("path", ["lfw.bin", "./pairs", "/data/pairs", "data/lfw/pairs", "data/pairs.csv"])

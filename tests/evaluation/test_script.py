@@ -74,6 +74,7 @@ def test_report_and_figures(model_folder, pairs_folder, tmp_path, capsys):
     output = capsys.readouterr()
     report = json.loads(output.out)
     assert json.loads((tmp_path / "results" / "metrics.json").read_text()) == report
+    assert output.out.startswith('{\n  "model"'), "indented, to be read"
     figures = {path.name for path in (tmp_path / "results").glob("*.png")}
     assert figures == {"orl_roc.png", "orl_det.png", "orl_scores.png", "orl_quality_erc.png"}
     assert {"orl_accuracy", "orl_quality_erc_area"} <= report["metrics"].keys()

@@ -29,7 +29,7 @@ def test_template_without_images_is_named():
         pooled.rows([99], "probes.csv")
 
 
-@pytest.mark.parametrize("missing", [2, 5, 9])
+@pytest.mark.parametrize("missing", [-20, 2, 5, 9, 20])
 def test_long_lists_are_looked_up_in_a_table(missing):
     pooled = pool_templates(torch.eye(3), [3, 8, 4], [0, 0, 0])
     assert pooled.rows([8, 3, 4, 3, 8, 8], "pairs").tolist() == [2, 0, 1, 0, 2, 2]
@@ -56,3 +56,20 @@ def test_pair_scores_are_dot_products_whatever_the_way(num_pairs, block_size):
     rows_a, rows_b = rng.integers(0, 100, num_pairs), rng.integers(50, 150, num_pairs)
     expected = (features[rows_a] * features[rows_b]).sum(1).numpy()
     np.testing.assert_allclose(pair_scores(features, rows_a, rows_b, block_size), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("num_pairs", "way"), [(12, "_grid_scores"), (11, "_gathered_scores")])
+def test_the_grid_is_computed_where_one_in_64_of_its_entries_is_used(monkeypatch, num_pairs, way):
+    """Eight rows lead and half of the grid of 96 is needed: 8 * 96 / 64 = 12."""
+    for name in ("_grid_scores", "_gathered_scores"):
+        monkeypatch.setattr(f"hf_face.evaluation.templates.{name}", lambda *_, name=name: name)
+    rows_a, rows_b = np.arange(num_pairs) % 8, np.arange(num_pairs) + 20
+    assert pair_scores(torch.eye(96), rows_a, rows_b) == way
+
+
+def test_blocks_of_the_grid_with_one_pair_or_none():
+    """A row of the grid a block; of the rows that lead, the second has no pair to its right and the third has one."""
+    features = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
+    rows_a, rows_b = np.array([0, 3, 4]), np.array([3, 0, 1])
+    expected = (features[rows_a] * features[rows_b]).sum(1)
+    np.testing.assert_allclose(pair_scores(features, rows_a, rows_b, block_size=5), expected, rtol=1e-5)

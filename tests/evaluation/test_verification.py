@@ -18,7 +18,12 @@ from hf_face.evaluation import (
     verification_metrics,
 )
 from hf_face.evaluation.metrics import cosine_similarities, format_far, squared_distances
-from hf_face.evaluation.reference import insightface_accuracy, insightface_val, timm_face_accuracy
+from hf_face.evaluation.reference import (
+    folds_are_mixed,
+    insightface_accuracy,
+    insightface_val,
+    timm_face_accuracy,
+)
 
 
 @pytest.fixture(scope="module", params=[np.float32, np.float64])
@@ -54,6 +59,36 @@ def test_timm_face_accuracy_is_the_references(reference):
     assert folds.accuracies.mean() == reference["kfold_accuracy"]
 
 
+def insightface_val_by_hand(distances, same, far_target):
+    thresholds, vals, fars, chosen = np.arange(0, 4, 0.001), [], [], []
+    for train, test in KFold(10).split(distances):
+        far = (distances[train][~same[train]][:, None] < thresholds).mean(0)
+        chosen.append(np.interp(far_target, far, thresholds) if far.max() >= far_target else 0)
+        vals.append((distances[test][same[test]] < chosen[-1]).mean())
+        fars.append((distances[test][~same[test]] < chosen[-1]).mean())
+    return np.mean(vals), np.std(vals), np.mean(fars), chosen
+
+
+@pytest.mark.parametrize("target", [0.05, 0.3, 1.0])
+@pytest.mark.parametrize("largest", [0.4, 4.0])
+def test_insightface_val_searches_thresholds_from_0_up_to_4(target, largest):
+    same = np.arange(200) % 2 == 0
+    distances = np.random.default_rng(0).uniform(0, largest, 200)
+    distances[~same] = distances[~same] / distances[~same].max() * largest  # at 4, no threshold accepts all impostors
+    distances[same] /= 3
+    val = insightface_val(distances, same, target)
+    expected = insightface_val_by_hand(distances, same, target)
+    assert val[:3] == pytest.approx(expected[:3])
+    np.testing.assert_allclose(val.thresholds, expected[3], atol=1e-9)
+
+
+def test_insightface_rates_of_a_fold_with_one_or_no_pair_of_a_kind():
+    same = np.array([True] + [False] * 9 + [True] * 5)
+    folds = insightface_accuracy(np.linspace(0.1, 3.9, 15), same, num_folds=3)
+    assert folds.tpr[-1] == pytest.approx(2 / 3), "one pair, none, five"
+    assert folds.fpr[-1] == pytest.approx(2 / 3)
+
+
 @pytest.mark.filterwarnings("ignore:No (positive|negative) samples")  # sklearn on pairs of one kind
 @given(st.lists(st.tuples(st.booleans(), st.integers(-5, 5)), min_size=20, max_size=60))
 def test_timm_face_threshold_is_the_first_best_of_every_candidate(rows):
@@ -80,6 +115,13 @@ def test_insightface_val_refuses_folds_of_one_kind():
     same = np.arange(40) < 20
     with pytest.raises(ValueError, match="every fold needs genuine and impostor pairs"):
         insightface_val(np.linspace(0, 4, 40), same)
+
+
+def test_folds_are_mixed_with_one_pair_of_a_kind():
+    one = np.arange(12) % 4 == 0
+    assert folds_are_mixed(one, num_folds=3) and folds_are_mixed(~one, num_folds=3)
+    assert not folds_are_mixed(np.repeat([True, False], [4, 8]) | one, num_folds=3)
+    assert not folds_are_mixed(np.repeat([True, False], [8, 4]) & one, num_folds=3)
 
 
 # Few distinct scores, so that ties between genuine and impostor pairs are common.
@@ -151,6 +193,8 @@ def test_pairs_that_cannot_be_judged_fold_by_fold_are_named(orl_pairs):
     pairs, same = orl_pairs.pairs[sorted_rows], orl_pairs.same[sorted_rows]
     with pytest.raises(ValueError, match="orl: the folds other than 3 have 0 genuine and 3 impostor pairs"):
         VerificationEvaluator(replace(orl_pairs, pairs=pairs, same=same, fold=[3] * 6 + [7] * 3))
+    with pytest.raises(ValueError, match="the folds other than 0 have 18 genuine and 0 impostor pairs"):
+        verification_metrics(np.arange(20) >= 2, np.arange(20.0))
     with pytest.raises(ValueError, match="the folds other than 0 have 0 genuine and 18 impostor pairs"):
         verification_metrics(np.arange(20) < 2, np.arange(20.0))
 
@@ -161,6 +205,10 @@ def test_few_pairs_with_folds_leave_out_the_references_figures(model, image_proc
     metrics = VerificationEvaluator(few)(model, image_processor)
     assert "orl_accuracy" in metrics
     assert not [key for key in metrics if "insightface" in key or "timm_face" in key]
+    rows = np.stack([np.flatnonzero(orl_pairs.same)[:5], np.flatnonzero(~orl_pairs.same)[:5]], axis=1).ravel()
+    ten = replace(orl_pairs, pairs=orl_pairs.pairs[rows], same=orl_pairs.same[rows], fold=[0] * 4 + [1] * 6)
+    metrics = VerificationEvaluator(ten)(model, image_processor)
+    assert "orl_insightface_accuracy" in metrics and "orl_timm_face_accuracy" in metrics
 
 
 def test_far_finer_than_one_impostor_is_left_out_not_zero():

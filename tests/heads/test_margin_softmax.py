@@ -18,6 +18,7 @@ from hf_face.heads import (
     margin_logits,
     margin_softmax_loss,
 )
+from hf_face.heads.margin_softmax import unit_and_norm
 
 VARIANTS = [
     *((name, {}) for name in MARGINS),
@@ -242,6 +243,12 @@ def test_labels_out_of_range_are_named(label):
         margin_softmax_loss(embeddings, centers, labels)
 
 
+def test_five_labels_out_of_range_are_enough():
+    embeddings, centers, _ = problem()
+    with pytest.raises(ValueError, match=r"found \[10, 11, 12, 13, 14\]\."):
+        margin_softmax_loss(embeddings, centers, torch.arange(10, 16))
+
+
 @pytest.mark.parametrize("chunk_size", [0, -1])
 def test_chunks_of_no_class_are_refused(chunk_size):
     with pytest.raises(ValueError, match=f"chunk_size must be at least 1.* found {chunk_size}"):
@@ -307,10 +314,34 @@ def test_a_gpu_gives_the_numbers_of_the_cpu(name, chunk_size):
         torch.testing.assert_close(on_gpu, on_cpu, rtol=1e-4, atol=1e-5)
 
 
-def test_chunks_are_not_compiled_where_no_c_compiler_is(monkeypatch):
+@pytest.mark.parametrize("found", ["nothing", "CC", "gcc", "clang"])
+@pytest.mark.parametrize("triton", [True, False])
+def test_chunks_are_compiled_for_cuda_where_triton_and_a_c_compiler_are(monkeypatch, found, triton):
     monkeypatch.delenv("CC", raising=False)
-    monkeypatch.setattr("shutil.which", lambda name: None)
-    assert hf_face.heads.margin_softmax._fused(torch.exp, "cuda") is torch.exp
+    if found == "CC":
+        monkeypatch.setenv("CC", "cc")
+    monkeypatch.setattr("shutil.which", lambda name: name if name == found else None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name if triton else None)
+    monkeypatch.setattr("torch.compile", lambda function, dynamic: ("compiled", dynamic))
+    fused = hf_face.heads.margin_softmax._fused.__wrapped__  # without its cache
+    assert fused(torch.exp, "cuda") == (("compiled", True) if triton and found != "nothing" else torch.exp)
+    assert fused(torch.exp, "cpu") is torch.exp
+
+
+def test_vectors_that_are_not_longer_than_eps_have_no_direction():
+    direction, norm = unit_and_norm(torch.tensor([[0.25], [0.5], [2.0]]), eps=0.5)
+    assert (direction.flatten().tolist(), norm.flatten().tolist()) == ([0, 0, 1], [0.25, 0.5, 2])
+
+
+def test_only_negatives_above_the_threshold_are_filtered():
+    rule = hf_face.heads.margin_softmax._negative_rule(NoMargin(), torch.zeros(1), 0.5)
+    assert rule(torch.tensor([0.25, 0.5, 0.75])).tolist() == [0.25, 0.5, 0]
+
+
+def test_the_loss_of_one_sample_is_not_divided():
+    embeddings, centers, labels = problem()
+    each = [margin_softmax_loss(embeddings[i : i + 1], centers, labels[i : i + 1]) for i in range(len(labels))]
+    torch.testing.assert_close(torch.stack(each).mean(), margin_softmax_loss(embeddings, centers, labels))
 
 
 @pytest.mark.slow  # the compiler of C++ takes a minute

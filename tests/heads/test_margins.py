@@ -1,5 +1,6 @@
 """Margins by name, and custom margins."""
 
+import math
 import re
 import textwrap
 
@@ -8,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from hf_face.heads import ArcFaceMargin, ElasticArcFaceMargin, Margin, MarginHead, build_margin
+from hf_face.heads.margins import angle_of
 from hf_face.registry import citation_key, margins
 
 
@@ -54,6 +56,71 @@ def test_the_example_is_a_margin_that_trains(own_margins):
     expected = F.cross_entropy(64 * (1 - 2 * theta / torch.pi), labels)
     torch.testing.assert_close(loss, expected)
     assert citation_key(margins["li_arcface"].citations[0]) == "airface"
+
+
+def test_monotone_sphereface_is_the_papers_psi():
+    angles = [0.01 + 0.05 * step for step in range(62)]
+    k = [int(4 * angle / math.pi) for angle in angles]
+    expected = [(-1) ** k * math.cos(4 * angle) - 2 * k for k, angle in zip(k, angles, strict=True)]
+    cosine = torch.tensor([math.cos(angle) for angle in angles], dtype=torch.float64)
+    margined = build_margin("sphereface", monotone=True, eps=0.0)(cosine, torch.ones(62))
+    assert margined.tolist() == pytest.approx(expected) and set(k) == {0, 1, 2, 3}
+
+
+def test_magface_grows_with_the_norm_between_its_bounds():
+    margin = build_margin("magface")
+    norm = torch.tensor([1.0, 10.0, 60.0, 110.0, 500.0])
+    assert margin.margin_of_norm(norm).tolist() == pytest.approx([0.45, 0.45, 0.625, 0.8, 0.8])
+    expected = [35 * (a / 110**2 + 1 / a) for a in (10, 10, 60, 110, 110)]
+    assert margin.regularizer(norm).tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("labeled", [0, 1, 2, 3, 5])
+def test_adafaces_statistics_are_those_of_the_labeled_norms(labeled):
+    margin = build_margin("adaface", t_alpha=0.25)
+    norms = torch.tensor([1e-4, 5.0, 30.0, 99.5, 1000.0])
+    margin.prepare(torch.zeros(5), norms, torch.arange(5) < labeled)
+    held = norms.clamp(0.001, 100)[:labeled]
+    mean, std = held.mean() if labeled else 20.0, held.std() if labeled > 1 else 100.0
+    assert margin.norm_mean.item() == pytest.approx(0.75 * 20 + 0.25 * mean)
+    assert margin.norm_std.item() == pytest.approx(0.75 * 100 + 0.25 * std)
+
+
+def test_adafaces_quality_is_held_between_minus_one_and_one():
+    h = 0.75
+    margin = build_margin("adaface", m=0.3, h=h)
+    margin.norm_std.fill_(10)
+    cosine, norms = torch.full((5,), 0.2), torch.tensor([1e-6, 15.0, 22.0, 45.0, 1000.0])
+    quality = [max(-1, min(1, (min(norm, 100) - 20) / 10.001 * h)) for norm in norms.tolist()]
+    assert quality[0] == -1 and quality[-1] == 1 and abs(quality[2]) < 0.2
+    expected = [math.cos(math.acos(0.2) - 0.3 * q) - 0.3 * (1 + q) for q in quality]
+    assert margin(cosine, norms).tolist() == pytest.approx(expected, abs=1e-6)
+    margin.norm_std.fill_(0.0)
+    assert margin(cosine[:1], torch.tensor([20.001])).item() == pytest.approx(
+        math.cos(math.acos(0.2) - 0.225) - 0.525, abs=1e-3
+    ), "norms without any spread"
+
+
+def test_an_easy_margin_leaves_what_is_at_right_angles_or_beyond():
+    cosine = torch.tensor([0.5, 0.0, -0.5])
+    margined = build_margin("arcface", easy_margin=True)(cosine, torch.ones(3))
+    assert margined.tolist() == pytest.approx([math.cos(math.acos(0.5) + 0.5), 0.0, -0.5], abs=1e-6)
+
+
+def test_angles_near_zero_and_pi_are_held_without_gradient():
+    cosine = torch.tensor([1.0, 0.95, 0.5, -0.95, -1.0], requires_grad=True)
+    angles = angle_of(cosine, eps=0.1)
+    expected = [math.acos(0.9), math.acos(0.9), math.acos(0.5), math.acos(-0.9), math.acos(-0.9)]
+    assert angles.tolist() == pytest.approx(expected)
+    angles.sum().backward()
+    assert cosine.grad[[0, 1, 3, 4]].abs().sum() == 0 and cosine.grad[2] < 0
+
+
+def test_elastic_margins_count_their_draws():
+    margin = build_margin("elastic_cosface")
+    assert margin.num_draws == 0
+    margin.draw_margins(torch.zeros(3))
+    assert margin.num_draws == 1
 
 
 def test_a_name_is_taken_once(own_margins):

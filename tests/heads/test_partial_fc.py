@@ -1,5 +1,6 @@
 """Partial FC: which classes are drawn, what they represent, and which rows the optimizer leaves unchanged."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -29,6 +30,32 @@ def test_counter_random_is_uniform_normal_and_different_every_step():
         assert abs((draws - 0.5).dot(other - 0.5).item()) / 100_000 < 1e-3
     normal = counter_normal(index, torch.tensor(3))
     assert normal.mean().abs() < 0.02 and (normal.std() - 1).abs() < 0.02
+
+
+def test_counter_random_is_the_published_hash():
+    """lowbias32, in numpy's 32 bits."""
+
+    def mix(x):
+        x = (x ^ (x >> np.uint32(16))) * np.uint32(0x7FEB352D)
+        x = (x ^ (x >> np.uint32(15))) * np.uint32(0x846CA68B)
+        return x ^ (x >> np.uint32(16))
+
+    index = np.array([0, 1, 2, 1000, 2**31, 2**32 - 1], dtype=np.uint32)
+    for step, seed in ((0, 0), (3, 7), (2**31, 12345)):
+        key = mix(np.array([step], np.uint32) + mix(np.array([seed], np.uint32) + np.uint32(1)))
+        expected = ((mix(mix(index) + key) >> np.uint32(8)) + 0.5) / 2**24
+        draws = counter_uniform(torch.from_numpy(index.astype(np.int64)), torch.tensor(step), seed)
+        np.testing.assert_array_equal(draws, expected.astype(np.float32))
+
+
+def test_every_training_step_draws_another_sample():
+    head = sampled_head()
+    assert head.num_samples == 0
+    first = head.sample(torch.tensor([0]))
+    head(*unit_and_norm(batch()[0]), batch()[1])
+    assert head.num_samples == 1 and not torch.equal(head.sample(torch.tensor([0])), first)
+    head.eval()(*unit_and_norm(batch()[0]), batch()[1])
+    assert head.num_samples == 1, "evaluation does not count"
 
 
 def test_sample_holds_the_batch_and_the_stated_share_of_the_others():
@@ -147,12 +174,14 @@ def test_gradients_of_several_samples_add_up():
     torch.testing.assert_close(head.weight.grad.to_dense().norm(), torch.tensor(1.0))
 
 
-def test_clipping_equals_torchs():
+@pytest.mark.parametrize("max_norm", [0.1, 1e3, 1e-6])
+def test_clipping_equals_torchs(max_norm):
     mine, theirs = (torch.nn.Linear(5, 3) for _ in range(2))
     theirs.load_state_dict(mine.state_dict())
     for model in (mine, theirs):
         model(torch.ones(2, 5)).square().sum().backward()
-    got, want = clip_grad_norm_(mine.parameters(), 0.1), torch.nn.utils.clip_grad_norm_(theirs.parameters(), 0.1)
+    got = clip_grad_norm_(mine.parameters(), max_norm)
+    want = torch.nn.utils.clip_grad_norm_(theirs.parameters(), max_norm)
     torch.testing.assert_close(got, want)
     for p, q in zip(mine.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(p.grad, q.grad)
@@ -162,3 +191,23 @@ def test_clipping_equals_torchs():
 def test_sample_rate_out_of_range_is_named(rate):
     with pytest.raises(ValueError, match=r"sample_rate must be in \(0, 1\]"):
         sampled_head(rate=rate)
+
+
+def test_clipping_of_a_vanishing_gradient_does_not_divide_by_zero():
+    parameter = torch.nn.Parameter(torch.zeros(3))
+    for gradient in (0.0, 1e-6):
+        parameter.grad = torch.full((3,), gradient)
+        clip_grad_norm_([parameter], 1e-6)
+        torch.testing.assert_close(parameter.grad, torch.full((3,), gradient / (1 + 3**0.5) if gradient else 0.0))
+
+
+def test_class_centers_start_small_and_differ():
+    weight = MarginHead(8, 5000).weight
+    assert weight.std().item() == pytest.approx(0.01, rel=0.05) and abs(weight.mean().item()) < 1e-3
+    assert len(torch.unique(weight[:, 0])) > 4990, "more rows than one generator draws"
+    assert not torch.equal(MarginHead(8, 5).weight, MarginHead(8, 5).weight)
+
+
+@pytest.mark.parametrize("rate", [1e-3, 1.0])
+def test_sample_rates_up_to_one(rate):
+    assert sampled_head(rate=rate).sample_rate == rate

@@ -1,0 +1,68 @@
+"""
+Numbers that hold where nobody says otherwise, kept in `fixtures/defaults.txt`: defaults of arguments and settings, and
+constants.
+
+Recipes, published results and saved models rest on them, so changing one is a decision, which is written down by
+
+    python tests/test_defaults.py > tests/fixtures/defaults.txt
+"""
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import hf_face
+
+ROOMS = ("data", "embedding", "evaluation", "heads", "models", "recognition")
+
+
+def is_number(value: Any) -> bool:
+    """Also true for True, and for some numbers together."""
+    return isinstance(value, int | float) or (isinstance(value, tuple) and bool(value) and all(map(is_number, value)))
+
+
+def numbers(values: Mapping[str, Any]) -> Iterator[str]:
+    return (f"{name} = {value!r}" for name, value in values.items() if is_number(value))
+
+
+def arguments(function: Any) -> Iterator[str]:
+    return numbers({p.name: p.default for p in inspect.signature(function).parameters.values()})
+
+
+def defaults_in(module: Any) -> Iterator[str]:
+    """One a line: `margin_head.MarginHead scale = 64.0`."""
+    name = module.__name__.removeprefix("hf_face.")
+    source = inspect.getsource(module)
+    own = {key: value for key, value in vars(module).items() if f"\n{key} = " in source}  # not imported
+    yield from (f"{name} {number}" for number in numbers(own))
+    for key, thing in vars(module).items():
+        if getattr(thing, "__module__", None) != module.__name__ or key.startswith("_"):
+            continue
+        members = vars(thing) if inspect.isclass(thing) else {}
+        yield from (f"{name}.{key} {number}" for number in numbers(members))
+        for function_name, member in {"": thing, **members}.items():
+            function = getattr(member, "__func__", member)
+            if inspect.isfunction(function) and function.__code__.co_filename == module.__file__:
+                where = ".".join(filter(None, (name, key, function_name.removeprefix("__init__"))))
+                yield from (f"{where} {number}" for number in arguments(function))
+
+
+def all_defaults() -> list[str]:
+    found = {}  # in order, without what a module imports
+    for info in pkgutil.walk_packages(hf_face.__path__, "hf_face."):
+        if info.name.split(".")[1] in ROOMS:
+            found |= dict.fromkeys(defaults_in(importlib.import_module(info.name)))
+    return list(found)
+
+
+def test_defaults_are_as_they_were(fixtures: Path):
+    kept, found = (fixtures / "defaults.txt").read_text().splitlines(), all_defaults()
+    changes = [f"+ {line}" for line in found if line not in kept] + [f"- {line}" for line in kept if line not in found]
+    assert not changes, "If they are meant, run `python tests/test_defaults.py > tests/fixtures/defaults.txt`"
+
+
+if __name__ == "__main__":
+    print(*all_defaults(), sep="\n")
