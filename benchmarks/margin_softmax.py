@@ -1,7 +1,8 @@
-"""Time and peak memory of the margin softmax, forward and backward, compared to other ways to compute it.
+r"""Time and peak memory of the margin softmax, forward and backward, compared to other ways to compute it.
 
     python benchmarks/margin_softmax.py --identities 100000 1000000
-    python benchmarks/margin_softmax.py --device cuda --identities 1000000 10000000 --batch-size 1024 --optimizer sgd
+    python benchmarks/margin_softmax.py --device cuda --identities 1000000 10000000 --batch-size 1024 \
+        --chunk-size 65536 --optimizer sgd --tf32
 
 `--optimizer sgd` adds a step of SGD with momentum and weight decay on the class centers.
 
@@ -57,6 +58,7 @@ def build(way: str, args: argparse.Namespace) -> tuple[torch.nn.Parameter, Calla
 def measure(way: str, args: argparse.Namespace) -> dict[str, float]:
     """Measure the median seconds per step, and the peak bytes above the centers and their gradient."""
     torch.manual_seed(0)
+    torch.set_float32_matmul_precision("high" if args.tf32 else "highest")
     centers, loss = build(way, args)
     optimizer = build_optimizer(centers) if args.optimizer else None
     labels = torch.randint(args.identities[0], (args.batch_size,), device=args.device)
@@ -108,6 +110,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--optimizer", choices=["sgd"])
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--tf32", action="store_true", help="matrix products in TF32, as with tf32: true in a recipe")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
     parser.add_argument("--one", choices=WAYS, help=argparse.SUPPRESS)  # this process measures, and prints JSON
     args = parser.parse_args()
@@ -122,7 +125,7 @@ def main() -> None:
     )
     print(f"{time.strftime('%Y-%m-%d')}, {name}, torch {torch.__version__}")
     sizes = f"batch {args.batch_size}, embedding size {args.embedding_size}, chunk size {args.chunk_size}"
-    print(f"{sizes}, optimizer {args.optimizer or 'none'}\n")
+    print(f"{sizes}, optimizer {args.optimizer or 'none'}{', TF32' * args.tf32}\n")
     print("| identities | way | seconds a step | above, MB | share, % |\n|---|---|---|---|---|")
     for identities in args.identities:
         matrix = 4 * args.batch_size * identities
