@@ -118,13 +118,23 @@ def find_images(folder: Path, subfolder: str = "") -> tuple[list[str], Counter[s
             continue
         for entry in _visible(folder / inside):
             name = os.path.join(inside, entry.name)
-            if entry.is_dir():
+            if _is_folder(entry):
                 waiting.append((name, around | {real}))
-            elif _suffix(entry.name) in known:
+            elif _suffix(entry.name) in known and not _is_pipe(entry):
                 files.append(name)
             else:
                 others[_suffix(entry.name)] += 1
     return sorted(files), others
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    """`entry.is_dir()`, false for a link that leads to itself, for which that raises."""
+    return entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and os.path.isdir(entry))
+
+
+def _is_pipe(entry: os.DirEntry) -> bool:
+    """Whether whoever reads it may wait forever. Plain files are not asked for: there may be millions."""
+    return not entry.is_file(follow_symlinks=False) and Path(entry).is_fifo()
 
 
 def _visible(folder: str | Path) -> Iterator[os.DirEntry]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 # Exif orientation -> transposition. PIL.ImageOps.exif_transpose also rewrites the Exif data, which fails for some valid
 # images.
@@ -28,6 +28,7 @@ TURNS = {
 # Pillow hands EPS to the interpreter Ghostscript, which should not run on strangers' files. Of the others it reads the
 # header only, and leaves the pixels to a plugin or to Windows.
 UNFIT_FORMATS = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1"}  # of phones' photographs
 WITHOUT_PREMULTIPLIED_ALPHA = {"La": "LA", "RGBa": "RGBA"}
 # A byte of JPEG holds at most 512 pixels, a byte of the other formats' plain areas hardly more. An image that claims
 # more, and is too large to be harmless, has a forged header.
@@ -78,27 +79,32 @@ def read_photograph(image: Any, timeout: float | None = None) -> np.ndarray:
         ValueError: if it is not an image or damaged, or its URL cannot be read; the message names it.
     """
     if isinstance(image, dict):
-        image = image["path"] if image["bytes"] is None else image["bytes"]
+        image = image.get("path") if image.get("bytes") is None else image["bytes"]
     name = name_of(image)
-    try:
-        if isinstance(image, Image.Image):
-            return rgb_pixels(image)
-        if isinstance(image, np.ndarray):
-            if image.dtype == np.uint8 and image.shape[2:] == (3,):
-                return image
-            return rgb_pixels(Image.fromarray(eight_bits(image.squeeze(-1) if image.shape[2:] == (1,) else image)))
-        if isinstance(image, bytes | memoryview):
-            return decode_image(image)
-    except DAMAGE as error:
-        raise ValueError(f"{name} is not an image, or damaged: {error}") from error
-    if not isinstance(image, str | os.PathLike):
+    if not isinstance(image, Image.Image | np.ndarray | bytes | bytearray | memoryview | str | os.PathLike):
         raise ValueError(f"{name} is not an image: expected a path, URL, bytes, array or Pillow image.")
     try:
-        return decode_image(_read_file(image, timeout))
+        if isinstance(image, Image.Image):
+            pixels = rgb_pixels(image)
+        elif isinstance(image, np.ndarray):
+            pixels = _pixels_of_array(image)
+        else:
+            pixels = decode_image(_read_file(image, timeout) if isinstance(image, str | os.PathLike) else image)
+        if not pixels.size:
+            raise ValueError("it has no pixels")
+        return pixels
     except FileNotFoundError:
         raise
     except DAMAGE as error:
         raise ValueError(f"{name} is not an image, or damaged: {error}") from error
+
+
+def _pixels_of_array(image: np.ndarray) -> np.ndarray:
+    if image.ndim not in (2, 3) or image.shape[2:] > (4,):
+        raise ValueError("expected (height, width) or (height, width, channels), with at most 4 channels")
+    if image.dtype == np.uint8 and image.shape[2:] == (3,):
+        return image
+    return rgb_pixels(Image.fromarray(eight_bits(image.squeeze(-1) if image.shape[2:] == (1,) else image)))
 
 
 def name_of(image: Any) -> str:
@@ -109,8 +115,8 @@ def name_of(image: Any) -> str:
         image = vars(image).get("filename") or image
     if isinstance(image, str | os.PathLike):
         text = os.fspath(image)
-        return text if len(text) <= 200 else f"{text[:100]}..."
-    if isinstance(image, bytes | memoryview):
+        return (text or "''") if len(text) <= 200 else f"{text[:100]}..."
+    if isinstance(image, bytes | bytearray | memoryview):
         return f"the file of {len(image)} bytes"
     if isinstance(image, np.ndarray):
         return f"the array of shape {image.shape}"
@@ -119,7 +125,7 @@ def name_of(image: Any) -> str:
 
 def _read_file(name: str | os.PathLike, timeout: float | None) -> bytes:
     text = os.fspath(name)
-    if text.startswith(("http://", "https://")):
+    if text.lower().startswith(("http://", "https://")):
         try:
             return httpx.get(text, timeout=timeout, follow_redirects=True).raise_for_status().content
         except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -129,10 +135,10 @@ def _read_file(name: str | os.PathLike, timeout: float | None) -> bytes:
             return base64.b64decode(text.partition(",")[2], validate=True)
         except binascii.Error as error:
             raise ValueError(f"it is not base64 ({error})") from error
-    return Path(text).read_bytes()
+    return Path(text).read_bytes() if text else b""
 
 
-def decode_image(data: bytes | memoryview) -> np.ndarray:
+def decode_image(data: bytes | bytearray | memoryview) -> np.ndarray:
     """
     Decode a file of any format that Pillow reads.
 
@@ -146,9 +152,21 @@ def decode_image(data: bytes | memoryview) -> np.ndarray:
         ValueError: if the image claims more pixels than its bytes can hold or than `PIL.Image.MAX_IMAGE_PIXELS`, or if
             its values have no known range. Damaged files raise whatever Pillow's readers raise.
     """
-    with Image.open(io.BytesIO(data), formats=readable_formats()) as image:
+    try:
+        opened = Image.open(io.BytesIO(data), formats=readable_formats())
+    except UnidentifiedImageError:
+        raise ValueError(_unknown_format(data)) from None
+    with opened as image:
         _check_claimed_size(*image.size, len(data))
         return rgb_pixels(image)
+
+
+def _unknown_format(data: bytes | bytearray | memoryview) -> str:
+    if not len(data):
+        return "it is empty"
+    if bytes(data[4:8]) == b"ftyp" and bytes(data[8:12]) in HEIC_BRANDS:
+        return "it is in HEIC, which Pillow reads once pillow_heif.register_heif_opener() of pillow-heif was called"
+    return "it is in no format that Pillow reads"
 
 
 def rgb_pixels(image: Image.Image) -> np.ndarray:

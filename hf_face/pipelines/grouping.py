@@ -192,7 +192,7 @@ def _find_faces(
     for name in logging.tqdm(names, desc="Finding faces", unit="photograph"):
         try:
             photograph = pipeline.find_faces(groups.folder / name)
-        except ValueError as error:
+        except (ValueError, FileNotFoundError) as error:  # the latter of a link to nothing
             groups.unreadable[name] = str(error)
             continue
         if len(photograph.boxes):

@@ -50,6 +50,16 @@ def test_links_to_folders_are_followed(tmp_path):
     assert folder.names == ["a", "linked"] and folder.files == expected
 
 
+def test_pipes_are_left_out_and_links_to_nothing_are_files(tmp_path):
+    """Reading a pipe would wait forever; a broken link is an image that cannot be read."""
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "to_pipe.jpg").symlink_to(tmp_path / "pipe.jpg")
+    (tmp_path / "itself.jpg").symlink_to(tmp_path / "itself.jpg")
+    (tmp_path / "broken.jpg").symlink_to(tmp_path / "missing.jpg")
+    files, others = find_images(tmp_path)
+    assert files == ["broken.jpg", "itself.jpg"] and others == {".jpg": 2}
+
+
 def test_links_in_circles_end(tmp_path):
     write(tmp_path, "a/1.jpg", "b/2.jpg")
     (tmp_path / "a" / "top").symlink_to(tmp_path)

@@ -236,5 +236,5 @@ def test_pillows_limit_of_pixels_is_an_error(monkeypatch):
 
 def test_ghostscript_is_not_run(monkeypatch):
     monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", None)  # would fail if it were called
-    with pytest.raises(UndecodableImageError, match="cannot identify"):
+    with pytest.raises(UndecodableImageError, match="no format that Pillow reads"):
         loaded(encoded(Image.fromarray(COLORS), "EPS"))

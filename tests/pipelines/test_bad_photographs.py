@@ -132,6 +132,33 @@ def test_a_file_that_is_no_image_is_named(embed, portrait, tmp_path, content, co
     assert complaint in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("image", "complaint"),
+    [
+        (b"", "file of 0 bytes.*it is empty"),
+        ("", "''.*it is empty"),
+        (b"\0\0\0\x18ftypheic" + bytes(100), "HEIC, which Pillow reads once pillow_heif.register_heif_opener"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "no format that Pillow reads"),
+        ({}, "NoneType is not an image"),
+        (7, "int is not an image: expected a path, URL"),
+        (np.zeros((0, 10, 3), np.uint8), r"shape \(0, 10, 3\).*no pixels"),
+        (np.zeros((3, 50, 50), np.uint8), r"shape \(3, 50, 50\).*at most 4 channels"),
+        (np.zeros((2, 50, 50, 3), np.uint8), r"shape \(2, 50, 50, 3\).*\(height, width, channels\)"),
+        (np.full((50, 50, 3), np.nan), "found nan"),
+        ("HTTPS://127.0.0.1:9/a.jpg", "could not be downloaded"),
+        ("data:text/plain,hello", "not base64"),
+    ],
+)
+def test_what_is_wrong_is_said(embed, image, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        embed(image)
+
+
+def test_bytes_of_any_kind(embed, portrait, expected):
+    (face,) = embed(bytearray(as_file(portrait, "BMP")))
+    assert face["embedding"] @ expected["embedding"] > 0.999
+
+
 def test_what_is_not_even_a_file(embed, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"missing\.jpg"):
         embed(str(tmp_path / "missing.jpg"))

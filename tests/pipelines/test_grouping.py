@@ -28,7 +28,9 @@ PHOTOGRAPHS = {
 
 @pytest.fixture
 def photographs(tmp_path):
-    return write_photographs(tmp_path / "photographs", PHOTOGRAPHS)
+    folder = write_photographs(tmp_path / "photographs", PHOTOGRAPHS)
+    (folder / "lost.jpg").symlink_to(tmp_path / "gone.jpg")
+    return folder
 
 
 @pytest.fixture
@@ -50,7 +52,8 @@ def test_faces_are_grouped_by_person(groups):
     summary = groups.summary()
     assert {name: summary[name] for name in ("faces", "people", "alone")} == {"faces": 6, "people": 3, "alone": 1}
     assert groups.without_faces == ["landscape.jpg"]
-    assert list(groups.unreadable) == ["broken.jpg"] and "not an image" in groups.unreadable["broken.jpg"]
+    assert list(groups.unreadable) == ["broken.jpg", "lost.jpg"] and "not an image" in groups.unreadable["broken.jpg"]
+    assert "No such file" in groups.unreadable["lost.jpg"]
     assert groups.faces["thumbnail"][0].size == (THUMBNAIL_SIZE, THUMBNAIL_SIZE)
 
 
