@@ -77,7 +77,7 @@ def load_head(head: MarginHead, folder: str | Path) -> None:
         FileNotFoundError: if the index, or a file that it lists, does not exist.
         ValueError: if the saved head has different sizes.
     """
-    saved = _read(head, Path(folder), optimizer_state=False)
+    saved = read_head(head, Path(folder))
     with torch.no_grad():
         head.weight.copy_(saved["weight"])
         for name, buffer in head.named_buffers():
@@ -87,12 +87,12 @@ def load_head(head: MarginHead, folder: str | Path) -> None:
 
 def load_head_optimizer(head: MarginHead, folder: str | Path, optimizer: torch.optim.Optimizer) -> None:
     """Replace an optimizer's state for the class centers with the one saved by [`save_head`]; see [`load_head`]."""
-    saved = _read(head, Path(folder), optimizer_state=True)
+    saved = read_head_optimizer(head, Path(folder))
     position = next(
         i for i, p in enumerate(p for group in optimizer.param_groups for p in group["params"]) if p is head.weight
     )
     state = optimizer.state_dict()  # load_state_dict moves each kind of state to the right device
-    state["state"][position] = {key.removeprefix(OPTIMIZER_PREFIX): value for key, value in saved.items()}
+    state["state"][position] = saved
     optimizer.load_state_dict(state)
 
 
@@ -102,6 +102,17 @@ def keep_own_rows(head: MarginHead, optimizer: torch.optim.Optimizer) -> None:
     for key, value in state.items():
         if isinstance(value, Tensor) and value.shape == (head.num_identities * head.sub_centers, head.embedding_size):
             state[key] = value[head.own_rows].clone()
+
+
+def read_head(head: MarginHead, folder: Path) -> dict[str, Tensor]:
+    """The weight, of which only a head's own rows, and the buffers of a saved head; see [`load_head`]."""
+    return _read(head, folder, optimizer_state=False)
+
+
+def read_head_optimizer(head: MarginHead, folder: Path) -> dict[str, Tensor]:
+    """The optimizer's state of a saved head, for a head's own rows; see [`load_head`]."""
+    saved = _read(head, folder, optimizer_state=True)
+    return {key.removeprefix(OPTIMIZER_PREFIX): value for key, value in saved.items()}
 
 
 def read_weight(folder: Path) -> Tensor:

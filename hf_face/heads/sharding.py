@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 
 def shard_range(num_identities: int, rank: int, world_size: int) -> tuple[int, int]:
@@ -88,7 +89,6 @@ def logsumexp_over_ranks(value: Tensor, group: dist.ProcessGroup) -> Tensor:
     return torch.logsumexp(torch.stack(with_other_ranks(value, group)), dim=0)
 
 
-@torch.no_grad()
 def clip_grad_norm_(
     parameters: Iterable[nn.Parameter],
     max_norm: float,
@@ -100,27 +100,59 @@ def clip_grad_norm_(
     Args:
         parameters: all parameters of the model; gradients may be sparse.
         max_norm: maximum L2 norm of the gradients.
-        shard: the parameter that is split over `group`. Its norm is taken over all ranks; the other parameters, which
-            are the same on every rank, count once.
+        shard: the parameter that is split over `group`. Its norm is taken over all ranks, as are those of `DTensor`s;
+            the other parameters, which are the same on every rank, count once.
         group: the ranks; all of them must call this function.
 
     Returns:
         The norm before clipping, the same on all ranks.
     """
+    parameters = list(parameters)
+    norm = grad_norm(parameters, shard, group)
+    scale_grads_(parameters, max_norm, norm)
+    return norm
+
+
+@torch.no_grad()
+def grad_norm(
+    parameters: Iterable[nn.Parameter], shard: nn.Parameter | None = None, group: dist.ProcessGroup | None = None
+) -> Tensor:
+    """The L2 norm of gradients; see [`clip_grad_norm_`]."""
     replicated: list[Tensor] = []
     own: list[Tensor] = []
+    distributed: list[Tensor] = []
     for parameter in parameters:
-        if parameter.grad is None:
-            continue
-        if parameter.grad.is_sparse:
-            parameter.grad = parameter.grad.coalesce()
-        values = parameter.grad._values() if parameter.grad.is_sparse else parameter.grad
-        (own if parameter is shard else replicated).append(values)
+        for values in _grad_values(parameter):
+            part = own if parameter is shard else distributed if isinstance(values, DTensor) else replicated
+            part.append(values)
     square = nn.utils.get_total_norm(own).square()
     if group is not None:
         square = square.to(shard.device)
         dist.all_reduce(square, group=group)
-    norm = torch.sqrt(nn.utils.get_total_norm(replicated).square() + square)
+    for part in (replicated, distributed):
+        norm = nn.utils.get_total_norm(part)
+        square = square + (norm.full_tensor() if isinstance(norm, DTensor) else norm).square().to(square.device)
+    return square.sqrt()
+
+
+@torch.no_grad()
+def scale_grads_(parameters: Iterable[nn.Parameter], max_norm: float, norm: Tensor) -> None:
+    """Scale gradients of the given total norm down to a norm of at most `max_norm`."""
     factor = (max_norm / (norm + 1e-6)).clamp(max=1)
-    torch._foreach_mul_(replicated + own, factor)
-    return norm
+    by_device: dict[torch.device, list[Tensor]] = {}  # engines may offload some
+    for parameter in parameters:
+        for values in _grad_values(parameter):
+            local = values.to_local() if isinstance(values, DTensor) else values
+            by_device.setdefault(local.device, []).append(local)
+    for device, gradients in by_device.items():
+        torch._foreach_mul_(gradients, factor.to(device))
+
+
+def _grad_values(parameter: nn.Parameter) -> list[Tensor]:
+    """The values of a parameter's gradient, if it has one, which may be sparse."""
+    if parameter.grad is None:
+        return []
+    if not parameter.grad.is_sparse:
+        return [parameter.grad]
+    parameter.grad = parameter.grad.coalesce()
+    return [parameter.grad._values()]

@@ -178,11 +178,17 @@ class FaceRecognitionModel(PreTrainedModel):
     def train(self, mode: bool = True) -> "FaceRecognitionModel":
         """As in `nn.Module`, but with `freeze_batch_norm`, the backbone's batch norms stay as in evaluation."""
         super().train(mode)
+        self.head.train(mode)  # which may be kept apart
         if self.freeze_batch_norm:
             for module in self.backbone.modules():
                 if isinstance(module, _BatchNorm):
                     module.eval()
         return self
+
+    def take_head_apart(self) -> None:
+        """Keep the head as a plain attribute, no module of the model, so that DeepSpeed does not manage its weights."""
+        if "head" in self._modules:
+            self.__dict__["head"] = self._modules.pop("head")
 
     def _set_gradient_checkpointing(self, enable: bool = True, **kwargs):
         self.backbone._set_gradient_checkpointing(enable=enable, **kwargs)

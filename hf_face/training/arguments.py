@@ -144,9 +144,6 @@ class FaceTrainingArguments(TrainingArguments):
         elif self.fsdp or parse_flag_from_env("ACCELERATE_USE_FSDP"):
             engine = "FSDP"
         asked = {
-            "ema_decay": self.ema_decay is not None,
-            "shard_head": self.shard_head,
-            "partial_fc_sample_rate": (self.partial_fc_sample_rate or 1) < 1,
             "bf16_full_eval": self.bf16_full_eval,
             "fp16_full_eval": self.fp16_full_eval,
         }

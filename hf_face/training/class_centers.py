@@ -1,5 +1,6 @@
 """Class centers in training: their parameter group, gradient and files."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from ..heads import MarginHead, clip_grad_norm_, load_head, load_head_optimizer, save_head, step_sampled_rows_only
 from ..heads.head_files import INDEX_NAME, keep_own_rows
+from ..heads.sharding import grad_norm, scale_grads_
 from .arguments import FaceTrainingArguments
 
 
@@ -19,10 +21,18 @@ class ClassCenters:
     centers with the norm over all ranks, and saves them with their optimizer state to its own files (see
     `hf_face.heads.head_files`). If they are sampled (Partial FC), only the sampled rows are updated.
 
+    If they are split or sampled, engines (FSDP, DeepSpeed) must leave them alone.
+
     Args:
         head ([`MarginHead`]): The head of the training model.
         args ([`FaceTrainingArguments`]): Settings of the run.
+
+    Attributes:
+        own_optimizer (`torch.optim.Optimizer`, *optional*):
+            An optimizer of the class centers alone, where the backbone's belongs to an engine.
     """
+
+    own_optimizer: torch.optim.Optimizer | None = None
 
     def __init__(self, head: MarginHead, args: FaceTrainingArguments):
         self.head, self.args = head, args
@@ -38,8 +48,8 @@ class ClassCenters:
         return self.head.group is not None
 
     @property
-    def needs_own_clipping(self) -> bool:
-        """Whether gradient clipping needs a norm over ranks or sparse gradients, which torch does not support."""
+    def is_apart(self) -> bool:
+        """Whether weights or gradients are split or sparse, which neither torch's clipping nor engines support."""
         return self.is_split or self.head.sample_rate < 1
 
     def add_to(self, optimizer: torch.optim.Optimizer) -> None:
@@ -50,7 +60,16 @@ class ClassCenters:
             if moved:
                 group["params"] = [parameter for parameter in group["params"] if id(parameter) not in own]
                 optimizer.add_param_group({**group, "params": moved, **self.own_settings})
-        self.prepare(optimizer)
+        optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
+
+    def take_from(self, optimizer: torch.optim.Optimizer, make: Callable[[list], torch.optim.Optimizer]) -> None:
+        """Move the class centers from an optimizer to one of their own, made for their parameter groups."""
+        own = {id(parameter) for parameter in self.head.parameters()}
+        groups: dict[bool, list] = {is_own: [] for is_own in (True, False)}
+        for group in optimizer.param_groups:
+            groups[id(group["params"][0]) in own].append(group)
+        optimizer.param_groups[:] = groups[False]
+        self.own_optimizer = make(groups[True])
 
     def prepare(self, optimizer: torch.optim.Optimizer) -> None:
         """Make an optimizer update sampled rows only, and exclude its state of split class centers from state dicts."""
@@ -87,12 +106,21 @@ class ClassCenters:
         shard = self.head.weight if self.is_split else None
         return clip_grad_norm_(model.parameters(), max_norm, shard, self.head.group)
 
+    def grad_norm(self) -> Tensor:
+        """The norm of the class centers' gradient over all ranks."""
+        return grad_norm(self.head.parameters(), self.head.weight, self.head.group)
+
+    def scale_grad(self, max_norm: float, norm: Tensor) -> None:
+        """Clip the class centers' gradient, where `norm` is that of the whole model."""
+        scale_grads_(self.head.parameters(), max_norm, norm)
+
     def save(self, folder: Path, optimizer: torch.optim.Optimizer | None) -> None:
         """Save this rank's class centers. Must be called on every rank."""
-        save_head(self.head, folder, optimizer)
+        save_head(self.head, folder, optimizer and (self.own_optimizer or optimizer))
 
     def load(self, folder: Path, optimizer: torch.optim.Optimizer | None) -> None:
         """Load this rank's class centers from a whole or split head, saved by any number of ranks."""
+        optimizer = optimizer and (self.own_optimizer or optimizer)
         if (folder / INDEX_NAME).is_file():
             load_head(self.head, folder)
             if optimizer is not None:

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 
 import torch
 from accelerate.utils import gather_object
-from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+from torch import Tensor
 
 from ..data import FaceCollator
 from ..data.loading import EncodedRows
+from ..recognition import FaceRecognitionModel
+from .engine_weights import named_tensors, own_part
 
 ROWS_SHOWN = 64
 
@@ -73,15 +74,14 @@ class DivergenceCheck:
         )
 
 
-def check_weights(module: nn.Module, step: int) -> None:
+def check_weights(model: FaceRecognitionModel, step: int) -> None:
     """
     Must be called on every rank.
 
     Raises:
         TrainingDivergedError: if a weight or buffer is not finite, on any rank.
     """
-    tensors = {name: tensor.detach() for name, tensor in [*module.named_parameters(), *module.named_buffers()]}
-    own = {name: tensor.to_local() if isinstance(tensor, DTensor) else tensor for name, tensor in tensors.items()}
+    own = {name: own_part(tensor) for name, tensor in named_tensors(model)}
     own = {name: tensor for name, tensor in own.items() if tensor.is_floating_point() and tensor.numel()}
     largest = [torch.linalg.vector_norm(tensor, torch.inf).float() for tensor in own.values()]  # without copies
     finite = torch.stack([value.cpu() for value in largest]).isfinite().tolist()

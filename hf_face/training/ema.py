@@ -6,37 +6,45 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from transformers import TrainerCallback
 
+from ..recognition import FaceRecognitionModel
+from .engine_weights import load_weights, own_part, split_again, whole_state_dict
+
 RAW_BACKBONE_FILE = "raw_backbone.safetensors"
+PREFIX = "backbone."
 
 
 class WeightAverage(TrainerCallback):
     """
-    Averages the backbone's weights and buffers after every step.
+    Averages the backbone's weights and buffers after every step. If they are split over ranks, each averages its parts.
 
     A checkpoint's `model.safetensors` contains the average, which is evaluated and published. The weights to resume
     training from are saved separately.
 
     Args:
-        backbone (`nn.Module`): The backbone that is trained.
+        model ([`FaceRecognitionModel`]): The model that is trained.
         decay (`float`): Weight of the previous average, in (0, 1).
-        frozen (`Collection[str]`): Names of weights that are not trained, and not saved.
+        frozen (`Collection[str]`): Names of the backbone's weights that are not trained, and not saved.
     """
 
-    def __init__(self, backbone: nn.Module, decay: float, frozen: Collection[str] = ()):
-        self.backbone, self.frozen = backbone, frozen
-        self.averaged = AveragedModel(backbone, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
-
-    @property
-    def module(self) -> nn.Module:
-        """The averaged backbone."""
-        return self.averaged.module
+    def __init__(self, model: FaceRecognitionModel, decay: float, frozen: Collection[str] = ()):
+        self.model, self.frozen = model, frozen
+        self.average: list[Tensor] | None = None  # before the first step, the weights themselves
+        self._update = get_ema_multi_avg_fn(decay)
 
     def on_step_end(self, args, state, control, **kwargs):
-        self.averaged.update_parameters(self.backbone)
+        if self.average is None:
+            self._start()
+            return
+        pairs = list(zip(self.average, self._own_parts(), strict=True))
+        floats = [pair for pair in pairs if pair[0].is_floating_point()]
+        self._update(*map(list, zip(*floats, strict=True)), None)
+        for average, count in pairs:
+            if not average.is_floating_point():
+                average.copy_(count)
 
     @contextmanager
     def in_place_of_the_weights(self) -> Iterator[None]:
@@ -47,21 +55,33 @@ class WeightAverage(TrainerCallback):
         finally:
             self._swap()
 
-    def save(self, folder: Path) -> None:
-        """Save the weights that are averaged. Must be called by only one process."""
-        weights = self.backbone.state_dict()
-        trained = {name: weights[name].contiguous() for name in weights if name not in self.frozen}
-        save_file(trained, folder / RAW_BACKBONE_FILE)
+    def save(self, folder: Path, keep: bool) -> None:
+        """Save the weights that are averaged, on one rank (`keep`). Must be called on every rank."""
+        weights = whole_state_dict(self.model, keep)
+        if keep:
+            backbone = {name.removeprefix(PREFIX): weights[name] for name in weights if name.startswith(PREFIX)}
+            trained = {name: backbone[name].contiguous() for name in backbone if name not in self.frozen}
+            save_file(trained, folder / RAW_BACKBONE_FILE)
 
-    def load(self, folder: Path) -> None:
+    def load(self, folder: Path, engine: nn.Module) -> None:
         """Restore the average from the backbone, which has loaded the checkpoint, and the raw weights from disk."""
-        self.averaged.module.load_state_dict(self.backbone.state_dict())
-        self.averaged.n_averaged.fill_(1)  # with 0, the next update would copy the weights
-        self.backbone.load_state_dict(self.backbone.state_dict() | load_file(folder / RAW_BACKBONE_FILE))
+        self._start()
+        raw = load_file(folder / RAW_BACKBONE_FILE)
+        load_weights(self.model, {PREFIX + name: weight for name, weight in raw.items()}, engine)
+
+    def _start(self) -> None:
+        self.average = [part.clone() for part in self._own_parts()]
+
+    def _own_parts(self) -> list[Tensor]:
+        split_again(self.model)
+        return [own_part(tensor) for tensor in (*self.model.backbone.parameters(), *self.model.backbone.buffers())]
 
     @torch.no_grad()
     def _swap(self) -> None:
-        parameters = zip(self.backbone.parameters(), self.module.parameters(), strict=True)
-        buffers = zip(self.backbone.buffers(), self.module.buffers(), strict=True)
-        for trained, averaged in [*parameters, *buffers]:
-            trained.data, averaged.data = averaged.data, trained.data
+        if self.average is None:
+            return
+        for average, part in zip(self.average, self._own_parts(), strict=True):
+            # Not by exchanging the tensors, into which engines keep views.
+            raw = part.clone()
+            part.copy_(average)
+            average.copy_(raw)

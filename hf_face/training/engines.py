@@ -4,7 +4,6 @@ from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import DeepSpeedPlugin, DistributedType, FullyShardedDataParallelPlugin
-from torch import Tensor, nn
 from transformers import TrainingArguments
 
 from .arguments import create_models_whole
@@ -35,14 +34,12 @@ def uses_reentrant_checkpoints(args: TrainingArguments) -> bool:
     return bool(args.gradient_checkpointing and settings.get("use_reentrant"))
 
 
-def whole_state_dict(accelerator: Accelerator, wrapped: nn.Module, part: str) -> dict[str, Tensor]:
-    """Gather the weights of a part (`"backbone"`, `"head"`) of a split model; empty on all ranks but the first."""
-    weights = accelerator.get_state_dict(wrapped) or {}
-    return {name.removeprefix(f"{part}."): weight for name, weight in weights.items() if name.startswith(f"{part}.")}
-
-
 def _prepare_fsdp(plugin: FullyShardedDataParallelPlugin) -> None:
-    if plugin.fsdp_version == 2 and plugin.cpu_ram_efficient_loading:
+    if plugin.fsdp_version != 2:
+        raise ValueError(
+            "FSDP 1 is not supported: set version to 2 in fsdp_config (fsdp_version in accelerate's configuration)."
+        )
+    if plugin.cpu_ram_efficient_loading:
         raise ValueError(
             "FSDP's cpu_ram_efficient_loading cannot distribute buffers, such as batch norm statistics: set it to "
             "false in fsdp_config (fsdp_cpu_ram_efficient_loading in accelerate)."
@@ -58,9 +55,14 @@ def _check_deepspeed(plugin: DeepSpeedPlugin, mixed_precision: str) -> None:
             f"{mixed_precision} makes DeepSpeed cast all weights, including those of batch norm, which fails with its "
             "float32 statistics: leave it out of DeepSpeed's configuration, and set --bf16 true."
         )
-    zero = plugin.deepspeed_config["zero_optimization"]
-    if plugin.zero_stage == 3 and not zero.get("stage3_gather_16bit_weights_on_model_save"):
+    if plugin.zero_stage == 0:
         raise ValueError(
-            "The model cannot be saved: set stage3_gather_16bit_weights_on_model_save to true in the "
-            "zero_optimization of DeepSpeed's configuration."
+            "ZeRO stage 0 splits nothing: set the stage in DeepSpeed's zero_optimization to 1, 2 or 3, or train with "
+            "plain data parallelism (`accelerate launch --multi_gpu`)."
         )
+    for name, instead in (("optimizer", "optim, learning_rate and weight_decay"), ("scheduler", "lr_scheduler_type")):
+        if name in plugin.deepspeed_config:
+            raise ValueError(
+                f"The {name} in DeepSpeed's configuration would ignore the training arguments: leave it out, and set "
+                f"{instead}."
+            )

@@ -12,6 +12,7 @@ from ..recognition import FaceRecognitionModel
 from .card import Run
 from .class_centers import ClassCenters
 from .ema import WeightAverage
+from .engines import splits_weights
 from .lora import BaseOfAdapter, frozen_names, leave_out_frozen, save_statistics
 from .methods import TrainingMethod
 from .resuming import keep_best_checkpoint
@@ -55,12 +56,14 @@ class FurtherParts(TrainerCallback):
         trainer.method.setup(trainer)
         trainer.method.to(args.device)  # including modules created in setup
         leave_out_frozen(trainer.model)
+        if trainer.class_centers.is_apart and splits_weights(trainer.accelerator):
+            trainer.model.head.to(args.device)  # an engine moves what it wraps
         if trainer.ema is not None:
             trainer.remove_callback(trainer.ema)
         trainer.ema = None
         if args.ema_decay is not None:
             frozen = {name.removeprefix("backbone.") for name in frozen_names(trainer.model)}
-            trainer.ema = WeightAverage(trainer.model.backbone, args.ema_decay, frozen)
+            trainer.ema = WeightAverage(trainer.model, args.ema_decay, frozen)
             trainer.add_callback(trainer.ema)
 
     def save(self, folder: Path) -> None:
@@ -68,8 +71,8 @@ class FurtherParts(TrainerCallback):
         trainer, args = self.trainer, self.trainer.args
         if args.should_save:
             self.base.save(folder)
-        if trainer.ema is not None and args.should_save:
-            trainer.ema.save(folder)
+        if trainer.ema is not None:
+            trainer.ema.save(folder, keep=args.should_save)
         if trainer.class_centers.is_split:
             trainer.class_centers.save(folder, None if args.save_only_model else trainer.optimizer)
         if trainer._streamed is not None and not args.save_only_model:
@@ -77,10 +80,12 @@ class FurtherParts(TrainerCallback):
 
     def load(self, checkpoint: Path) -> None:
         """Load split class centers with their optimizer state, and the averaged weights; check those of an adapter."""
+        trainer = self.trainer
         self.base.check(checkpoint)
-        self.trainer.class_centers.load(checkpoint, self.trainer.optimizer)
-        if self.trainer.ema is not None:
-            self.trainer.ema.load(checkpoint)
+        if trainer.class_centers.is_split or not splits_weights(trainer.accelerator):  # an engine has loaded the others
+            trainer.class_centers.load(checkpoint, trainer.optimizer)
+        if trainer.ema is not None:
+            trainer.ema.load(checkpoint, trainer.model_wrapped)
 
     def on_train_begin(self, args, state, control, **kwargs):
         trainer = self.trainer

@@ -4,7 +4,7 @@ import copy
 import math
 import operator
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,7 +32,8 @@ from .class_centers import ClassCenters
 from .divergence import DivergenceCheck, NumberedCollator, check_weights
 from .draws import RepeatableDraws
 from .ema import WeightAverage
-from .engines import prepare_engine, splits_weights, uses_reentrant_checkpoints, whole_state_dict
+from .engine_trainer import EngineTrainer
+from .engines import splits_weights, uses_reentrant_checkpoints
 from .evaluating import (
     Protocols,
     as_evaluators,
@@ -56,7 +57,7 @@ logger = logging.get_logger(__name__)
 ADAPTER = "adapter"  # folder beside a model with a merged adapter
 
 
-class FaceTrainer(Trainer):
+class FaceTrainer(EngineTrainer):
     """
     transformers' `Trainer` for a [`FaceRecognitionModel`].
 
@@ -189,7 +190,6 @@ class FaceTrainer(Trainer):
 
     def create_accelerator_and_postprocess(self) -> None:
         super().create_accelerator_and_postprocess()
-        prepare_engine(self.accelerator)
         if self.hp_search_backend is not None:  # a trial has just set its arguments
             check_settings(self.args)
             self.further_parts.adopt(self.model)
@@ -328,12 +328,6 @@ class FaceTrainer(Trainer):
             kwargs["fused"] = True
         return optimizer_cls, kwargs
 
-    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        if self.optimizer is None:
-            super().create_optimizer(model)
-            self.class_centers.add_to(self.optimizer)
-        return self.optimizer
-
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
         if self.lr_scheduler is None and self.args.lr_milestones:
             steps = [round(share * num_training_steps) for share in self.args.lr_milestones]
@@ -341,17 +335,8 @@ class FaceTrainer(Trainer):
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
 
-    def _clip_grad_norm(self, model: nn.Module):
-        # Not public, but accelerate can clip neither gradients that are split over ranks nor sparse ones.
-        if not self.class_centers.needs_own_clipping:
-            return super()._clip_grad_norm(model)
-        self.accelerator.unscale_gradients()
-        return self.class_centers.clip_grad_norm(model, self.args.max_grad_norm or math.inf)
-
     def _get_grad_norm(self, model: nn.Module, grad_norm=None):
         # Not public, but called in every step with the norm, between the gradient and the optimizer.
-        if grad_norm is None and self.class_centers.needs_own_clipping:
-            grad_norm = self._clip_grad_norm(model)
         grad_norm = super()._get_grad_norm(model, grad_norm)
         scaled = self.accelerator.scaler is not None  # fp16 skips a step whose scaled gradient is infinite
         self.divergence.check(self.state.global_step + 1, None if scaled else grad_norm)
@@ -381,7 +366,8 @@ class FaceTrainer(Trainer):
         check_parameters(ignore_keys=ignore_keys)
         self._memory_tracker.start()
         evaluators = choose_evaluators(eval_dataset, self.eval_dataset)
-        metrics = run_protocols(self, evaluators, metric_key_prefix, figures_dir)
+        with self.averaged_weights():
+            metrics = run_protocols(self, evaluators, metric_key_prefix, figures_dir)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self._memory_tracker.stop_and_update_metrics(metrics)
@@ -406,40 +392,41 @@ class FaceTrainer(Trainer):
             ValueError: if it is not a dataset, such as a protocol, which `evaluate` runs.
         """
         check_parameters(ignore_keys=ignore_keys)
-        output = embed_dataset(self, test_dataset, metric_key_prefix)
+        with self.averaged_weights():
+            output = embed_dataset(self, test_dataset, metric_key_prefix)
         self.control = self.callback_handler.on_predict(self.args, self.state, self.control, output.metrics)
         return output
 
+    def averaged_weights(self) -> AbstractContextManager:
+        """Temporarily put the average of the weights into the model, if `ema_decay` is set."""
+        return nullcontext() if self.ema is None else self.ema.in_place_of_the_weights()
+
     @property
     def evaluated_model(self) -> nn.Module:
-        """The model to evaluate: the averaged backbone, the backbone, or the whole model if its weights are split."""
-        if splits_weights(self.accelerator):
-            return self.model_wrapped  # its parts cannot be called separately
-        return self.model.backbone if self.ema is None else self.ema.module
+        """The model to evaluate: the backbone, or the whole model if its weights are split."""
+        # The parts of a split model cannot be called separately.
+        return self.model_wrapped if splits_weights(self.accelerator) else self.model.backbone
 
     @property
     def backbone(self) -> PreTrainedModel:
-        """The backbone to publish: averaged if `ema_decay` is set, with LoRA adapters merged."""
-        backbone: Any = self._trained_backbone
+        """The backbone to publish: a copy with averaged weights if `ema_decay` is set, with LoRA adapters merged."""
+        backbone: Any = self._averaged_backbone
         return copy.deepcopy(backbone).merge_and_unload() if isinstance(backbone, PeftModel) else backbone
 
     @property
     def adapter(self) -> PeftModel | None:
         """The backbone with its LoRA adapter, averaged if `ema_decay` is set, of which peft saves and pushes only the
         adapter; None if there is none."""
-        return self._trained_backbone if isinstance(self._trained_backbone, PeftModel) else None
+        backbone = self._averaged_backbone
+        return backbone if isinstance(backbone, PeftModel) else None
 
     @property
-    def _trained_backbone(self) -> nn.Module:
-        if self.ema is not None:
-            return self.ema.module
-        return self.accelerator.unwrap_model(self.model, keep_torch_compile=False).backbone
-
-    def whole_state_dict(self, part: str) -> dict[str, Tensor]:
-        """Weights of the backbone or the head, complete on the first rank even if an engine splits them."""
-        if splits_weights(self.accelerator):
-            return whole_state_dict(self.accelerator, self.model_wrapped, part)
-        return getattr(self.model, part).state_dict()
+    def _averaged_backbone(self) -> nn.Module:
+        backbone = self.accelerator.unwrap_model(self.model, keep_torch_compile=False).backbone
+        if self.ema is None or splits_weights(self.accelerator):  # whose weights are gathered to be saved
+            return backbone
+        with self.averaged_weights():
+            return copy.deepcopy(backbone)
 
     # Saving and resuming
 
@@ -451,15 +438,15 @@ class FaceTrainer(Trainer):
         Checkpoints contain the training model instead, including the margin head.
         """
         output_dir = str(output_dir or self.args.output_dir)
-        for module in [self.model] if self.ema is None else [self.model, self.ema.module]:
-            check_weights(module, self.state.global_step)
-        if _internal_call:
-            with nullcontext() if self.ema is None else self.ema.in_place_of_the_weights():
+        check_weights(self.model, self.state.global_step)
+        with self.averaged_weights():
+            check_weights(self.model, self.state.global_step)
+            if _internal_call:
                 super().save_model(output_dir, _internal_call=True)
+            state_dict = self.whole_state_dict("backbone") if splits_weights(self.accelerator) else None
+        if _internal_call:
             self.further_parts.save(Path(output_dir))
-            return
-        state_dict = self.whole_state_dict("backbone") if splits_weights(self.accelerator) else None
-        if self.args.should_save:
+        elif self.args.should_save:
             self.backbone.save_pretrained(output_dir, state_dict=state_dict)
             if self.adapter is not None:
                 self.adapter.save_pretrained(str(Path(output_dir, ADAPTER)))

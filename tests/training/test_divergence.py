@@ -73,7 +73,9 @@ def test_a_learning_rate_without_bounds_is_noticed(make_trainer):
 
 def test_weights_that_are_not_finite_are_not_saved(make_trainer, tmp_path):
     trainer = make_trainer(ema_decay=0.5)
-    torch.nn.init.constant_(trainer.ema.module.model.norm.weight, float("inf"))
+    trainer.train()
+    names = [name for name, _ in trainer.model.backbone.named_parameters()]
+    trainer.ema.average[names.index("model.norm.weight")].fill_(float("inf"))
     for folder in ("saved", "checkpoint-1"):
         with pytest.raises(TrainingDivergedError, match=r"model.norm.weight has values that are not finite"):
             trainer.save_model(str(tmp_path / folder), _internal_call=folder == "checkpoint-1")

@@ -25,6 +25,7 @@ from hf_face import (
 from hf_face.evaluation import AllPairsEvaluator
 from hf_face.training import last_complete_checkpoint
 from hf_face.training.draws import RepeatableDraws
+from hf_face.training.engine_trainer import EngineTrainer
 
 
 def losses(trainer) -> list[float]:
@@ -152,16 +153,18 @@ def test_the_average_of_the_weights_is_what_is_evaluated_and_saved(make_trainer,
     trainer = make_trainer(ema_decay=0.5, max_steps=3, save_strategy="steps", save_steps=3)
     start = {name: weight.clone() for name, weight in trainer.model.backbone.state_dict().items()}
     seen = []
-    step = trainer.ema.averaged.update_parameters
-    trainer.ema.averaged.update_parameters = lambda backbone: (
-        seen.append({name: weight.clone() for name, weight in backbone.state_dict().items()}),
-        step(backbone),
-    )
+    step = trainer.ema.on_step_end
+    trainer.ema.on_step_end = lambda *args, **kwargs: (
+        seen.append({name: weight.clone() for name, weight in trainer.model.backbone.state_dict().items()}),
+        step(*args, **kwargs),
+    )[1]
     trainer.train()
     name = "model.patch_embed.proj.weight"
     assert not torch.equal(start[name], seen[0][name])
     expected = 0.25 * seen[0][name] + 0.25 * seen[1][name] + 0.5 * seen[2][name]
-    assert trainer.evaluated_model is trainer.ema.module
+    with trainer.averaged_weights():
+        torch.testing.assert_close(trainer.evaluated_model.state_dict()[name], expected)
+    torch.testing.assert_close(trainer.model.backbone.state_dict()[name], seen[2][name])
     trainer.save_model(str(tmp_path / "saved"))
     checkpoint = Path(trainer.args.output_dir, "checkpoint-3")
     for model in (
@@ -312,7 +315,7 @@ def test_evaluation_without_pairs_is_refused(make_trainer):
     [
         ({"ema_decay": 1.5}, "ema_decay must be between 0 and 1"),
         ({"partial_fc_sample_rate": 0.0}, "partial_fc_sample_rate must be above 0"),
-        ({"shard_head": True, "fsdp": "full_shard"}, "shard_head does not work with FSDP"),
+        ({"bf16_full_eval": True, "fsdp": "full_shard"}, "bf16_full_eval does not work with FSDP"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(tmp_path, settings, message):
@@ -326,14 +329,13 @@ def test_settings_that_cannot_work_are_refused(tmp_path, settings, message):
         (
             "ACCELERATE_USE_DEEPSPEED",
             "true",
-            {"shard_head": True},
-            "shard_head does not work with DeepSpeed.*--multi_gpu",
+            {"fp16_full_eval": True},
+            "fp16_full_eval does not work with DeepSpeed.*--multi_gpu",
         ),
-        ("ACCELERATE_USE_FSDP", "true", {"partial_fc_sample_rate": 0.5}, "partial_fc_sample_rate .* with FSDP"),
         ("ACCELERATE_MIXED_PRECISION", "fp16", {"shard_head": True}, "shard_head does not work with fp16"),
     ],
 )
-def test_a_launcher_that_a_split_head_cannot_work_with_is_refused(
+def test_a_launcher_that_settings_cannot_work_with_is_refused(
     tmp_path, monkeypatch, variable, value, settings, message
 ):
     monkeypatch.setenv(variable, value)
@@ -360,8 +362,12 @@ OVERRIDDEN = {
     "_clip_grad_norm",
     "_get_grad_norm",
     "_load_best_model",
+    "_load_from_checkpoint",
+    "_load_optimizer_and_scheduler",
+    "_prepare_for_training",
     "_push_from_checkpoint",
     "_save_checkpoint",
+    "_save_optimizer_and_scheduler",
     "_save_rng_state",
 }
 
@@ -372,9 +378,10 @@ def test_few_private_methods_of_the_trainer_are_overridden_and_are_still_there()
         assert hasattr(Trainer, name), f"transformers {transformers.__version__} has no Trainer.{name} any more"
         ours, theirs = (inspect.signature(getattr(cls, name)).parameters for cls in (FaceTrainer, Trainer))
         assert list(ours) == list(theirs), f"transformers {transformers.__version__} calls Trainer.{name} otherwise"
-    private = {name for name in vars(FaceTrainer) if name.startswith("_") and not name.startswith("__")}
+    own = vars(FaceTrainer) | vars(EngineTrainer)
+    private = {name for name in own if name.startswith("_") and not name.startswith("__")}
     assert {name for name in private if hasattr(Trainer, name)} == OVERRIDDEN
-    assert FaceTrainer.__bases__ == (Trainer,)
+    assert FaceTrainer.__bases__ == (EngineTrainer,) and EngineTrainer.__bases__ == (Trainer,)
 
 
 def test_the_best_model_is_chosen_by_the_first_protocols_primary_metric(make_trainer, faces):

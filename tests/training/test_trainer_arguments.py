@@ -63,7 +63,7 @@ ELSEWHERE = {
     "weight_decay": "test_trainer.py::test_the_class_centers_have_their_own_learning_rate_and_weight_decay",
     "max_grad_norm": "test_divergence.py::test_a_run_stops_in_the_step_where_it_diverges",
     "bf16": "test_trainer.py::test_ways_to_run_that_change_speed_and_memory_only",
-    "fp16": "test_trainer.py::test_a_launcher_that_a_split_head_cannot_work_with_is_refused",
+    "fp16": "test_trainer.py::test_a_launcher_that_settings_cannot_work_with_is_refused",
     "gradient_checkpointing": "test_trainer.py::test_ways_to_run_that_change_speed_and_memory_only",
     "gradient_checkpointing_kwargs": f"{INPUTS}::test_adapters_learn_with_checkpointed_gradients",
     "eval_strategy": "test_trainer.py::test_evaluation_gives_verification_metrics_to_choose_the_best_model_by",
@@ -82,9 +82,9 @@ ELSEWHERE = {
     "hub_strategy": "../hub/test_trainer.py::test_each_checkpoint_is_one_commit_with_model_and_card",
     "hub_always_push": "../hub/test_trainer.py::test_training_goes_on_while_a_checkpoint_is_sent",
     "hub_revision": "../hub/test_trainer.py::test_a_branch_is_made_before_training",
-    "fsdp": "test_engines.py::test_fsdp_trains_like_plain_data_parallelism",
+    "fsdp": "test_engines_head.py::test_every_engine_trains_as_plain_data_parallelism",
     "fsdp_config": "test_engines.py::test_fsdp_that_leaves_loading_to_one_rank_is_refused",
-    "deepspeed": "test_engines.py::test_deepspeed_trains_like_plain_data_parallelism",
+    "deepspeed": "test_engines_head.py::test_every_engine_trains_as_plain_data_parallelism",
     "resume_from_checkpoint": "test_trainer.py::test_a_resumed_run_repeats_the_uninterrupted_one_exactly",
     "logging_nan_inf_filter": "test_divergence.py::test_a_run_stops_in_the_step_where_it_diverges",
     "model": f"{INPUTS}::test_a_backbone_alone_is_told_how_to_get_a_head",
@@ -479,7 +479,7 @@ def test_each_training_has_a_fresh_model(make_trainer):
     assert losses(trainer) == first
     assert trainer.model is not model
     assert trainer.model.method is trainer.method and trainer.class_centers.head is trainer.model.head
-    assert trainer.ema.backbone is trainer.model.backbone
+    assert trainer.ema.model is trainer.model
     assert sum(type(each).__name__ == "WeightAverage" for each in trainer.callback_handler.callbacks) == 1
     with pytest.raises(ValueError, match="optimizers= hold the weights of one model: with model_init="):
         make_trainer(parameters=parameters | {"optimizers": (torch.optim.SGD(model.parameters()), None)})

@@ -1,0 +1,98 @@
+"""
+Trainings under several engines, one after the other in one process group; started by `test_engines_head.py`.
+
+DS_ACCELERATOR=cpu torchrun --standalone --nproc_per_node 2 engines_with_head.py RUNS_AS_JSON
+"""
+
+import gc
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from accelerate.state import AcceleratorState, GradientState, PartialState
+from accelerate.utils import DistributedType
+from head_on_ranks import BACKBONE, BATCH_SIZE, SETTINGS
+from torch.distributed.tensor import DTensor
+from transformers import AutoConfig
+
+from hf_face import FaceRecognitionConfig, FaceRecognitionModel
+from hf_face.data import load_orl, make_verification_pairs, split_identities
+from hf_face.training import FaceTrainer, FaceTrainingArguments
+
+FSDP = {"fsdp": "full_shard", "fsdp_config": {"version": 2, "cpu_ram_efficient_loading": False}}
+AUTO = ("train_micro_batch_size_per_gpu", "train_batch_size", "gradient_accumulation_steps", "gradient_clipping")
+SWITCHES = {"fsdp": "ACCELERATE_USE_FSDP", "zero": "ACCELERATE_USE_DEEPSPEED"}
+
+prepare = PartialState.__init__
+
+
+def prepare_as_on_gpus(self, *args, **kwargs):
+    """Starts engines on the CPU, which accelerate by itself starts on accelerators only."""
+    prepare(self, *args, **kwargs)
+    if SWITCHES["fsdp"] in os.environ:
+        if self.distributed_type == DistributedType.MULTI_CPU:
+            self._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+    elif SWITCHES["zero"] in os.environ and dist.is_initialized():
+        self._shared_state.update(
+            distributed_type=DistributedType.DEEPSPEED,
+            device=torch.device("cpu"),
+            num_processes=dist.get_world_size(),
+            process_index=dist.get_rank(),
+            local_process_index=dist.get_rank(),
+        )
+
+
+def choose(engine: str) -> dict:
+    """Leave the last run's engine, and return the training arguments for another one."""
+    for name in [name for name in os.environ if name.startswith(("ACCELERATE_", "FSDP_"))]:
+        del os.environ[name]
+    for state in (AcceleratorState, GradientState, PartialState):
+        state._shared_state.clear()
+    if engine == "ddp":
+        return {}
+    os.environ[SWITCHES[engine[:4]]] = "true"
+    if engine == "fsdp":
+        return FSDP
+    zero = {"zero_optimization": {"stage": int(engine[-1])}, **dict.fromkeys(AUTO, "auto")}
+    return {"deepspeed": zero, "use_cpu": False}  # it takes use_cpu for no engine at all
+
+
+def check_split(trainer: FaceTrainer, engine: str) -> None:
+    """Fails unless the engine has split the backbone, and left a split head alone."""
+    is_apart = trainer.class_centers.is_apart
+    weights = trainer.model.backbone.parameters()
+    if engine == "fsdp":
+        assert all(isinstance(weight, DTensor) for weight in weights)
+        assert isinstance(trainer.model.head.weight, DTensor) != is_apart
+    elif engine.startswith("zero"):
+        assert trainer.model_wrapped.zero_optimization_stage() == int(engine[-1])
+        assert all(hasattr(weight, "ds_tensor") == (engine == "zero3") for weight in weights)
+        assert (trainer.class_centers.own_optimizer is not None) == is_apart
+
+
+def train(folder: str, engine: str, resume_from: str | None = None, **settings) -> None:
+    """Trains from the same start under any engine, in each step on the same images on any number of ranks."""
+    args = FaceTrainingArguments(folder, **{**SETTINGS, **choose(engine), **settings})
+    args.per_device_train_batch_size = BATCH_SIZE // args.world_size // args.gradient_accumulation_steps
+    torch.manual_seed(0)
+    config = FaceRecognitionConfig(
+        backbone_config=AutoConfig.for_model(**BACKBONE), num_identities=30, margin="adaface"
+    )
+    faces, held_out = split_identities(load_orl(), num_held_out=10)
+    pairs = make_verification_pairs(held_out.select(range(40)), name="orl")
+    trainer = FaceTrainer(FaceRecognitionModel(config), args, faces, pairs, augmentation=None)
+    trainer.train(resume_from_checkpoint=resume_from)
+    check_split(trainer, engine)
+    trainer.save_model(str(Path(folder, "saved")))
+
+
+if __name__ == "__main__":
+    PartialState.__init__ = prepare_as_on_gpus
+    for run in json.loads(sys.argv[1]):
+        train(**run)
+        gc.collect()  # engines hold what holds them
+    dist.barrier()  # a rank that ends while another still talks to it can abort
+    dist.destroy_process_group()
