@@ -319,3 +319,13 @@ def test_workers_draw_nothing_so_their_number_changes_nothing(orl):
         return torch.cat([augment(batch["pixel_values"], generator) for batch in loader])
 
     assert torch.equal(augmented(num_workers=0), augmented(num_workers=2))
+
+
+def test_an_affine_map_is_drawn_from_the_whole_range_and_not_beyond(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(geometric, "move", lambda images, *moves: drawn.append(torch.stack(moves)) or images)
+    geometric.RandomAffine(degrees=10, translate=0.25)(torch.zeros(2000, 3, 40, 80, dtype=torch.uint8))
+    degrees, x, y = drawn[0]
+    for values, most in ((degrees, 10), (x, 0.25 * 80), (y, 0.25 * 40)):
+        assert -most <= values.min() < -0.98 * most and 0.98 * most < values.max() <= most
+    assert torch.equal(x, x.round()) and torch.equal(y, y.round())

@@ -43,6 +43,13 @@ def written(small, tmp_path):
     return tmp_path / "rec"
 
 
+@pytest.mark.parametrize("kind", [2, 3])
+def test_a_record_that_starts_in_the_middle_is_named(tmp_path, kind):
+    folder = write(tmp_path, [part(record(b"image")), part(record(b"image"), kind)])
+    with pytest.raises(ValueError, match=f"the record at byte 40 starts with part kind {kind}"):
+        RecordIO(folder)[1]
+
+
 @pytest.mark.parametrize("kind", ["scalar_labels", "array_labels"])
 def test_reads_what_mxnet_wrote(shared_data, kind):
     recordio = RecordIO(shared_data / "insightface_sample" / kind)

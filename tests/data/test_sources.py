@@ -5,6 +5,7 @@ import io
 import json
 import tarfile
 import zipfile
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,7 +23,7 @@ from hf_face.data import (
     write_recordio,
 )
 from hf_face.data.decode import read_bytes
-from hf_face.data.sources import check_paths_of_hub_dataset
+from hf_face.data.sources import _check_claimed_classes, check_paths_of_hub_dataset
 from hf_face.embedding import Embedder
 
 from .test_identities import write_tars
@@ -134,6 +135,18 @@ def test_images_that_were_not_downloaded_with_a_dataset_of_the_hub(tmp_path, sec
         else:
             with pytest.raises(ValueError, match=r"org/faces: the image of row 0 is .*face\.png', which lies outside"):
                 check_paths_of_hub_dataset(rows, "org/faces")
+
+
+@pytest.mark.parametrize(("num_rows", "most"), [(6, 1_000_000), (2_000_000, 2_000_000)])
+def test_a_million_classes_or_one_for_each_row_may_be_claimed(num_rows, most):
+    for claimed in (most, most + 1):
+        info = json.dumps({"info": {"features": {"label": {"num_classes": claimed}}}})
+        schema = pa.schema([], {b"huggingface": info.encode()})
+        if claimed == most:
+            _check_claimed_classes(Path("a.parquet"), schema, num_rows)
+        else:
+            with pytest.raises(ValueError, match=f"claims {claimed} classes, but there are {num_rows} rows"):
+                _check_claimed_classes(Path("a.parquet"), schema, num_rows)
 
 
 def test_more_classes_than_fit_into_memory(tmp_path, small):

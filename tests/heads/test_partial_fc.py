@@ -1,5 +1,7 @@
 """Partial FC: which classes are drawn, what they represent, and which rows the optimizer leaves unchanged."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ import torch
 from hf_face.heads import MarginHead, clip_grad_norm_, step_sampled_rows_only
 from hf_face.heads.counter_random import counter_normal, counter_uniform
 from hf_face.heads.margin_softmax import unit_and_norm
-from hf_face.heads.partial_fc import sample_classes
+from hf_face.heads.partial_fc import sample_classes, sampled_classes
 
 
 def sampled_head(num_identities=200, rate=0.3, **kwargs):
@@ -66,6 +68,16 @@ def test_sample_holds_the_batch_and_the_stated_share_of_the_others():
         assert (sample.diff() > 0).all() and {5, 999} <= set(sample.tolist())
         sizes.append(len(sample))
     assert sum(sizes) / 50 == pytest.approx(2 + 0.3 * 998, rel=0.02)
+
+
+@pytest.mark.parametrize("sample", [[0, 3, 9], [9], [0, 9]])
+def test_classes_of_a_sample_are_found_from_the_first_to_the_last(sample):
+    labels = torch.tensor([0, 3, 5, 9, 10, -1])
+    classes = sampled_classes(torch.eye(10), labels, torch.tensor(sample), 0.25, sub_centers=1)
+    assert classes.labels.tolist() == [sample.index(label) if label in sample else -1 for label in labels.tolist()]
+    weights = [0.0 if label in labels.tolist() else math.log(4) for label in sample]
+    assert classes.log_weight.tolist() == pytest.approx(weights)
+    assert torch.equal(classes.centers, torch.eye(10)[sample])
 
 
 def test_shards_draw_what_the_whole_would():
