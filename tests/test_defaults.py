@@ -10,22 +10,33 @@ Recipes, published results and saved models rest on them, so changing one is a d
 import importlib
 import inspect
 import pkgutil
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import hf_face
 
+PLAIN = {bool, int, float, str}
 ROOMS = ("data", "embedding", "evaluation", "heads", "models", "recognition")
 
 
-def is_number(value: Any) -> bool:
-    """Also true for True, and for some numbers together."""
-    return isinstance(value, int | float) or (isinstance(value, tuple) and bool(value) and all(map(is_number, value)))
+def leaves(value: Any) -> list:
+    """The numbers and whatever else is in a value of numbers, lists and mappings."""
+    parts = [*value.values()] if isinstance(value, dict) else value
+    return [leaf for part in parts for leaf in leaves(part)] if isinstance(parts, list | tuple) else [value]
 
 
 def numbers(values: Mapping[str, Any]) -> Iterator[str]:
-    return (f"{name} = {value!r}" for name, value in values.items() if is_number(value))
+    for name, value in values.items():
+        found = leaves(value)
+        is_python_s = name.startswith("__") or name == "_is_protocol"
+        if (
+            not is_python_s
+            and {type(leaf) for leaf in found} <= PLAIN
+            and any(not isinstance(leaf, str) for leaf in found)
+        ):
+            yield f"{name} = {value!r}"
 
 
 def arguments(function: Any) -> Iterator[str]:
@@ -36,7 +47,8 @@ def defaults_in(module: Any) -> Iterator[str]:
     """One a line: `margin_head.MarginHead scale = 64.0`."""
     name = module.__name__.removeprefix("hf_face.")
     source = inspect.getsource(module)
-    own = {key: value for key, value in vars(module).items() if f"\n{key} = " in source}  # not imported
+    assigned = set(re.findall(r"^(\w+)(?:: .*)? = ", source, re.MULTILINE))  # not imported
+    own = {key: value for key, value in vars(module).items() if key in assigned}
     yield from (f"{name} {number}" for number in numbers(own))
     for key, thing in vars(module).items():
         if getattr(thing, "__module__", None) != module.__name__ or key.startswith("_"):
