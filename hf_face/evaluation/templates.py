@@ -86,7 +86,8 @@ def pool_templates(features, templates, medias, weights=None) -> TemplateFeature
     _, groups, group_sizes = np.unique(
         template_rows * len(media_ids) + media_rows, return_inverse=True, return_counts=True
     )
-    shares = torch.as_tensor(1.0 / group_sizes[groups]).to(features)  # (N,), 1 / images of the same media and template
+    # (N,), 1 / images of the same media and template
+    shares = torch.as_tensor(1.0 / group_sizes[groups]).to(features)
     if weights is not None:
         shares = shares * weights
     order = torch.as_tensor(np.argsort(template_rows, kind="stable"), device=features.device)

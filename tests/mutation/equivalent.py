@@ -1,4 +1,75 @@
 """Mutants that no test can notice, and why: the one place for them."""
 
+TEMPLATES = "hf_face/evaluation/templates.py"
+ALL_PAIRS = "hf_face/evaluation/all_pairs.py"
+
+UNIT_LENGTH = "a template is made unit length, whatever factor its sum has"
+EITHER_WAY = "both ways give the same result; which one is taken matters to speed only"
+HELD_OR_NOT = "a score that equals the lowest of the highest K may be held or not: K as high ones are held already"
+MORE_OR_LESS_OFTEN = "how often the held scores are thinned out matters to memory only"
+
 # File, the line, what became of it, reason.
-EQUIVALENT: tuple[tuple[str, str, str, str], ...] = ()
+EQUIVALENT = (
+    (
+        TEMPLATES,
+        "shares = torch.as_tensor(1.0 / group_sizes[groups]).to(features)",
+        "shares = torch.as_tensor(2.0 / group_sizes[groups]).to(features)",
+        UNIT_LENGTH,
+    ),
+    (
+        TEMPLATES,
+        "if span <= len(template_ids):  # a lookup table is much faster than a search for millions of pairs",
+        "if span < len(template_ids):  # a lookup table is much faster than a search for millions of pairs",
+        EITHER_WAY,
+    ),
+    (TEMPLATES, "table = np.full(span + 2, -1)", "table = np.full(span + 2, -2)", "any row below 0 is missing"),
+    (TEMPLATES, "table = np.full(span + 2, -1)", "table = np.full(span + 3, -1)", "the last entry is not looked up"),
+    (
+        TEMPLATES,
+        'order = np.argsort(~leads, kind="stable")',
+        'order = np.argsort(leads, kind="stable")',
+        "the order of the grid's rows matters to its size only",
+    ),
+    (
+        TEMPLATES,
+        "num_rows = max(1, block_size // len(features))",
+        "num_rows = max(2, block_size // len(features))",
+        "the rows of a block matter to memory only",
+    ),
+    (
+        ALL_PAIRS,
+        "rows = scores[scores.amax(dim=1) > self._floor]",
+        "rows = scores[scores.amax(dim=1) >= self._floor]",
+        HELD_OR_NOT,
+    ),
+    (
+        ALL_PAIRS,
+        "self._held.append(rows[rows > self._floor])",
+        "self._held.append(rows[rows >= self._floor])",
+        HELD_OR_NOT,
+    ),
+    (
+        ALL_PAIRS,
+        "if sum(len(held) for held in self._held) > 2 * self.size:",
+        "if sum(len(held) for held in self._held) >= 2 * self.size:",
+        MORE_OR_LESS_OFTEN,
+    ),
+    (
+        ALL_PAIRS,
+        "return held.topk(self.size, sorted=False).values if len(held) > self.size else held",
+        "return held.topk(self.size, sorted=False).values if len(held) >= self.size else held",
+        "the highest K of K scores are all of them",
+    ),
+    (
+        "hf_face/heads/margin_head.py",
+        'generator, seed = torch.Generator(), int(torch.randint(2**62, (), device="cpu"))',
+        'generator, seed = torch.Generator(), int(torch.randint(2 * 62, (), device="cpu"))',
+        "one head's random start cannot be told from another's",
+    ),
+    (
+        "hf_face/heads/margin_head.py",
+        "generator.manual_seed(seed + block)",
+        "generator.manual_seed(seed - block)",
+        "one head's random start cannot be told from another's",
+    ),
+)
