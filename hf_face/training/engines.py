@@ -60,6 +60,11 @@ def _check_deepspeed(plugin: DeepSpeedPlugin, mixed_precision: str) -> None:
             "ZeRO stage 0 splits nothing: set the stage in DeepSpeed's zero_optimization to 1, 2 or 3, or train with "
             "plain data parallelism (`accelerate launch --multi_gpu`)."
         )
+    if plugin.deepspeed_config["zero_optimization"].get("offload_param", {}).get("device") == "nvme":
+        raise ValueError(
+            "Weights on disks can neither be averaged nor resumed from a checkpoint: set offload_param in DeepSpeed's "
+            "zero_optimization to the device cpu, or leave it out."
+        )
     for name, instead in (("optimizer", "optim, learning_rate and weight_decay"), ("scheduler", "lr_scheduler_type")):
         if name in plugin.deepspeed_config:
             raise ValueError(

@@ -43,7 +43,7 @@ class FurtherParts(TrainerCallback):
         model.method = trainer.method  # its modules are trained, wrapped and checkpointed with the model
         model.head.requires_grad_(trainer.method.uses_head)
         trainer.class_centers = ClassCenters(model.head, trainer.args)
-        own = ["head.weight"] if trainer.class_centers.is_split else []
+        own = ["head.weight"] if trainer.class_centers.is_apart else []
         model._ddp_params_and_buffers_to_ignore = own  # type: ignore[assignment]
         save_statistics(model)
         self.base = BaseOfAdapter(model)

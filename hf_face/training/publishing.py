@@ -20,7 +20,6 @@ from ..hub.branch import HubBranch
 from ..hub.model_folder import check_card_data, check_licenses, load_model, refuse_split_head
 from ..hub.publishing import full_name, publish_folder
 from .card import Measurement, Run, complete_card
-from .engines import splits_weights
 from .hub_checkpoint import publish_checkpoint
 
 logger = logging.get_logger(__name__)
@@ -123,12 +122,6 @@ class Publisher(TrainerCallback):
     def make_repository(self, token: str | None = None, private: bool | None = None) -> None:
         """Create the repository and branch, to fail before training rather than after."""
         trainer = self.trainer
-        strategy = trainer.args.hub_strategy
-        if strategy in CHECKPOINT_STRATEGIES and splits_weights(trainer.accelerator):
-            raise ValueError(
-                f"hub_strategy={strategy.value!r} does not work with FSDP and DeepSpeed: their checkpoints are pickles."
-                " Set hub_strategy to every_save."
-            )
         if not trainer.is_world_process_zero():
             return
         # A single client runs all pushes in sequence.

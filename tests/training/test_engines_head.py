@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel
 
-import hf_face  # noqa: F401  its models
+from hf_face.training.hub_checkpoint import as_saved, publish_checkpoint
 
 SCRIPT = Path(__file__).with_name("engines_with_head.py")
 SPLIT = {
@@ -120,3 +120,12 @@ def test_the_average_is_saved_beside_the_weights_to_go_on_from(name, folder):
     for key, weight in exported.items():
         torch.testing.assert_close(weight, average[f"backbone.{key}"])
         assert not torch.equal(weight, raw[key])
+
+
+def test_checkpoints_of_engines_are_published_without_pickles(folder, tmp_path):
+    checkpoint = last_checkpoint(folder, "split/zero3")
+    publish_checkpoint(checkpoint, tmp_path / "published")
+    assert {path.suffix for path in (tmp_path / "published").iterdir()} == {".safetensors", ".json"}
+    with as_saved(tmp_path / "published") as resumable:
+        state, saved = (torch.load(each / "optimizer.pt", weights_only=True) for each in (resumable, checkpoint))
+    torch.testing.assert_close(state, saved)
