@@ -148,7 +148,7 @@ class MarginHead(nn.Module):
             )  # one collective for all
             rows = gather_with_gradient(torch.cat([column.to(dtype) for column in columns], dim=1), self.group)
             size = direction.shape[1]
-            direction, norm, rival = rows[:, :size], rows[:, size : size + 1], None if rival is None else rows[:, -1]
+            direction, norm, rival = rows[:, :size], rows[:, size, None], None if rival is None else rows[:, -1]
             labels = gather_rows(labels, self.group)
             if sample_weight is not None:
                 sample_weight = gather_rows(sample_weight, self.group)
