@@ -76,7 +76,10 @@ def test_fsdp_casts_no_weights():
     ("settings", "message"),
     [
         ({"zero_optimization": {"stage": 0}}, "ZeRO stage 0 splits nothing"),
-        ({"zero_optimization": {"stage": 3, "offload_param": {"device": "nvme"}}}, "Weights on disks can .* cpu, or leave it out"),
+        (
+            {"zero_optimization": {"stage": 3, "offload_param": {"device": "nvme"}}},
+            "Weights on disks can .* cpu, or leave it out",
+        ),
         (
             {"zero_optimization": {"stage": 2}, "optimizer": {"type": "AdamW"}},
             "The optimizer in .* set optim",
