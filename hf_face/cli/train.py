@@ -56,6 +56,7 @@ GROUPS = {
             "ema_decay",
             "freeze_batch_norm",
             "seed",
+            "on_divergence",
         ),
     ],
     "speed and memory": [

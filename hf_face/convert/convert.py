@@ -12,6 +12,7 @@ from transformers.utils import CONFIG_NAME, logging
 from ..heads.head_files import shard_name, write_index
 from ..models import FaceImageProcessor, FacePreTrainedModel
 from ..registry import sources
+from ..writing import whole_file, whole_model
 from .checkpoint import Checkpoint, StateDict, read_checkpoint
 from .froundation import without_adapter
 from .source import CheckpointSource
@@ -71,14 +72,14 @@ def convert_to_folder(
     and a recipe's `head_from:`. InsightFace's `checkpoint_gpu_0.pt` has the centers of only one rank:
     [`convert_insightface_heads`] merges all ranks.
     """
-    folder = Path(folder)
     model, image_processor = convert_checkpoint(checkpoint, source, keep_class_centers, **config_overrides)
-    model.save_pretrained(folder)
-    if getattr(model, "peft_config", None):  # only the adapter was saved
-        without_adapter(model).save_pretrained(folder)
-    image_processor.save_pretrained(folder)
-    if keep_class_centers:
-        save_class_centers(cast(Tensor, model.class_centers), folder)
+    with whole_model(folder) as unfinished:
+        model.save_pretrained(unfinished)
+        if getattr(model, "peft_config", None):  # only the adapter was saved
+            without_adapter(model).save_pretrained(unfinished)
+        image_processor.save_pretrained(unfinished)
+        if keep_class_centers:
+            save_class_centers(cast(Tensor, model.class_centers), unfinished)
     return model, image_processor
 
 
@@ -107,10 +108,11 @@ def export_checkpoint(
     tensors = source.export(load_folder(model) if isinstance(model, str | Path) else model)
     if path is not None:
         written = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-        if Path(path).suffix == ".safetensors":
-            save_file(written, path)
-        else:
-            torch.save({source.exported_under: written} if source.exported_under else written, path)
+        with whole_file(path) as unfinished:
+            if Path(path).suffix == ".safetensors":
+                save_file(written, unfinished)
+            else:
+                torch.save({source.exported_under: written} if source.exported_under else written, unfinished)
     return tensors
 
 

@@ -14,6 +14,7 @@ from ..embedding import Embedder
 from ..models.loading import load_image_processor
 from ..registry import Spec
 from ..user_input import check_at_least, check_output_folder
+from ..writing import whole_file
 from .protocols import load_protocols
 
 Autocast = Literal["no", "bf16", "fp16"]
@@ -96,7 +97,8 @@ def evaluate_model(
         report["not_measurable"] += evaluator.prefixed(dict.fromkeys(evaluator.not_measurable))
     if output_dir is not None and state.is_main_process:
         Path(output_dir).mkdir(parents=True, exist_ok=True)
-        Path(output_dir, "metrics.json").write_text(as_json(report) + "\n")
+        with whole_file(Path(output_dir, "metrics.json")) as unfinished:
+            unfinished.write_text(as_json(report) + "\n")
     return report
 
 

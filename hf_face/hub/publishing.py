@@ -1,6 +1,5 @@
 """Publishing a face model: a complete folder, checked before uploading, in one commit."""
 
-import tempfile
 from collections.abc import Callable
 from inspect import signature
 from pathlib import Path
@@ -11,6 +10,7 @@ from huggingface_hub.utils import validate_repo_id
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from .. import models
+from ..writing import scratch_folder
 from .branch import HubBranch
 from .card_data import FaceModelCardData
 from .model_folder import (
@@ -97,8 +97,8 @@ def push_to_hub(
         )
     api = HfApi(token=token, library_name="hf_face")
     repo_id = full_name(api, repo_id)
-    with tempfile.TemporaryDirectory() as parent:
-        folder = Path(parent) / repo_id.split("/")[-1]
+    with scratch_folder() as parent:
+        folder = parent / repo_id.split("/")[-1]
         write_model_folder(
             model,
             folder,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .methods import add_teacher_embeddings as add_teacher_embeddings
     from .resuming import find_checkpoint as find_checkpoint
     from .resuming import last_complete_checkpoint as last_complete_checkpoint
+    from .stopping import TrainingInterrupted as TrainingInterrupted
     from .trainer import FaceTrainer as FaceTrainer
 else:
     __getattr__, __dir__, __all__ = lazy_names(
@@ -30,6 +31,7 @@ else:
             "MarginSoftmax": "methods",
             "TextImageHeader": "methods",
             "TrainingDivergedError": "divergence",
+            "TrainingInterrupted": "stopping",
             "TrainingMethod": "methods",
             "TransFace": "methods",
             "UniTSFace": "methods",

@@ -1,7 +1,7 @@
 """Settings of a training run."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch.distributed as dist
 from accelerate.utils import parse_flag_from_env
@@ -76,6 +76,16 @@ class FaceTrainingArguments(TrainingArguments):
     logging_nan_inf_filter: bool = field(
         default=False, metadata={"help": "Not used: a loss or gradient that is not finite stops the training."}
     )
+    on_divergence: Literal["raise", "skip"] = field(
+        default="raise",
+        metadata={
+            "help": "What to do in a step whose loss or gradient is not finite: stop with an error (raise), or skip "
+            "it. Its rows are written to not_finite.jsonl in output_dir."
+        },
+    )
+    enable_jit_checkpoint: bool = field(
+        default=False, metadata={"help": "Not used: SIGTERM and SIGUSR1 always stop a training with a checkpoint."}
+    )
     resume_from_checkpoint: str | None = field(
         default=None,
         metadata={
@@ -97,6 +107,7 @@ class FaceTrainingArguments(TrainingArguments):
         compute_in_bfloat16(self)
         if not direction_given:
             self.greater_is_better = None  # transformers guesses by the name; the trainer asks the protocol
+        self.enable_jit_checkpoint = False  # transformers' way would be added to the trainer's own
         self.remove_unused_columns = False  # nothing else is read, and `Trainer` would wrap the collator
         check_settings(self)
         if not all(0 < share < 1 for share in self.lr_milestones or ()):
@@ -105,6 +116,8 @@ class FaceTrainingArguments(TrainingArguments):
             raise ValueError("lr_milestones is a schedule without warm-up: leave out warmup_steps.")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"ema_decay must be between 0 and 1, found {self.ema_decay}.")
+        if self.on_divergence not in ("raise", "skip"):
+            raise ValueError(f"on_divergence must be raise or skip, found {self.on_divergence!r}.")
         if self.partial_fc_sample_rate is not None and not 0 < self.partial_fc_sample_rate <= 1:
             raise ValueError(
                 f"partial_fc_sample_rate must be above 0 and at most 1, found {self.partial_fc_sample_rate}."
@@ -143,6 +156,11 @@ class FaceTrainingArguments(TrainingArguments):
             engine = "DeepSpeed"
         elif self.fsdp or parse_flag_from_env("ACCELERATE_USE_FSDP"):
             engine = "FSDP"
+        if engine == "DeepSpeed" and self.on_divergence == "skip":
+            raise ValueError(
+                "on_divergence='skip' does not work with DeepSpeed, which updates the weights before the gradient is "
+                "known. Leave it out, or train with FSDP or plain data parallelism."
+            )
         asked = {
             "bf16_full_eval": self.bf16_full_eval,
             "fp16_full_eval": self.fp16_full_eval,

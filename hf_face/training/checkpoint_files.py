@@ -7,17 +7,24 @@ them. Training on from these would fail, or silently give other results.
 
 import fnmatch
 import json
-from collections.abc import Mapping
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..files import check_weights, file_inside, read_json
+from .card import Run
 
 LIST_NAME = "checkpoint_files.json"
-SENTINEL = "checkpoint-is-incomplete.txt"  # which enable_jit_checkpoint removes afterwards
+SENTINEL = "checkpoint-is-incomplete.txt"  # transformers' name, while a checkpoint is being saved
+REMOVING = "_removing-"
+TORCH_WRITER = "inline_container"  # torch.save's code, which its errors name
 
 # What training goes on from: files of which there must be one, by the name that Trainer gives them on a single device.
 # `latest` is DeepSpeed's, which keeps the states of optimizer and scheduler with the weights.
@@ -29,8 +36,32 @@ TRAINING_STATE = {
 }
 
 
+@contextmanager
+def saved_whole(trainer: Run, run: Path) -> Iterator[None]:
+    """
+    Save a checkpoint of a [`FaceTrainer`] to its folder of `run`: marked as incomplete before its first file and as
+    complete after its last one, and only then, older ones are removed. Must be called on every rank.
+    """
+    args = trainer.args
+    checkpoint = run / f"{PREFIX_CHECKPOINT_DIR}-{trainer.state.global_step}"
+    if args.should_save:
+        start_checkpoint(checkpoint)
+    trainer.accelerator.wait_for_everyone()
+    limit, args.save_total_limit = args.save_total_limit, None  # Trainer would go by the files' times
+    try:
+        with naming_full_disks(checkpoint):
+            yield
+    finally:
+        args.save_total_limit = limit
+    if args.should_save:
+        finish_checkpoint(checkpoint)
+        remove_old_checkpoints(checkpoint, trainer.state.best_model_checkpoint, limit)
+
+
 def start_checkpoint(checkpoint: Path) -> None:
-    """Mark what an earlier run saved under this name as incomplete, before its files are replaced one by one."""
+    """Mark a checkpoint as incomplete, and what an earlier run saved under this name, before its files are replaced."""
+    checkpoint.mkdir(parents=True, exist_ok=True)
+    (checkpoint / SENTINEL).touch()
     for name in (LIST_NAME, TRAINER_STATE_NAME):
         (checkpoint / name).unlink(missing_ok=True)
 
@@ -40,6 +71,56 @@ def finish_checkpoint(checkpoint: Path) -> None:
     files = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name not in (LIST_NAME, SENTINEL))
     sizes = {path.relative_to(checkpoint).as_posix(): path.stat().st_size for path in files}
     (checkpoint / LIST_NAME).write_text(json.dumps({"sizes": sizes}, indent=2) + "\n", encoding="utf-8")
+    (checkpoint / SENTINEL).unlink(missing_ok=True)
+
+
+@contextmanager
+def naming_full_disks(checkpoint: Path) -> Iterator[None]:
+    """
+    Raises:
+        OSError: in place of the writers' errors, which name neither the file nor the reason.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and TORCH_WRITER not in str(error):
+            raise
+        raise OSError(
+            f"{checkpoint} could not be saved, with {shutil.disk_usage(checkpoint.parent).free:,} bytes free on its "
+            f"disk: {error}. Free some space, and resume from the newest complete checkpoint "
+            "(resume_from_checkpoint='auto')."
+        ) from error
+
+
+def checkpoints_of(run: Path) -> list[Path]:
+    """The checkpoints of a run, the newest first: by their steps, since clocks and copies change the times of files."""
+    numbered = {path: re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)", path.name) for path in run.glob("*/")}
+    steps = {path: int(match[1]) for path, match in numbered.items() if match}
+    return sorted(steps, key=lambda path: steps[path], reverse=True)
+
+
+def remove_old_checkpoints(newest: Path, best: str | None, limit: int | None) -> None:
+    """Keep `limit` checkpoints of a run, always those just saved and the best, and of the others the newest."""
+    if not limit or limit < 0:
+        return
+    kept = {path.resolve() for path in (newest, best and Path(best)) if path}
+    others = [checkpoint for checkpoint in checkpoints_of(newest.parent) if checkpoint.resolve() not in kept]
+    for checkpoint in others[max(0, limit - len(kept)) :]:
+        _remove(checkpoint)
+
+
+def remove_unfinished_checkpoints(run: Path) -> None:
+    """Remove what a killed run has left of checkpoints that it was saving or removing. No training may run there."""
+    for checkpoint in checkpoints_of(run):
+        if (checkpoint / SENTINEL).exists():
+            _remove(checkpoint)
+    for folder in run.glob(f"{REMOVING}*/"):
+        shutil.rmtree(folder)
+
+
+def _remove(checkpoint: Path) -> None:
+    removing = checkpoint.with_name(REMOVING + checkpoint.name)  # what is left of it is no checkpoint
+    shutil.rmtree(checkpoint.rename(removing))
 
 
 def find_defect(checkpoint: Path) -> str | None:
@@ -51,6 +132,8 @@ def find_defect(checkpoint: Path) -> str | None:
     """
     if not checkpoint.is_dir():
         return "there is no such folder"
+    if (checkpoint / SENTINEL).exists():
+        return "saving it was interrupted"
     if not _has_state(checkpoint):
         return f"it has no complete {TRAINER_STATE_NAME}"
     return _find_defect(checkpoint, WEIGHTS | TRAINING_STATE, "*")

@@ -1,17 +1,31 @@
-"""Stopping a run with a loss, a gradient or weights that are not finite."""
+"""Losses, gradients and weights that are not finite: the run stops, or skips the step."""
 
-from collections.abc import Sequence
+import json
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import Tensor
+from transformers.utils import logging
 
 from ..data import FaceCollator
 from ..data.loading import EncodedRows
 from ..recognition import FaceRecognitionModel
+from .arguments import FaceTrainingArguments
+from .card import Run
 from .engine_weights import named_tensors, own_part
+from .ranks import on_any_rank
+
+logger = logging.get_logger(__name__)
 
 ROWS_SHOWN = 64
+MOST_IN_A_ROW = 100  # steps to skip, after which no better ones are expected
+BATCHES_NAME = "not_finite.jsonl"
+
+Batches = list[tuple[Tensor, Tensor | None]]  # losses and rows
 
 
 class TrainingDivergedError(ValueError):
@@ -21,7 +35,7 @@ class TrainingDivergedError(ValueError):
 
     Attributes:
         step (`int`): The training step, counted from 1.
-        rows (`list[int]`): The rows of the training data in its batches on this rank; empty for streams.
+        rows (`list[int]`): The rows of the training data in its batches on all ranks; empty for streams.
     """
 
     def __init__(self, message: str, step: int, rows: Sequence[int] = ()):
@@ -38,40 +52,87 @@ class NumberedCollator(FaceCollator):
 
 
 class DivergenceCheck:
-    """Collects the losses of a step, to check them together with its gradient: the device is waited for only once."""
+    """
+    Collects the losses of a step, to check them together with its gradient: the device is waited for only once.
 
-    def __init__(self) -> None:
-        self._batches: list[tuple[Tensor, Tensor | None]] = []
+    The rows of a step that is not finite are written to `not_finite.jsonl` in the output folder. Then the training
+    stops, or with `on_divergence="skip"` goes on as if the step had not been: without its gradient, and with the
+    buffers (such as batch norm's statistics) from before it.
+    """
+
+    def __init__(self, args: FaceTrainingArguments) -> None:
+        self.args = args
+        self._num_in_a_row = 0  # steps that were not finite
+        self._batches: Batches = []
+        self._before: list[tuple[Tensor, Tensor]] = []
+
+    def start(self, tensors: Iterable[Tensor]) -> None:
+        """Remember the buffers and sums that a step's batches change."""
+        if self.args.on_divergence == "skip" and not self._batches:
+            self._before = [(tensor, tensor.detach().clone()) for tensor in tensors]
 
     def add(self, loss: Tensor, rows: Tensor | None) -> None:
         """Add one of the step's batches, which are several with gradient accumulation."""
-        self._batches.append((loss, rows))
+        self._batches.append((loss.detach().float(), rows))
 
-    def check(self, step: int, grad_norm: Tensor | float | None) -> None:
+    def check(self, trainer: Run, grad_norm: Tensor | float | None) -> None:
         """
-        Check a step, whose number counts from 1.
+        Check a step of a [`FaceTrainer`], between its gradient and its update, and agree whether to stop after it. Must
+        be called on every rank.
 
         Args:
             grad_norm: Norm of the gradient; None where it is not known, or may be infinite as with fp16's loss scaling.
 
         Raises:
-            TrainingDivergedError: if a loss or the norm is not finite.
+            TrainingDivergedError: if a loss or the norm is not finite on any rank, and the step is not to be skipped or
+                no better ones are expected.
         """
         batches, self._batches = self._batches, []
-        losses = torch.stack([loss.detach().float() for loss, _ in batches])
+        losses = torch.stack([loss for loss, _ in batches])
         norm = torch.as_tensor(0.0 if grad_norm is None else grad_norm, device=losses.device).float()
-        if torch.cat([losses, norm[None]]).isfinite().all():
+        bad = ~torch.cat([losses, norm[None]]).isfinite().all()
+        bad, trainer.stopping.agreed = on_any_rank(bad, trainer.stopping.requested, device=losses.device)
+        trainer.losses.end_step(len(batches), skipped=bad)
+        if not bad:
+            self._num_in_a_row = 0
             return
-        bad = [i for i, finite in enumerate(losses.isfinite().tolist()) if not finite]
-        found = f"the loss is {losses[bad[0]].item()}" if bad else f"the norm of the gradient is {norm.item()}"
-        rows = [row for i in bad or range(len(batches)) for row in _as_list(batches[i][1])]
+        error = self._describe(batches, trainer.state.global_step + 1, norm.item())
+        self._num_in_a_row += 1
+        if self.args.on_divergence == "raise" or self._num_in_a_row > MOST_IN_A_ROW:
+            raise error
+        self._undo(trainer)
+        if PartialState().is_main_process:
+            logger.warning(f"Skipped a step. {error}")
+
+    def _describe(self, batches: Batches, step: int, norm: float) -> TrainingDivergedError:
+        own = [(loss.item(), [] if rows is None else rows.tolist()) for loss, rows in batches]
+        everywhere = gather_object(own)
+        bad = [batch for batch in everywhere if not math.isfinite(batch[0])]
+        found = f"the loss is {bad[0][0]}" if bad else f"the norm of the gradient is {norm}"
+        rows = [row for _, rows in bad or everywhere for row in rows]
+        if PartialState().is_main_process:
+            self._write(step, found, rows)
         where = f" for the batch of rows {_shorten(rows)} of the training data" if rows else ""
-        raise TrainingDivergedError(
+        return TrainingDivergedError(
             f"The training diverged: in step {step}, {found}{where}. The weights were not updated or saved. Lower "
             "learning_rate, or raise warmup_steps.",
             step,
             rows,
         )
+
+    def _write(self, step: int, found: str, rows: list[int]) -> None:
+        folder = Path(self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / BATCHES_NAME).open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, "found": found, "rows": rows}) + "\n")
+
+    @torch.no_grad()
+    def _undo(self, trainer: Run) -> None:
+        for tensor, before in self._before:
+            tensor.copy_(before)
+        check_weights(trainer.model, trainer.state.global_step)  # or every step from here on would be skipped
+        if trainer.accelerator.scaler is None:  # which skips the step itself, and has to find a gradient
+            trainer.model.zero_grad(set_to_none=True)
 
 
 def check_weights(model: FaceRecognitionModel, step: int) -> None:
@@ -92,10 +153,6 @@ def check_weights(model: FaceRecognitionModel, step: int) -> None:
             "not saved. Lower learning_rate, or raise warmup_steps.",
             step,
         )
-
-
-def _as_list(rows: Tensor | None) -> list[int]:
-    return [] if rows is None else rows.tolist()
 
 
 def _shorten(rows: Sequence[int]) -> str:

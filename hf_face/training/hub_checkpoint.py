@@ -7,7 +7,6 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers.trainer_pt_utils import safe_globals
 
+from ..writing import scratch_folder
 from .checkpoint_files import LIST_NAME, finish_checkpoint
 
 PUBLIC = (".safetensors", ".json")
@@ -53,7 +53,7 @@ def as_saved(checkpoint: Path) -> Iterator[Path]:
     if not any(checkpoint.glob(PACKED)):
         yield checkpoint
         return
-    with TemporaryDirectory() as folder:
+    with scratch_folder() as folder:
         copy = Path(shutil.copytree(checkpoint, folder, dirs_exist_ok=True))
         for path in copy.glob(PACKED):
             with safe_open(path, "pt") as packed:

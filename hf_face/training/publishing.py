@@ -3,7 +3,6 @@
 import shutil
 import time
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from accelerate.utils import broadcast_object_list
@@ -19,12 +18,15 @@ from ..hub import FaceModelCardData, push_to_hub, write_model_card, write_model_
 from ..hub.branch import HubBranch
 from ..hub.model_folder import check_card_data, check_licenses, load_model, refuse_split_head
 from ..hub.publishing import full_name, publish_folder
+from ..writing import scratch_folder
 from .card import Measurement, Run, complete_card
+from .checkpoint_files import remove_unfinished_checkpoints
 from .hub_checkpoint import publish_checkpoint
 
 logger = logging.get_logger(__name__)
 
 CHECKPOINT_STRATEGIES = (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS)
+SNAPSHOT = "_push-"
 PUSH_FAILED = "A push during training failed."
 
 
@@ -104,12 +106,12 @@ class Publisher(TrainerCallback):
             refuse_split_head(trainer.model.head)
         trainer.callback_handler.on_push_begin(trainer.args, trainer.state, trainer.control)
         self._measure()
-        with TemporaryDirectory() as folder:
+        with scratch_folder() as folder:
             trainer.save_model(folder)
             if include_head:
                 tensors = trainer.whole_state_dict("head")
                 if trainer.args.should_save:
-                    write_head(trainer.model.head, tensors, Path(folder))
+                    write_head(trainer.model.head, tensors, folder)
             if not trainer.is_world_process_zero():
                 return None
             self.finish()
@@ -142,7 +144,7 @@ class Publisher(TrainerCallback):
             return
         trainer.callback_handler.on_push_begin(trainer.args, trainer.state, trainer.control)
         # A separate copy, since training continues and changes the folders during the upload.
-        snapshot = Path(trainer.args.output_dir, f"_push-{trainer.state.global_step}")
+        snapshot = Path(trainer.args.output_dir, f"{SNAPSHOT}{trainer.state.global_step}")
         trainer.save_model(snapshot / "saved")
         if not trainer.is_world_process_zero():
             return
@@ -160,6 +162,17 @@ class Publisher(TrainerCallback):
         job = self.api.run_as_future(self._publish_snapshot, folder, trainer.state.global_step)
         trainer.push_in_progress = trainer.push_in_progress or PushInProgress([])  # type: ignore[arg-type]
         trainer.push_in_progress.jobs.append(job)
+
+    def remove_leftovers(self) -> None:
+        """Remove what a killed run has left in the output folder: parts of checkpoints, and copies it was pushing."""
+        trainer = self.trainer
+        if not trainer.is_world_process_zero():
+            return
+        run = Path(trainer.args.output_dir)
+        remove_unfinished_checkpoints(run)
+        if trainer.push_in_progress is None or trainer.push_in_progress.is_done():
+            for snapshot in run.glob(f"{SNAPSHOT}*/"):
+                shutil.rmtree(snapshot)
 
     def finish(self) -> None:
         """Wait for running pushes and report those that failed."""

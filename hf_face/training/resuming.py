@@ -1,6 +1,5 @@
 """Finding the checkpoint to resume from."""
 
-import re
 from pathlib import Path
 
 from accelerate import PartialState
@@ -9,7 +8,7 @@ from transformers import TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
-from .checkpoint_files import find_defect, find_weights_defect
+from .checkpoint_files import checkpoints_of, find_defect, find_weights_defect
 
 logger = logging.get_logger(__name__)
 
@@ -48,7 +47,7 @@ def find_checkpoint(resume_from: str | Path | bool | None, output_dir: str | Pat
 
 def last_complete_checkpoint(output_dir: str | Path) -> str | None:
     """Find the newest complete checkpoint of a run, or `None`."""
-    found, _ = _newest_complete(_checkpoints_of(Path(output_dir)))
+    found, _ = _newest_complete(checkpoints_of(Path(output_dir)))
     return None if found is None else str(found)
 
 
@@ -99,18 +98,11 @@ def keep_best_checkpoint(state: TrainerState, checkpoint: Path, output_dir: str 
 
 def _look_in(folder: Path, is_run: bool) -> tuple[Path | None, list[str]]:
     """The checkpoint that `folder` contains or, unless it is known to be a run, is; and what is wrong with others."""
-    checkpoints = _checkpoints_of(folder)
+    checkpoints = checkpoints_of(folder)
     if checkpoints or is_run:
         return _newest_complete(checkpoints)
     defect = find_defect(folder)
     return (folder, []) if defect is None else (None, [defect])
-
-
-def _checkpoints_of(run: Path) -> list[Path]:
-    """The checkpoints of a run, the newest first."""
-    numbered = {path: re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)", path.name) for path in run.glob("*/")}
-    steps = {path: int(match[1]) for path, match in numbered.items() if match}
-    return sorted(steps, key=lambda path: steps[path], reverse=True)
 
 
 def _newest_complete(newest_first: list[Path]) -> tuple[Path | None, list[str]]:

@@ -5,6 +5,7 @@ import math
 import operator
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from torch.optim.lr_scheduler import MultiStepLR
 from torch.utils.data import DataLoader, SequentialSampler
 from transformers import PreTrainedModel, Trainer, TrainerState, TrainingArguments, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, BestRun, PredictionOutput, TrainOutput
+from transformers.trainer_utils import BestRun, PredictionOutput, TrainOutput
 from transformers.utils import logging
 
 from ..data import BatchNormalize, DeviceDecoder, FaceCollator, FaceDataset, build_augmentation
@@ -25,8 +26,9 @@ from ..evaluation import Evaluator
 from ..hub import FaceModelCardData
 from ..models import FaceImageProcessor
 from ..recognition import FaceRecognitionModel
+from ..writing import whole_model
 from .arguments import FaceTrainingArguments, as_face_arguments
-from .checkpoint_files import find_weights_defect, finish_checkpoint, start_checkpoint
+from .checkpoint_files import find_weights_defect, saved_whole
 from .checks import as_training_data, check_model, check_model_source
 from .class_centers import ClassCenters
 from .divergence import DivergenceCheck, NumberedCollator, check_weights
@@ -45,11 +47,13 @@ from .evaluating import (
 )
 from .further_parts import FurtherParts
 from .hub_checkpoint import as_saved
+from .losses import LossLog
 from .methods import MarginSoftmax, TrainingMethod
 from .output_lock import only_training_in
 from .publishing import Publisher, check_card
 from .refused import PARAMETERS, check_parameters, check_settings
 from .resuming import final_weights, find_checkpoint
+from .stopping import StopOnSignal, let_workers_finish
 from .streaming import StreamedBatches
 
 logger = logging.get_logger(__name__)
@@ -145,7 +149,8 @@ class FaceTrainer(EngineTrainer):
         evaluators = as_evaluators(eval_dataset)
         choose_best_model_metric(args, evaluators)
         self.publisher = Publisher(self, card)
-        self.divergence = DivergenceCheck()
+        self.divergence = DivergenceCheck(args)
+        self.stopping = StopOnSignal()
         self.further_parts = FurtherParts(self, method or MarginSoftmax())
         self.further_parts.adopt(model)
         super().__init__(
@@ -168,10 +173,10 @@ class FaceTrainer(EngineTrainer):
         self.augment = build_augmentation(augmentation, image_processor.size["height"]) if augmentation else None
         self.normalize = BatchNormalize.from_image_processor(image_processor).to(args.device)
         self._draws = RepeatableDraws(args)
-        self._logged: dict[str, list[Tensor]] = {}
+        self.losses = LossLog()
         self._streamed: StreamedBatches | None = None
         self._resumed_from: Path | None = None
-        for callback in (self.further_parts, self.publisher):
+        for callback in (self.further_parts, self.publisher, self.stopping):
             self.add_callback(callback)
         self.further_parts.set_up()
         if self.optimizer is not None:
@@ -212,15 +217,17 @@ class FaceTrainer(EngineTrainer):
             ignore_keys_for_eval: Not supported.
 
         Raises:
-            TrainingDivergedError: at the first loss or gradient that is not finite.
+            TrainingDivergedError: at the first loss or gradient that is not finite, unless it is to be skipped.
+            TrainingInterrupted: after SIGTERM or SIGUSR1, with a checkpoint.
             ValueError: if there is no complete checkpoint to resume from, another training runs in `output_dir`, or the
                 card could not be published.
         """
         check_parameters(ignore_keys_for_eval=ignore_keys_for_eval)
         if trial is None:
             self.publisher.check_card()
-        with only_training_in(self.args.output_dir):
+        with only_training_in(self.args.output_dir), self.stopping.listening():
             checkpoint = find_checkpoint(resume_from_checkpoint, self.args.output_dir)
+            self.publisher.remove_leftovers()
             if checkpoint is not None and self._load_finished(checkpoint):
                 return TrainOutput(self.state.global_step, math.nan, {})
             if self.args.max_steps == 0:  # of which Trainer would train one
@@ -269,15 +276,10 @@ class FaceTrainer(EngineTrainer):
     def get_train_dataloader(self) -> DataLoader:
         """As in `Trainer`, but streams return numbered batches, which each rank's workers read and decode."""
         if not isinstance(self.train_dataset, IterableDataset):
-            return super().get_train_dataloader()
+            return let_workers_finish(super().get_train_dataloader())
         self._streamed = StreamedBatches(self.train_dataset, self.args, self._train_batch_size)
-        return self._get_dataloader(
-            self._streamed.stream,
-            "Training",
-            batch_size=1,
-            sampler_fn=SequentialSampler,  # type: ignore[arg-type]
-            is_training=True,
-        )
+        stream, sampler = self._streamed.stream, SequentialSampler
+        return let_workers_finish(self._get_dataloader(stream, "Training", 1, sampler, is_training=True))  # type: ignore[arg-type]
 
     def prepare_batch(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Augment (in training) and normalize a batch of the collator for a [`TrainingMethod`]."""
@@ -298,18 +300,15 @@ class FaceTrainer(EngineTrainer):
         batch = self.prepare_batch(inputs)
         with self.accelerator.autocast():  # accelerate does not use autocast with FSDP
             loss, logged = self.method.compute(model, batch)
-        for name, value in logged.items():
-            self._logged.setdefault(name, []).append(value.float())
+        self.losses.add(logged)
         return (loss, logged) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if "loss" in logs and self._logged:
-            means = torch.stack([torch.stack(values).mean() for values in self._logged.values()])
-            logs |= zip(self._logged, self.accelerator.reduce(means, "mean").tolist(), strict=True)
-            self._logged.clear()
+        self.losses.complete(logs, self.accelerator)
         super().log(logs, start_time)
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> Tensor:
+        self.divergence.start(chain(self.model.buffers(), [self._tr_loss]))
         loss = super().training_step(model, inputs, num_items_in_batch)
         self.divergence.add(loss, inputs.get("rows"))
         return loss
@@ -339,7 +338,7 @@ class FaceTrainer(EngineTrainer):
         # Not public, but called in every step with the norm, between the gradient and the optimizer.
         grad_norm = super()._get_grad_norm(model, grad_norm)
         scaled = self.accelerator.scaler is not None  # fp16 skips a step whose scaled gradient is infinite
-        self.divergence.check(self.state.global_step + 1, None if scaled else grad_norm)
+        self.divergence.check(self, None if scaled else grad_norm)
         return grad_norm
 
     # Evaluation
@@ -447,20 +446,21 @@ class FaceTrainer(EngineTrainer):
         if _internal_call:
             self.further_parts.save(Path(output_dir))
         elif self.args.should_save:
-            self.backbone.save_pretrained(output_dir, state_dict=state_dict)
-            if self.adapter is not None:
-                self.adapter.save_pretrained(str(Path(output_dir, ADAPTER)))
-            self.processing_class.save_pretrained(output_dir)
+            with whole_model(output_dir) as unfinished:
+                self.backbone.save_pretrained(unfinished, state_dict=state_dict)
+                if self.adapter is not None:
+                    self.adapter.save_pretrained(str(unfinished / ADAPTER))
+                self.processing_class.save_pretrained(unfinished)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        # Not public, but a checkpoint must be marked as incomplete before and complete after it is written.
-        checkpoint = Path(self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
-        if self.args.should_save:
-            start_checkpoint(checkpoint)
-        self.accelerator.wait_for_everyone()
-        super()._save_checkpoint(model, trial)
-        if self.args.should_save:
-            finish_checkpoint(checkpoint)
+        # Not public, but the only place that is before the first file of a checkpoint and after the last.
+        with saved_whole(self, Path(self._get_output_dir(trial))):
+            super()._save_checkpoint(model, trial)
+
+    def _maybe_log_save_evaluate(self, tr_loss, grad_norm, model, trial, *args, **kwargs) -> None:
+        # Not public, but after a signal nothing may follow: Trainer would end the training as if it were over.
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, model, trial, *args, **kwargs)
+        self.stopping.leave(self, trial)
 
     def _save_rng_state(self, output_dir: str) -> None:
         # Not public, but the checkpoint's last files are written next, so all ranks must have finished theirs.

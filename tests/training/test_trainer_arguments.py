@@ -7,7 +7,9 @@ made of this: `python tests/training/test_trainer_arguments.py`.
 
 import ast
 import inspect
+import os
 import re
+import signal
 import sys
 from dataclasses import fields
 from importlib.machinery import ModuleSpec
@@ -21,7 +23,7 @@ from transformers.utils import logging
 
 from hf_face import FaceRecognitionModel, FaceTrainer, FaceTrainingArguments
 from hf_face.hub import FaceModelCardData, TrainingData
-from hf_face.training import MarginSoftmax
+from hf_face.training import MarginSoftmax, TrainingInterrupted
 from hf_face.training.evaluating import build_embedder
 from hf_face.training.refused import PARAMETERS, SETTINGS, check_settings
 
@@ -266,25 +268,26 @@ def test_what_is_kept_of_checkpoints(make_trainer, tmp_path):
     assert make_trainer(save_on_each_node=True).args.should_save
 
 
-class StopRequest(TrainerCallback):
-    def __init__(self, trainer):
-        self.trainer = trainer
+class SendSignal(TrainerCallback):
+    """Sends SIGTERM to this process in the middle of a step."""
+
+    def __init__(self, step: int):
+        self.step = step
 
     def on_step_begin(self, args, state, control, **kwargs):
-        if state.global_step == 2:
-            callbacks = self.trainer.callback_handler.callbacks
-            (jit,) = [each for each in callbacks if type(each).__name__ == "JITCheckpointCallback"]
-            jit.jit_manager._enable_checkpoint()  # as SIGTERM does
+        if state.global_step + 1 == self.step:
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 @shows("enable_jit_checkpoint")
 def test_a_checkpoint_is_saved_when_the_run_is_to_stop(make_trainer, tmp_path):
     trainer = make_trainer(enable_jit_checkpoint=True, eval_dataset=None)
-    trainer.add_callback(StopRequest(trainer))
-    trainer.train()
-    (checkpoint,) = (tmp_path / "run").glob("checkpoint-*")
+    trainer.add_callback(SendSignal(step=3))
+    with pytest.raises(TrainingInterrupted) as stopped:
+        trainer.train()
+    assert stopped.value.code == 75 and stopped.value.checkpoint == tmp_path / "run" / "checkpoint-3"
     resumed = make_trainer(eval_dataset=None)
-    resumed.train(resume_from_checkpoint=checkpoint)
+    resumed.train(resume_from_checkpoint="auto")
     assert resumed.state.global_step == 4
 
 

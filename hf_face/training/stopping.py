@@ -1,0 +1,110 @@
+"""Stopping when a scheduler asks for it: a checkpoint, and an exit status that says to resume."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import DataLoader
+from transformers import TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.utils import logging
+
+from .card import Run
+
+logger = logging.get_logger(__name__)
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # of schedulers; SLURM's --signal=USR1@180 comes before its SIGTERM
+EXIT_STATUS = os.EX_TEMPFAIL  # 75: "temporary failure, the user is invited to retry"
+
+
+class TrainingInterrupted(SystemExit):
+    """
+    Raised when a training has stopped because of SIGTERM or SIGUSR1, with a checkpoint to resume from. A program that
+    does not catch it exits with status 75 (`EX_TEMPFAIL`), for the scheduler to start it again.
+
+    Attributes:
+        checkpoint (`Path`): The checkpoint.
+    """
+
+    def __init__(self, checkpoint: Path):
+        super().__init__(EXIT_STATUS)
+        self.checkpoint = checkpoint
+
+
+class StopOnSignal(TrainerCallback):
+    """
+    Ends a training with a checkpoint after the step in which a signal arrives. Instead of transformers' callback of
+    the same purpose, whose ranks may stop at different steps, and which goes on as if the training were over.
+
+    Attributes:
+        requested (`bool`): Whether a signal has arrived at this process.
+        agreed (`bool`): Whether all ranks stop after this step, set in every step by the trainer.
+    """
+
+    def __init__(self) -> None:
+        self.requested = self.agreed = self._leaving = False
+        self._saved_step = 0
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Handle the signals, in the main thread, as only it can."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        self.requested = False
+        before = {number: signal.signal(number, self._request) for number in SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _request(self, number: int, frame: Any) -> None:
+        self.requested = True
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop |= self.agreed
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        self._leaving = self.agreed
+        if self.agreed and state.epoch != round(state.epoch):  # not over, as the settings for its end suppose
+            control.should_evaluate = control.should_save = False
+
+    def on_save(self, args, state, control, **kwargs):
+        self._saved_step = state.global_step
+
+    def leave(self, trainer: Run, trial: Any) -> None:
+        """
+        Raises:
+            TrainingInterrupted: if the training is to stop, and is ready to; with a checkpoint.
+        """
+        if not self._leaving:
+            return
+        step = trainer.state.global_step
+        if self._saved_step != step:
+            trainer._save_checkpoint(trainer.model, trial)
+        checkpoint = Path(trainer._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{step}")
+        if trainer.is_world_process_zero():
+            logger.warning(
+                f"Stopped by a signal after step {step}, with exit status {EXIT_STATUS}. To go on from {checkpoint}, "
+                "run again with resume_from_checkpoint='auto'."
+            )
+        raise TrainingInterrupted(checkpoint)
+
+
+def let_workers_finish(loader: DataLoader) -> DataLoader:
+    """Keep a loader's workers from ending by a signal that schedulers send to all processes: batches are still read."""
+    loader.worker_init_fn = partial(_ignore_signals, loader.worker_init_fn)
+    return loader
+
+
+def _ignore_signals(init: Any, worker: int) -> None:
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    if init is not None:
+        init(worker)
