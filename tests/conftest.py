@@ -13,7 +13,7 @@ from hf_face.data import VerificationPairs, load_orl, make_verification_pairs, s
 from hf_face.models import FAMILIES
 from hf_face.models.modeling_face import face_embedding_output
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "hub")]  # what several folders share
+sys.path[:0] = [str(Path(__file__).parent / name) for name in ("", "hub", "faults")]  # what several folders share
 
 FIXTURES = Path(__file__).parent / "fixtures"
 

@@ -20,6 +20,9 @@ READERS = ("hf_face", "transformers", "huggingface_hub", "datasets", "json", "ya
 # An error in a process that loads data, with its traceback, as `torch.utils.data` raises it again.
 WORKER_ERROR = re.compile(r"Caught \w+ in DataLoader worker.*\n[\w.]+: (.+?)\s*", re.DOTALL)
 
+# What torch raises when such a process has been killed, or is missing.
+WORKER_ENDED = re.compile(r"DataLoader worker \(pid.+")
+
 
 class UsageError(ValueError):
     """An unknown or missing option or subcommand."""
@@ -45,7 +48,7 @@ def is_for_people(error: Exception) -> bool:
     from huggingface_hub.errors import StrictDataclassError
     from yaml import YAMLError
 
-    if isinstance(error, (OSError, StrictDataclassError, YAMLError)):
+    if isinstance(error, (OSError, StrictDataclassError, YAMLError)) or WORKER_ENDED.match(str(error)):
         return True
     return isinstance(error, (ValueError, ImportError)) and raised_by(error) in READERS
 
@@ -71,6 +74,8 @@ def explain(error: Exception) -> str:
         return f"{mark.name}, line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
     if worker_error := WORKER_ERROR.fullmatch(str(error)):
         return worker_error[1]
+    if ended := WORKER_ENDED.match(str(error)):
+        return f"{ended[0]}\nIf memory ran out, use fewer data workers. Start again to go on from what is finished."
     if isinstance(error, UsageError):
         return f"{error}\n{Path(sys.argv[0]).name} --help shows the usage."
     lines = [line for line in str(error).splitlines() if line.strip()]

@@ -12,7 +12,9 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from traceback import walk_tb
 
+import torch
 from safetensors import SafetensorError, safe_open
 from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
@@ -24,7 +26,6 @@ from .card import Run
 LIST_NAME = "checkpoint_files.json"
 SENTINEL = "checkpoint-is-incomplete.txt"  # transformers' name, while a checkpoint is being saved
 REMOVING = "_removing-"
-TORCH_WRITER = "inline_container"  # torch.save's code, which its errors name
 
 # What training goes on from: files of which there must be one, by the name that Trainer gives them on a single device.
 # `latest` is DeepSpeed's, which keeps the states of optimizer and scheduler with the weights.
@@ -66,6 +67,11 @@ def start_checkpoint(checkpoint: Path) -> None:
         (checkpoint / name).unlink(missing_ok=True)
 
 
+def _raised_in(error: Exception, module: str) -> bool:
+    *_, (frame, _) = walk_tb(error.__traceback__)
+    return frame.f_globals["__name__"] == module
+
+
 def finish_checkpoint(checkpoint: Path) -> None:
     """List the files of a checkpoint with their sizes, which makes it complete."""
     files = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name not in (LIST_NAME, SENTINEL))
@@ -83,7 +89,7 @@ def naming_full_disks(checkpoint: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and TORCH_WRITER not in str(error):
+        if isinstance(error, RuntimeError) and not _raised_in(error, torch.serialization.__name__):
             raise
         raise OSError(
             f"{checkpoint} could not be saved, with {shutil.disk_usage(checkpoint.parent).free:,} bytes free on its "

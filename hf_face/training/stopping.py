@@ -1,6 +1,5 @@
 """Stopping when a scheduler asks for it: a checkpoint, and an exit status that says to resume."""
 
-import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -14,12 +13,12 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
+from ..data.workers import SIGNALS, work_to_the_end
 from .card import Run
 
 logger = logging.get_logger(__name__)
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # of schedulers; SLURM's --signal=USR1@180 comes before its SIGTERM
-EXIT_STATUS = os.EX_TEMPFAIL  # 75: "temporary failure, the user is invited to retry"
+EXIT_STATUS = 75  # EX_TEMPFAIL of sysexits.h: "temporary failure, the user is invited to retry"
 
 
 class TrainingInterrupted(SystemExit):
@@ -28,10 +27,11 @@ class TrainingInterrupted(SystemExit):
     does not catch it exits with status 75 (`EX_TEMPFAIL`), for the scheduler to start it again.
 
     Attributes:
-        checkpoint (`Path`): The checkpoint.
+        checkpoint (`Path`, *optional*): The checkpoint; None if the signal had ended a process that was needed to save
+            one, so that the training goes on from the one before.
     """
 
-    def __init__(self, checkpoint: Path):
+    def __init__(self, checkpoint: Path | None):
         super().__init__(EXIT_STATUS)
         self.checkpoint = checkpoint
 
@@ -60,6 +60,11 @@ class StopOnSignal(TrainerCallback):
         before = {number: signal.signal(number, self._request) for number in SIGNALS}
         try:
             yield
+        except RuntimeError as error:  # of another rank, or a data worker that has just started
+            if not self.requested:
+                raise
+            logger.warning(f"Stopped by a signal without saving, with exit status {EXIT_STATUS}: {error}")
+            raise TrainingInterrupted(None) from error
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -98,13 +103,12 @@ class StopOnSignal(TrainerCallback):
 
 
 def let_workers_finish(loader: DataLoader) -> DataLoader:
-    """Keep a loader's workers from ending by a signal that schedulers send to all processes: batches are still read."""
-    loader.worker_init_fn = partial(_ignore_signals, loader.worker_init_fn)
+    """Keep the signals from ending a loader's workers, which a training needs until its step is over."""
+    loader.worker_init_fn = partial(_initialize, loader.worker_init_fn)
     return loader
 
 
-def _ignore_signals(init: Any, worker: int) -> None:
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-    if init is not None:
-        init(worker)
+def _initialize(further: Any, worker: int) -> None:
+    work_to_the_end(worker)
+    if further is not None:
+        further(worker)

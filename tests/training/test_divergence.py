@@ -1,11 +1,15 @@
-"""A run stops at the first loss, gradient or weight that is not finite, and saves nothing of it."""
+"""A run stops at the first loss, gradient or weight that is not finite, and saves nothing of it; or skips the step."""
 
+import json
+import math
 import re
 from pathlib import Path
 
 import pytest
 import torch
+from transformers import TrainerCallback
 
+from hf_face import FaceRecognitionConfig, FaceRecognitionModel, IResNetConfig
 from hf_face.training import MarginSoftmax, TrainingDivergedError
 from hf_face.training.divergence import NumberedCollator
 
@@ -47,6 +51,13 @@ def test_a_run_stops_in_the_step_where_it_diverges(make_trainer, what, max_grad_
     assert raised.value.rows == named_rows(raised.value) == method.rows[1]
     assert all(value.isfinite().all() for value in weights(trainer).values())
     assert [path.name for path in Path(trainer.args.output_dir).glob("checkpoint-*")] == ["checkpoint-1"]
+    (entry,) = written(trainer)
+    assert entry["step"] == 2 and entry["rows"] == method.rows[1]
+    assert re.fullmatch(rf"the .*{what} is (nan|inf)", entry["found"]) and entry["found"] in str(raised.value)
+
+
+def written(trainer) -> list[dict]:
+    return [json.loads(line) for line in Path(trainer.args.output_dir, "not_finite.jsonl").open()]
 
 
 def test_of_accumulated_batches_the_one_that_diverged_is_named(make_trainer):
@@ -86,3 +97,100 @@ def test_batches_of_a_stream_have_no_rows(faces):
     rows = faces[0].select(range(2)).with_format(None)
     batch = NumberedCollator(32)([rows[0], rows[1]])
     assert set(batch) == {"pixel_values", "labels"}
+
+
+# Steps that are skipped
+
+
+class States(TrainerCallback):
+    """The state of model and optimizer after each step."""
+
+    def __init__(self):
+        self.after: list[dict[str, torch.Tensor]] = []
+
+    def on_step_end(self, args, state, control, model=None, optimizer=None, **kwargs):
+        moments = {
+            f"{i} {name}": value for i, each in optimizer.state_dict()["state"].items() for name, value in each.items()
+        }
+        self.after.append({name: value.clone() for name, value in (model.state_dict() | moments).items()})
+
+
+def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> list[str]:
+    return [name for name in first if torch.equal(first[name], second[name])]
+
+
+@pytest.fixture
+def network():
+    """A network with batch norm, whose statistics a batch changes before its loss is known."""
+    torch.manual_seed(0)
+    backbone = IResNetConfig(depths=[1, 1], hidden_sizes=[8, 8], stem_size=8, embedding_size=16, image_size=32)
+    return FaceRecognitionModel(FaceRecognitionConfig(backbone_config=backbone, num_identities=30, margin="arcface"))
+
+
+@pytest.mark.parametrize("settings", [{}, {"optim": "sgd", "max_grad_norm": 0.0, "gradient_accumulation_steps": 2}])
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_a_skipped_step_leaves_everything_as_it_was(make_trainer, network, what, settings):
+    accumulated = settings.get("gradient_accumulation_steps", 1)
+    method = Poisoned(batch=2 * accumulated, **{what: float("nan")})
+    states = States()
+    parameters = {"model": network, "callbacks": [states]}
+    trainer = make_trainer(method=method, on_divergence="skip", parameters=parameters, **settings)
+    trainer.train()
+    first, skipped, third, _ = states.after
+    assert set(equal(first, skipped)) == first.keys()
+    assert not {"head.weight", "backbone.stem.convolution.weight"} & set(equal(skipped, third))
+    assert all(value.isfinite().all() for value in third.values())
+    (entry,) = written(trainer)
+    assert entry["step"] == 2 and method.rows[2 * accumulated - 1] == entry["rows"][-16:]
+
+
+def test_skipped_steps_are_counted_and_left_out_of_the_losses(make_trainer):
+    straight = make_trainer(method=Poisoned(batch=99), logging_steps=1)
+    straight.train()
+    losses = [entry["loss"] for entry in straight.state.log_history if "loss" in entry]
+    trainer = make_trainer(method=Poisoned(batch=2, loss=float("inf")), on_divergence="skip", logging_steps=2)
+    trainer.train()
+    logs = [entry for entry in trainer.state.log_history if "grad_norm" in entry]
+    assert logs[0]["loss"] == pytest.approx(losses[0], rel=1e-3), "the mean of the only step that counts"
+    assert [entry["skipped_steps"] for entry in logs] == [1, 1]
+    assert all(math.isfinite(entry["margin_softmax"]) for entry in logs if "margin_softmax" in entry)
+    every = make_trainer(method=Poisoned(batch=2, loss=float("inf")), on_divergence="skip", logging_steps=1)
+    every.train()
+    assert [entry["step"] for entry in every.state.log_history if "loss" in entry] == [1, 3, 4]
+
+
+def test_sampled_class_centers_skip_too(make_trainer):
+    states = States()
+    trainer = make_trainer(
+        method=Poisoned(batch=2, gradient=float("nan")),
+        on_divergence="skip",
+        partial_fc_sample_rate=0.5,
+        optim="sgd",
+        parameters={"callbacks": [states]},
+    )
+    trainer.train()
+    assert equal(states.after[0], states.after[1]) == list(states.after[0])
+    assert "head.weight" not in equal(states.after[1], states.after[2])
+
+
+def test_a_run_in_which_nothing_is_finite_any_more_stops(make_trainer, monkeypatch):
+    class Broken(MarginSoftmax):
+        def losses(self, model, batch):
+            return {"margin_softmax": super().losses(model, batch)["margin_softmax"] * float("nan")}
+
+    monkeypatch.setattr("hf_face.training.divergence.MOST_IN_A_ROW", 3)
+    trainer = make_trainer(method=Broken(), on_divergence="skip", max_steps=10)
+    with pytest.raises(TrainingDivergedError, match="in step 4, the loss is nan"):
+        trainer.train()
+    assert [entry["step"] for entry in written(trainer)] == [1, 2, 3, 4]
+    broken = make_trainer(on_divergence="skip", max_steps=10)
+    torch.nn.init.constant_(broken.model.backbone.model.norm.weight, float("nan"))
+    with pytest.raises(
+        TrainingDivergedError, match=r"after step 0, backbone.model.norm.weight has values that are not"
+    ):
+        broken.train()
+
+
+def test_what_to_do_is_checked(make_trainer):
+    with pytest.raises(ValueError, match="on_divergence must be raise or skip, found 'ignore'"):
+        make_trainer(on_divergence="ignore")

@@ -16,7 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import Trainer
 
-from hf_face.training import find_checkpoint, last_complete_checkpoint
+from hf_face.training import checkpoint_files, find_checkpoint, last_complete_checkpoint
+from hf_face.training.checkpoint_files import SENTINEL, find_defect, remove_old_checkpoints
 
 STEPS = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}
 TRAINED: list[Path] = []
@@ -200,6 +201,40 @@ def test_a_save_that_is_interrupted_leaves_no_mixture(make_trainer, run, monkeyp
     with pytest.raises(KeyboardInterrupt):
         make_trainer(**STEPS).train(resume_from_checkpoint=run / "checkpoint-2")
     assert find_checkpoint(True, run) == run / "checkpoint-2"
+
+
+def test_what_a_killed_run_has_left_is_removed(make_trainer, run):
+    for name in ("checkpoint-3", "_removing-checkpoint-1", "_push-3", "checkpoint-of-mine"):
+        shutil.copytree(run / "checkpoint-2", run / name)
+    (run / "checkpoint-3" / SENTINEL).touch()
+    with pytest.raises(ValueError, match="checkpoint-3: saving it was interrupted"):
+        find_checkpoint(run / "checkpoint-3", run)
+    make_trainer(max_steps=4).train(resume_from_checkpoint=True)
+    assert {path.name for path in run.glob("*/")} == {"checkpoint-2", "checkpoint-4", "checkpoint-of-mine"}
+
+
+def test_old_checkpoints_go_when_the_new_one_is_complete(make_trainer, run, monkeypatch):
+    """Also the newest ones of an earlier run are older than the one that has just been saved."""
+    shutil.copytree(run / "checkpoint-4", run / "checkpoint-8")
+    found = []
+
+    def remove(newest, best, limit):
+        found.append((find_defect(newest), len(list(run.glob("checkpoint-*")))))
+        remove_old_checkpoints(newest, best, limit)
+
+    monkeypatch.setattr(checkpoint_files, "remove_old_checkpoints", remove)
+    trainer = make_trainer(max_steps=3, save_strategy="steps", save_steps=1, save_total_limit=1)
+    trainer.train(resume_from_checkpoint=run / "checkpoint-2")
+    assert found == [(None, 4)] and trainer.args.save_total_limit == 1
+    assert [path.name for path in run.glob("checkpoint-*")] == ["checkpoint-3"]
+
+
+@pytest.mark.parametrize(("limit", "kept"), [(None, "24567"), (0, "24567"), (1, "25"), (2, "25"), (3, "257")])
+def test_the_checkpoints_to_keep(tmp_path, limit, kept):
+    for step in (2, 4, 5, 6, 7):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    remove_old_checkpoints(tmp_path / "checkpoint-5", str(tmp_path / "checkpoint-2"), limit)
+    assert sorted(path.name[-1] for path in tmp_path.iterdir()) == list(kept)
 
 
 # Finished runs, and the best checkpoint
