@@ -18,7 +18,7 @@ from transformers.utils import logging
 from ..data.alignment import align_faces
 from ..data.decode import ImageDecoder, UndecodableImageError, decode_with_pillow, empty_batch, read_bytes
 from ..data.normalize import BatchNormalize
-from ..data.workers import work_to_the_end
+from ..data.workers import spare_workers
 from ..user_input import check_at_least
 from .embeddings import Embeddings, Flip
 from .finite import first_not_finite
@@ -119,12 +119,8 @@ class Embedder:
             raise ValueError("there are no images to embed")
         shares = [_batches_of_this_rank(rows, self.batch_size) for rows in parts]
         decoded = _DecodedBatches(images, list(chain.from_iterable(shares)), self._image_size)
-        loader = DataLoader(
-            decoded,
-            batch_size=None,
-            num_workers=self.num_workers,
-            pin_memory=self.device.type == "cuda",
-            worker_init_fn=work_to_the_end,
+        loader = spare_workers(
+            DataLoader(decoded, batch_size=None, num_workers=self.num_workers, pin_memory=self.device.type == "cuda")
         )
         hidden = not (self.progress and is_main_process())
         batches = iter(logging.tqdm(loader, desc=description, unit="batch", disable=hidden))

@@ -4,16 +4,14 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
-from ..data.workers import SIGNALS, work_to_the_end
+from ..data.workers import SIGNALS
 from .card import Run
 
 logger = logging.get_logger(__name__)
@@ -94,21 +92,10 @@ class StopOnSignal(TrainerCallback):
         if self._saved_step != step:
             trainer._save_checkpoint(trainer.model, trial)
         checkpoint = Path(trainer._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{step}")
+        trainer.accelerator.wait_for_everyone()  # a rank that leaves another one talking to it can abort it
         if trainer.is_world_process_zero():
             logger.warning(
                 f"Stopped by a signal after step {step}, with exit status {EXIT_STATUS}. To go on from {checkpoint}, "
                 "run again with resume_from_checkpoint='auto'."
             )
         raise TrainingInterrupted(checkpoint)
-
-
-def let_workers_finish(loader: DataLoader) -> DataLoader:
-    """Keep the signals from ending a loader's workers, which a training needs until its step is over."""
-    loader.worker_init_fn = partial(_initialize, loader.worker_init_fn)
-    return loader
-
-
-def _initialize(further: Any, worker: int) -> None:
-    work_to_the_end(worker)
-    if further is not None:
-        further(worker)

@@ -22,6 +22,7 @@ from transformers.trainer_utils import BestRun, PredictionOutput, TrainOutput
 from transformers.utils import logging
 
 from ..data import BatchNormalize, DeviceDecoder, FaceCollator, FaceDataset, build_augmentation
+from ..data.workers import spare_workers
 from ..evaluation import Evaluator
 from ..hub import FaceModelCardData
 from ..models import FaceImageProcessor
@@ -53,7 +54,7 @@ from .output_lock import only_training_in
 from .publishing import Publisher, check_card
 from .refused import PARAMETERS, check_parameters, check_settings
 from .resuming import final_weights, find_checkpoint
-from .stopping import StopOnSignal, let_workers_finish
+from .stopping import StopOnSignal
 from .streaming import StreamedBatches
 
 logger = logging.get_logger(__name__)
@@ -276,10 +277,10 @@ class FaceTrainer(EngineTrainer):
     def get_train_dataloader(self) -> DataLoader:
         """As in `Trainer`, but streams return numbered batches, which each rank's workers read and decode."""
         if not isinstance(self.train_dataset, IterableDataset):
-            return let_workers_finish(super().get_train_dataloader())
+            return spare_workers(super().get_train_dataloader())
         self._streamed = StreamedBatches(self.train_dataset, self.args, self._train_batch_size)
         stream, sampler = self._streamed.stream, SequentialSampler
-        return let_workers_finish(self._get_dataloader(stream, "Training", 1, sampler, is_training=True))  # type: ignore[arg-type]
+        return spare_workers(self._get_dataloader(stream, "Training", 1, sampler, is_training=True))  # type: ignore[arg-type]
 
     def prepare_batch(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Augment (in training) and normalize a batch of the collator for a [`TrainingMethod`]."""

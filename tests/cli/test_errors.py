@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import huggingface_hub.constants
 import pytest
@@ -249,6 +250,14 @@ def test_a_broken_image_is_named_by_its_file(error_of, model_folder, photographs
     last = stated.splitlines()[-1]
     assert last.startswith(f"hf-face embed: error: image {EMBED[2]}/person_1/notes.jpg (row 4): cannot decode image")
     assert "Traceback" not in stated
+
+
+def test_a_worker_that_was_killed_is_no_bug(error_of, model_folder, photographs, monkeypatch):
+    """As torch words it, of processes that the system has ended."""
+    killed = RuntimeError("DataLoader worker (pid 4711) is killed by signal: Killed. It is possible that")
+    monkeypatch.setattr(embed, "main", Mock(side_effect=killed))
+    stated = error_of(*EMBED, model_folder)
+    assert "DataLoader worker (pid 4711) is killed by signal: Killed" in stated and "fewer data workers" in stated
 
 
 def test_yaml_that_cannot_be_read_is_placed(error_of, model_folder):

@@ -124,8 +124,10 @@ def kill_during(
     return child.end()
 
 
-def live_as_ranks(work: Callable, folder: Path, victim: int | None = None, moment: float = 0.0) -> list[Life]:
-    """Do work on two ranks, one of which may be killed at a moment of a training."""
+def live_as_ranks(
+    work: Callable, folder: Path, victim: int | None = None, moment: float = 0.0, number=signal.SIGKILL
+) -> list[Life]:
+    """Do work on two ranks, one of which may be sent a signal at a moment of a training."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -134,7 +136,7 @@ def live_as_ranks(work: Callable, folder: Path, victim: int | None = None, momen
         for said in ranks[victim].listen():
             if said == ("training", "begins"):
                 time.sleep(moment)
-                ranks[victim].send(signal.SIGKILL)
+                ranks[victim].send(number)
                 break
     return [rank.end() for rank in ranks]
 

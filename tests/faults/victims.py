@@ -135,8 +135,8 @@ def train_and_lose_a_worker(folder: Path, say: Say) -> None:
     class KillWorker(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
             if state.global_step == 5:
-                (worker,) = multiprocessing.active_children()
-                os.kill(worker.pid, signal.SIGKILL)
+                for worker in multiprocessing.active_children():
+                    os.kill(worker.pid, signal.SIGKILL)
 
     trainer = make_trainer(folder, say, dataloader_num_workers=1)
     trainer.add_callback(KillWorker())
