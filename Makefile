@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PYTEST := OMP_NUM_THREADS=1 $(abspath $(BIN))/python -m pytest --numprocesses auto --dist loadfile
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo card test test-latest test-lowest conformance mutation lint format docs notebooks lock clean
+.PHONY: demo card test test-latest test-lowest faults conformance mutation lint format docs notebooks lock clean
 
 $(INSTALLED): setup.py constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hf_face needs Python 3.11 or newer")'
@@ -40,6 +40,9 @@ test-lowest: $(BIN)/uv  # with the lowest, Python's included
 	$(BIN)/uv venv --quiet --clear --python 3.11 $(VENV)-lowest
 	$(BIN)/uv pip install --quiet --python $(VENV)-lowest --resolution lowest-direct --editable '.[dev]'
 	$(VENV)-lowest/bin/python -m pytest
+
+faults: $(INSTALLED)  # kills work 200 times, of which `test` does 20, and prints what came of it
+	FAULT_KILLS=$${FAULT_KILLS:-200} OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults
 
 conformance: $(INSTALLED)  # transformers' own tests on our models; not in `test`: it downloads them from PyPI
 	$(BIN)/python -m pip install --quiet 'parameterized>=0.9'

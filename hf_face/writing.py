@@ -1,17 +1,18 @@
 """Writing files and folders that are either whole or not there, and cleaning up after processes that were killed."""
 
+import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory, gettempdir
+from tempfile import gettempdir, mkstemp
 
 from filelock import FileLock, Timeout
 from transformers.utils import CONFIG_NAME
 
 UNFINISHED = ".unfinished"
 SCRATCH_PREFIX = "hf_face-"
-IN_USE = "in_use.lock"
+LOCK = ".lock"
 
 
 @contextmanager
@@ -57,21 +58,24 @@ def _move_model(source: Path, folder: Path) -> None:
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """A `TemporaryDirectory`, which also removes those that killed processes have left."""
-    for lock_file in Path(gettempdir()).glob(f"{SCRATCH_PREFIX}*/{IN_USE}"):
-        _remove_abandoned(lock_file)
-    with TemporaryDirectory(prefix=SCRATCH_PREFIX) as parent:
-        lock = FileLock(Path(parent, "new.lock"))
-        with lock:
-            Path(lock.lock_file).rename(Path(parent, IN_USE))  # seen by others only once it is locked
-            folder = Path(parent, "files")
-            folder.mkdir()
+    """A temporary folder, whose name is locked while it is used: those that killed processes have left are removed."""
+    for lock_file in Path(gettempdir()).glob(f"{SCRATCH_PREFIX}*{LOCK}"):
+        with suppress(Timeout, PermissionError), FileLock(lock_file, timeout=0):  # in use, or another user's
+            _remove_scratch(lock_file)
+    handle, name = mkstemp(LOCK, SCRATCH_PREFIX)
+    os.close(handle)
+    with FileLock(name):
+        folder = Path(name.removesuffix(LOCK))
+        folder.mkdir(mode=0o700)
+        try:
             yield folder
+        finally:
+            _remove_scratch(Path(name))
 
 
-def _remove_abandoned(lock_file: Path) -> None:
-    try:
-        with FileLock(lock_file).acquire(timeout=0):
-            shutil.rmtree(lock_file.parent)
-    except (Timeout, PermissionError):  # in use, or another user's
-        return
+def _remove_scratch(lock_file: Path) -> None:
+    """Remove a folder and then its lock, by which it would be found if this were interrupted."""
+    folder = Path(str(lock_file).removesuffix(LOCK))
+    if folder.exists():
+        shutil.rmtree(folder)
+    lock_file.unlink(missing_ok=True)

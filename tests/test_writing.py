@@ -68,9 +68,10 @@ def test_a_scratch_folder_of_a_killed_process_is_removed(tmp_path, monkeypatch):
             (folder / "model.safetensors").write_text("weights")
             os._exit(0)
     os.waitpid(child, 0)
-    assert len(list(tmp_path.glob("*/files/model.safetensors"))) == 1
+    (tmp_path / "hf_face-just_begun.lock").touch()  # by a process that was killed before it had a folder
+    assert len(list(tmp_path.glob("*/model.safetensors"))) == 1
     with scratch_folder() as first, scratch_folder() as second:
         assert first.is_dir() and second.is_dir() and first != second
-        assert not list(tmp_path.glob("*/files/model.safetensors"))
-        assert len(list(tmp_path.iterdir())) == 3
+        assert not list(tmp_path.glob("*/model.safetensors"))
+        assert len(list(tmp_path.iterdir())) == 5  # two with their locks
     assert os.listdir(tmp_path) == ["hf_face-of-another-program"]

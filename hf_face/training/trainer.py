@@ -458,9 +458,12 @@ class FaceTrainer(EngineTrainer):
         with saved_whole(self, Path(self._get_output_dir(trial))):
             super()._save_checkpoint(model, trial)
 
-    def _maybe_log_save_evaluate(self, tr_loss, grad_norm, model, trial, *args, **kwargs) -> None:
+    def _maybe_log_save_evaluate(
+        self, tr_loss, grad_norm, model, trial, epoch, ignore_keys_for_eval, start_time, learning_rate=None
+    ) -> None:
         # Not public, but after a signal nothing may follow: Trainer would end the training as if it were over.
-        super()._maybe_log_save_evaluate(tr_loss, grad_norm, model, trial, *args, **kwargs)
+        further = epoch, ignore_keys_for_eval, start_time, learning_rate
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, model, trial, *further)
         self.stopping.leave(self, trial)
 
     def _save_rng_state(self, output_dir: str) -> None:

@@ -216,9 +216,13 @@ def test_a_push_is_killed(endure, trained, own_hub, stage, share):
             check_run(folder, reference, life)
 
     def compare(folder: Path, reference: Path) -> None:
+        # A run that is killed after its last step is over when it is started again: it pushes no further checkpoint.
         found, expected = published(folder), published(reference)
-        assert found.keys() == expected.keys() > parts
+        assert without_checkpoint(found) == without_checkpoint(expected) > parts
         assert found["model.safetensors"] == expected["model.safetensors"]
+
+    def without_checkpoint(names) -> set[str]:
+        return {name for name in names if not name.startswith("last-checkpoint/")}
 
     server = {"url": own_hub.url, "token": own_hub.token}
     pushing = partial(victims.push, model=trained, **server)

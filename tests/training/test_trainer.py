@@ -364,6 +364,7 @@ OVERRIDDEN = {
     "_load_best_model",
     "_load_from_checkpoint",
     "_load_optimizer_and_scheduler",
+    "_maybe_log_save_evaluate",
     "_prepare_for_training",
     "_push_from_checkpoint",
     "_save_checkpoint",
