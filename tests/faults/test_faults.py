@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import resource
 import shutil
 import subprocess
@@ -175,7 +176,8 @@ def test_two_ranks_skip_the_same_step(tmp_path):
 def test_a_data_worker_dies(reference, tmp_path):
     life = Child(train_and_lose_a_worker, tmp_path).end()
     assert life.exitcode == 1
-    assert "DataLoader worker" in (tmp_path / "tmp" / "output.txt").read_text()
+    # What torch says, the second if the worker was about to hand over a batch.
+    assert re.search("DataLoader worker|Connection reset by peer", (tmp_path / "tmp" / "output.txt").read_text())
     assert find_checkpoint(True, tmp_path / "run").name == "checkpoint-4"
     live_to_the_end(partial(train, dataloader_num_workers=1), tmp_path)
     compare_runs(tmp_path, reference)
