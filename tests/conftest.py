@@ -18,6 +18,21 @@ sys.path[:0] = [str(Path(__file__).parent / name) for name in ("", "hub", "fault
 FIXTURES = Path(__file__).parent / "fixtures"
 
 
+def pytest_terminal_summary(terminalreporter):
+    """Print what tests recorded as `record_property("row", {column: cell})`, a table for each file."""
+    tables: dict[str, list[dict[str, str]]] = {}
+    for report in [*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")]:
+        rows = [value for name, value in report.user_properties if name == "row"]
+        tables.setdefault(report.nodeid.partition("::")[0], []).extend(rows)
+    for file, rows in tables.items():
+        if rows:
+            terminalreporter.section(file)
+            lines = [list(rows[0]), *([row[column] for column in rows[0]] for row in rows)]
+            widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+            for line in lines:
+                terminalreporter.line("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)))
+
+
 @pytest.fixture(scope="session")
 def fixtures() -> Path:
     """The small reference files that travel with the tests."""

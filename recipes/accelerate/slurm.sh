@@ -11,7 +11,7 @@
 set -euo pipefail
 
 LAUNCH=$(hf-face recipes "accelerate/$1")
-FIRST_NODE=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+read -r FIRST_NODE < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 PROCESSES=$((SLURM_JOB_NUM_NODES * SLURM_GPUS_ON_NODE))
 export LAUNCH FIRST_NODE PROCESSES
 

@@ -16,8 +16,9 @@ import sys
 import deepspeed  # noqa: F401
 import torch.distributed.run
 from accelerate import PartialState
-from accelerate.commands.launch import launch_command, launch_command_parser
+from accelerate.commands import launch as accelerate_launch
 from accelerate.utils import DistributedType, parse_flag_from_env
+from accelerate.utils.launch import prepare_simple_launcher_cmd_env
 
 from hf_face import FaceRecognitionModel  # noqa: F401
 from hf_face.training import FaceTrainer, recipe  # noqa: F401
@@ -30,6 +31,12 @@ def fork_ranks(args):
     config, _, _ = configure(args)
     config.start_method = "fork"
     return config, run_script, [args.module, args.training_script, *args.training_script_args]
+
+
+def run_here(args):
+    (_, *arguments), environment = prepare_simple_launcher_cmd_env(args)
+    os.environ.update(environment)
+    run_script(args.module, *arguments[args.module :])
 
 
 def run_script(is_module: bool, script: str, *arguments: str) -> None:
@@ -50,7 +57,7 @@ def start(launcher: str, *arguments: str) -> None:
     if launcher == "torchrun":
         torch.distributed.run.main(arguments)
     elif launcher == "accelerate":
-        launch_command(launch_command_parser().parse_args(arguments[1:]))
+        accelerate_launch.launch_command(accelerate_launch.launch_command_parser().parse_args(arguments[1:]))
 
 
 def launch(machines: list[list[str]]) -> None:
@@ -69,6 +76,7 @@ def launch(machines: list[list[str]]) -> None:
 
 if __name__ == "__main__":
     torch.distributed.run.config_from_args = fork_ranks
+    accelerate_launch.simple_launcher = run_here
     PartialState.__init__ = prepare_as_on_gpus
     for machines in json.loads(sys.argv[1]):
         launch(machines)

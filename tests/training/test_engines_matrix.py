@@ -1,0 +1,217 @@
+"""
+Every engine, started by its launch file, trains like a single process, and goes on from what another one saved.
+
+    pytest tests/training/test_engines_matrix.py
+
+ends with a table: the engines, and how far their losses, checkpoints and models are from those of the others.
+"""
+
+import json
+import os
+import shutil
+import socket
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import forked
+import numpy as np
+import pytest
+import torch
+import yaml
+from transformers import AutoModel
+
+from hf_face import FaceRecognitionModel
+
+HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
+LAUNCH_FILES = ROOT / "recipes" / "accelerate"
+RECIPE = """
+train_data: [orl]
+held_out_identities: 0
+augmentation: []
+backbone:
+  model_type: timm_face
+  architecture: vit_tiny_patch16_224
+  model_args: {img_size: 32, patch_size: 8, depth: 1, embed_dim: 24, num_heads: 2}
+  embedding_size: 16
+  image_size: 32
+margin: adaface
+max_steps: 10
+learning_rate: 0.001
+adam_epsilon: 0.01  # with less, Adam enlarges what rounding leaves of gradients near zero
+logging_steps: 1
+eval_strategy: "no"
+save_strategy: steps
+save_steps: 5
+report_to: none
+disable_tqdm: true
+"""
+SPLIT = ["--shard_head", "true"]
+# In the order in which they train. Each goes on from what the one before it saved, of another kind if possible.
+ENGINES = {
+    "single": [],
+    "zero3": [],
+    "multi_gpu": [],
+    "zero2_offload": [],
+    "fsdp": [],
+    "zero1": [],
+    "multi_gpu, split head": SPLIT,
+    "zero3_offload": [],
+    "fsdp, split head": SPLIT,
+    "zero2": [],
+    "zero1_offload": [],
+    "zero2, split head": SPLIT,
+}
+BEFORE = dict(zip(ENGINES, [list(ENGINES)[-1], *ENGINES], strict=False))
+
+pytest.importorskip("deepspeed", reason='it is an engine of its own: pip install "hf_face[deepspeed]"')
+pytestmark = pytest.mark.skipif(not shutil.which("g++"), reason="DeepSpeed compiles its operators with g++")
+
+
+class Runs:
+    """Trainings in a folder, each named by its engine or as going on from another engine's checkpoint."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        (folder / "recipe.yaml").write_text(RECIPE)
+
+    def launch(self, engine: str, *trainings: list[str]) -> list[list[str]]:
+        """The launch of trainings one after the other under one engine, on one machine."""
+        name = engine.partition(",")[0]
+        ranks = 1 if name == "single" else 2
+        own = ["--per_device_train_batch_size", str(16 // ranks), *ENGINES[engine]]
+        if name.startswith("zero"):
+            own += ["--ddp_backend", "gloo"]
+        arguments = json.dumps([[*training, str(self.folder / "recipe.yaml"), *own] for training in trainings])
+        launch = ["launch", "--config_file", str(LAUNCH_FILES / f"{name}.yaml"), "--num_processes", str(ranks)]
+        launch += ["--main_process_port", "0"]
+        return [["accelerate", *launch, str(HERE / "trainings.py"), arguments]]
+
+    def to(self, name: str) -> list[str]:
+        return ["--output_dir", str(self.folder / name)]
+
+    def train(self, engine: str) -> list[list[str]]:
+        return [["float32", *self.to(engine)], [*self.to(f"{engine} in bfloat16"), "--save_steps", "10"]]
+
+    def go_on(self, engine: str, source: str) -> list[list[str]]:
+        """A training from the middle of another, and the model of one that has ended."""
+        halfway, end = (str(self.folder / source / f"checkpoint-{step}") for step in (5, 10))
+        return [
+            ["float32", *self.to(f"{engine} from {source}"), "--resume_from_checkpoint", halfway],
+            ["float32", *self.to(f"{engine} of {source}"), "--resume_from_checkpoint", end],
+        ]
+
+    def losses(self, name: str) -> np.ndarray:
+        state = json.loads((self.folder / name / "checkpoint-10" / "trainer_state.json").read_text())
+        return np.array([entry["loss"] for entry in state["log_history"] if "loss" in entry])
+
+    def saved(self, name: str) -> dict[str, torch.Tensor]:
+        """What a checkpoint has of weights and of the optimizer's state, but for that of a head in parts."""
+        checkpoint = self.folder / name / "checkpoint-5"
+        weights = FaceRecognitionModel.from_pretrained(checkpoint).state_dict()
+        states = torch.load(checkpoint / "optimizer.pt", weights_only=True)["state"]
+        return weights | {f"{i}.{key}": value for i, state in states.items() for key, value in state.items()}
+
+    def exported(self, name: str) -> torch.Tensor:
+        images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            return AutoModel.from_pretrained(self.folder / name).eval()(images).pooler_output
+
+
+def run(launches: list[list[list[str]]]) -> None:
+    # accelerate does not start DeepSpeed where it is told to use the CPU
+    environment = {"DS_ACCELERATOR": "cpu", "ACCELERATE_USE_CPU": "false"}
+    ranks = forked.start([HERE / "launches.py", json.dumps(launches)], **environment)
+    assert ranks.wait(timeout=900) == 0, ranks.stderr[-3000:]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Runs:
+    runs = Runs(tmp_path_factory.mktemp("engines"))
+    first, *others = ENGINES
+    launches = [runs.launch(first, *runs.train(first))]
+    launches += [runs.launch(each, *runs.train(each), *runs.go_on(each, BEFORE[each])) for each in others]
+    run([*launches, runs.launch(first, *runs.go_on(first, BEFORE[first]))])
+    return runs
+
+
+def largest_difference(found, wanted) -> float:
+    return float(abs(np.asarray(found) - np.asarray(wanted)).max())
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_engine_trains_saves_resumes_and_exports(engine, runs, record_property):
+    source = BEFORE[engine]
+    single, saved = runs.saved("single"), runs.saved(engine)
+    row = {
+        "engine": engine,
+        "train": largest_difference(runs.losses(engine), runs.losses("single")),
+        "bfloat16": largest_difference(runs.losses(f"{engine} in bfloat16"), runs.losses("single in bfloat16")),
+        "save": max(largest_difference(saved[name], single[name]) for name in saved),
+        "resume": largest_difference(runs.losses(f"{engine} from {source}"), runs.losses(source)),
+        "export": largest_difference(runs.exported(f"{engine} of {source}"), runs.exported(source)),
+        "from": source,
+    }
+    record_property("row", {name: cell if isinstance(cell, str) else f"{cell:.0e}" for name, cell in row.items()})
+    assert row["train"] < 1e-4 and row["resume"] < 1e-4 and row["save"] < 1e-4
+    assert row["bfloat16"] < 0.2  # of losses up to 60, with 8 bits
+    assert row["export"] == 0
+    assert len(runs.losses(engine)) == 10 and np.ptp(runs.losses(engine)) > 1
+    assert saved.keys() == single.keys() or "split head" in engine  # whose optimizer's state is in files of its own
+
+
+@pytest.mark.slow  # each engine from each other one: what the ring of all engines shows is that they save the same
+def test_each_engine_goes_on_from_each_other(runs):
+    pairs = [(engine, source) for engine in ENGINES for source in ENGINES if source not in (engine, BEFORE[engine])]
+    run(
+        [runs.launch(engine, *(run for e, s in pairs if e == engine for run in runs.go_on(e, s))) for engine in ENGINES]
+    )
+    for engine, source in pairs:
+        assert largest_difference(runs.losses(f"{engine} from {source}"), runs.losses(source)) < 1e-4, (engine, source)
+        assert torch.equal(runs.exported(f"{engine} of {source}"), runs.exported(source)), (engine, source)
+
+
+@pytest.mark.parametrize("path", sorted(LAUNCH_FILES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_launch_file_says_how_it_is_used(path):
+    text = path.read_text()
+    assert f"    accelerate launch --config_file recipes/accelerate/{path.name} scripts/train.py RECIPE" in text
+    assert yaml.safe_load(text)["mixed_precision"] == ("no" if path.stem == "cpu" else "bf16")
+    assert path.stem == "cpu" or any(engine.partition(",")[0] == path.stem for engine in ENGINES)
+    assert f"`{path.stem}`" in (LAUNCH_FILES / "README.md").read_text()
+
+
+@pytest.fixture
+def programs(tmp_path, monkeypatch) -> Path:
+    """A folder of programs that take the place of SLURM's, and of launchers that only write down their arguments."""
+    folder = tmp_path / "programs"
+    folder.mkdir()
+    note = f"""printf '%s\\0' "${{0##*/}}" "$@" > {tmp_path}/call$SLURM_NODEID"""
+    scripts = {
+        "hf-face": f'exec {sys.executable} -m hf_face.cli "$@"',
+        "scontrol": "printf 'localhost\\nother\\n'",
+        "srun": 'for SLURM_NODEID in 0 1; do export SLURM_NODEID; "$@"; done',
+        **dict.fromkeys(("accelerate", "torchrun"), note),
+    }
+    for name, script in scripts.items():
+        (folder / name).write_text(f"#!/bin/bash\n{script}\n")
+        (folder / name).chmod(stat.S_IRWXU)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    return folder
+
+
+@pytest.mark.parametrize("script", ["slurm", "torchrun"])
+def test_several_machines_train_like_one(script, programs, runs, tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    names = {"PORT": port, "FIRST_NODE": "localhost", "NODES": "2", "GPUS_PER_NODE": "1"}
+    names |= {"SLURM_JOB_NUM_NODES": "2", "SLURM_GPUS_ON_NODE": "1", "SLURM_JOB_NODELIST": "nodes"}
+    launch_file = ["multi_gpu"] if script == "slurm" else []
+    training = [str(runs.folder / "recipe.yaml"), *runs.to(script), "--per_device_train_batch_size", "8"]
+    training += ["--use_cpu", "true"]  # without which transformers refuses --bf16 here
+    command = ["bash", str(LAUNCH_FILES / f"{script}.sh"), *launch_file, *training]
+    subprocess.run(command, env=os.environ | names | {"PYTHONPATH": str(ROOT)}, check=True)
+    calls = [call.read_text().split("\0")[:-1] for call in sorted(tmp_path.glob("call*"))]
+    run([calls if script == "slurm" else calls * 2])
+    assert largest_difference(runs.losses(script), runs.losses("multi_gpu in bfloat16")) < 1e-4
