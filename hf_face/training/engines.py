@@ -71,3 +71,5 @@ def _check_deepspeed(plugin: DeepSpeedPlugin, mixed_precision: str) -> None:
                 f"The {name} in DeepSpeed's configuration would ignore the training arguments: leave it out, and set "
                 f"{instead}."
             )
+    # With the optimizer on the CPU, accelerate would replace any that it does not know, SGD too, with DeepSpeed's Adam.
+    plugin.deepspeed_config.setdefault("zero_force_ds_cpu_optimizer", False)
