@@ -30,9 +30,9 @@ def leaves(value: Any) -> list:
 def numbers(values: Mapping[str, Any]) -> Iterator[str]:
     for name, value in values.items():
         found = leaves(value)
-        is_python_s = name.startswith("__") or name == "_is_protocol"
+        is_not_ours = name.startswith(("__", "_is_protocol", "_can_set_"))  # Python's, and what transformers caches
         if (
-            not is_python_s
+            not is_not_ours
             and {type(leaf) for leaf in found} <= PLAIN
             and any(not isinstance(leaf, str) for leaf in found)
         ):

@@ -95,3 +95,13 @@ def test_deepspeed_settings_that_cannot_work_are_refused(settings, message):
     pytest.importorskip("deepspeed", reason="it is an optional engine: pip install hf_face[deepspeed]")
     with pytest.raises(ValueError, match=message):
         _check_deepspeed(DeepSpeedPlugin(hf_ds_config=settings), "bf16" if "bf16" in settings else "no")
+
+
+@pytest.mark.parametrize("given", [{}, {"zero_force_ds_cpu_optimizer": True}])
+def test_an_optimizer_on_the_cpu_is_the_one_that_was_asked_for(given):
+    """accelerate replaces SGD with DeepSpeed's Adam unless it is told not to."""
+    pytest.importorskip("deepspeed", reason='it is an optional engine: pip install "hf_face[deepspeed]"')
+    settings = {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}, **given}
+    plugin = DeepSpeedPlugin(hf_ds_config=settings)
+    _check_deepspeed(plugin, "no")
+    assert plugin.deepspeed_config["zero_force_ds_cpu_optimizer"] == bool(given)
