@@ -40,6 +40,7 @@ def run_here(args):
 
 
 def run_script(is_module: bool, script: str, *arguments: str) -> None:
+    torch.set_num_threads(1)  # before there are threads: in a fork, the first two to ask for torch's pool can collide
     sys.argv = [script, *arguments]
     if is_module:
         runpy.run_module(script, run_name="__main__", alter_sys=True)
