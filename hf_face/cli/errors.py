@@ -16,12 +16,14 @@ TRACEBACK = "--traceback"
 # packages to install. Those of others are bugs.
 READERS = ("hf_face", "transformers", "huggingface_hub", "datasets", "json", "yaml")
 
-
 # An error in a process that loads data, with its traceback, as `torch.utils.data` raises it again.
 WORKER_ERROR = re.compile(r"Caught \w+ in DataLoader worker.*\n[\w.]+: (.+?)\s*", re.DOTALL)
 
 # What torch raises when such a process has been killed, or is missing.
 WORKER_ENDED = re.compile(r"DataLoader worker \(pid.+")
+
+# Seconds that the first rank has to say what is wrong with all ranks: the launcher ends them as soon as one has ended.
+HEAD_START = 5
 
 
 class UsageError(ValueError):
@@ -89,3 +91,5 @@ def tell(message: str) -> None:
         Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text(report, encoding="utf-8")
     if os.environ.get("RANK", "0") == "0":
         print(message, file=sys.stderr)
+    else:
+        time.sleep(HEAD_START)

@@ -12,7 +12,7 @@ from unittest.mock import Mock
 import huggingface_hub.constants
 import pytest
 
-from hf_face.cli import embed
+from hf_face.cli import embed, errors
 from hf_face.data import VerificationPairs, load_identities, load_verification_pairs
 from hf_face.embedding import EmbeddingCache
 from hf_face.evaluation import VerificationEvaluator
@@ -370,7 +370,10 @@ def test_the_traceback_is_there_for_the_asking(hf_face, monkeypatch):
 def test_other_ranks_leave_it_to_the_first(error_of, monkeypatch, tmp_path):
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
+    waited = []
+    monkeypatch.setattr(errors.time, "sleep", waited.append)
     assert error_of(*EMBED, "nope") == ""
+    assert waited == [errors.HEAD_START]  # which leaves the first the time to say it
     report = json.loads((tmp_path / "error.json").read_text())
     assert report["message"] == "hf-face embed: error: no such file or folder: nope"
 
