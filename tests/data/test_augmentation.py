@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import RandomResizedCrop
@@ -329,3 +330,26 @@ def test_an_affine_map_is_drawn_from_the_whole_range_and_not_beyond(monkeypatch)
     for values, most in ((degrees, 10), (x, 0.25 * 80), (y, 0.25 * 40)):
         assert -most <= values.min() < -0.98 * most and 0.98 * most < values.max() <= most
     assert torch.equal(x, x.round()) and torch.equal(y, y.round())
+
+
+class Copies(TorchDispatchMode):
+    """Notes of each copy from the CPU to another device whether it waits for the device."""
+
+    def __init__(self):
+        super().__init__()
+        self.waiting: list[bool] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is torch.ops.aten._to_copy.default and args[0].device != kwargs.get("device", args[0].device):
+            self.waiting.append(not kwargs.get("non_blocking"))
+        return func(*args, **kwargs)
+
+
+@pytest.mark.parametrize("name", sorted(augmentations))
+def test_no_augmentation_waits_for_the_device(name):
+    options = {"random_choice": {"choices": ["flip"]}, "rand_augment": {}}.get(name, {"p": 1.0})
+    augment = build_augmentation([{name: options}], image_size=32)
+    with Copies() as copies:
+        augment(torch.zeros(8, 3, 32, 32, dtype=torch.uint8, device="meta"), torch.Generator().manual_seed(0))
+    assert copies.waiting and not any(copies.waiting)

@@ -1,7 +1,7 @@
 """Random draws for augmentation, and operations on the selected images.
 
 Everything is drawn on the CPU, a few numbers per image, so that the images to operate on are known without waiting for
-the device, and a seed produces the same augmentation on every device.
+the device, and a seed produces the same augmentation on every device. Copies of the numbers do not wait for it either.
 """
 
 from collections.abc import Callable
@@ -24,6 +24,12 @@ def integers(*shape: int, low: int = 0, high: int, generator: Generator | None =
     return torch.randint(low, high, shape, generator=generator, device=device).cpu()
 
 
+def beside(images: Tensor, values: Tensor) -> Tensor:
+    """Values of the CPU on the device of the images, for which the device does not have to finish its work first."""
+    # CUDA takes what it copies from unpinned memory before it returns; MPS reads it later, when it may have changed.
+    return values.to(images.device, non_blocking=images.device.type != "mps")
+
+
 def apply_where(chosen: Tensor, images: Tensor, operation: Callable[..., Tensor], *parameters: Tensor):
     """Apply an operation in place to some images of a batch.
 
@@ -35,5 +41,5 @@ def apply_where(chosen: Tensor, images: Tensor, operation: Callable[..., Tensor]
     """
     rows = chosen.nonzero().squeeze(1)
     if len(rows):
-        places = rows.to(images.device)
+        places = beside(images, rows)
         images[places] = operation(images.index_select(0, places), *(parameter[rows] for parameter in parameters))

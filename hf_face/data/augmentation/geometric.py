@@ -10,7 +10,7 @@ from torch.nn.functional import affine_grid, grid_sample
 
 from ...registry import augmentations
 from .base import PerImage
-from .draws import apply_where, uniform
+from .draws import apply_where, beside, uniform
 
 
 def move(images: Tensor, degrees: Tensor | float = 0.0, x: Tensor | float = 0.0, y: Tensor | float = 0.0) -> Tensor:
@@ -40,7 +40,7 @@ def resized_crop(images: Tensor, boxes: Tensor) -> Tensor:
 
 def inside(boxes: Tensor, images: Tensor) -> Tensor:
     """Mask (B, 1, H, W) of the pixels in `boxes` (B, 4), given as top, left, height and width."""
-    top, left, height, width = boxes.to(images.device).view(-1, 4, 1, 1, 1).unbind(1)
+    top, left, height, width = beside(images, boxes).view(-1, 4, 1, 1, 1).unbind(1)
     rows = torch.arange(images.shape[-2], device=images.device).view(-1, 1)
     columns = torch.arange(images.shape[-1], device=images.device)
     return (rows >= top) & (rows < top + height) & (columns >= left) & (columns < left + width)
@@ -97,7 +97,7 @@ def _warp(images: Tensor, *inverse: Tensor | float) -> Tensor:
     a, b, x, c, d, y = (torch.as_tensor(number).expand(batch_size) for number in inverse)
     # affine_grid's coordinates run from -1 to 1 across the image
     theta = torch.stack([a, b * height / width, x * 2 / width, c * width / height, d, y * 2 / height], dim=1)
-    grid = affine_grid(theta.view(-1, 2, 3).to(images.device), list(images.shape), align_corners=False)
+    grid = affine_grid(beside(images, theta.view(-1, 2, 3)), list(images.shape), align_corners=False)
     return grid_sample(images.float(), grid, mode="nearest", align_corners=False).to(torch.uint8)
 
 

@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 
 from ...registry import augmentations
 from .base import PerImage
-from .draws import integers, uniform
+from .draws import beside, integers, uniform
 
 ADAFACE = """
 @inproceedings{adaface,
@@ -41,8 +41,8 @@ def resample(images: Tensor, sides: Tensor, shrink_filter: Tensor, enlarge_filte
     """
     size = images.shape[-1]
     full = torch.full_like(sides, size)
-    shrink = resize_weights(full, sides, shrink_filter, size).to(images.device)[:, None]
-    enlarge = resize_weights(sides, full, enlarge_filter, size).to(images.device)[:, None]  # (B, 1, N, N)
+    shrink = beside(images, resize_weights(full, sides, shrink_filter, size))[:, None]
+    enlarge = beside(images, resize_weights(sides, full, enlarge_filter, size))[:, None]  # (B, 1, N, N)
     small = _to_pixels(shrink @ images.float() @ shrink.mT)
     return _to_pixels(enlarge @ small @ enlarge.mT).to(torch.uint8)
 

@@ -12,7 +12,7 @@ from torch.nn.functional import conv2d
 
 from ...registry import augmentations
 from .base import PerImage
-from .draws import apply_where, uniform
+from .draws import apply_where, beside, uniform
 
 GRAY_WEIGHTS = (0.2989, 0.587, 0.114)  # of R, G and B, ITU-R BT.601
 
@@ -40,7 +40,7 @@ def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
     divisor = chroma.clamp(min=1)  # gray has no hue, so any value is fine
     hue = torch.where(value == green, (blue - red) / divisor + 2, (red - green) / divisor + 4)
     hue = torch.where(value == red, (green - blue) / divisor, hue)  # 0 to 6, or a little below 0
-    corners = torch.tensor([5.0, 3.0, 1.0], device=images.device).view(1, 3, 1, 1)  # where R, G and B are lowest
+    corners = beside(images, torch.tensor([5.0, 3.0, 1.0])).view(1, 3, 1, 1)  # where R, G and B are lowest
     position = (corners + hue[:, None] + 6 * _per_image(shift, images)) % 6
     turned = value[:, None] - chroma[:, None] * torch.minimum(position, 4 - position).clamp(0, 1)
     return turned.round().to(torch.uint8)
@@ -72,12 +72,12 @@ def _blend(pixels: Tensor, other: Tensor | float, factor: Tensor) -> Tensor:
 
 
 def _gray(images: Tensor) -> Tensor:
-    weights = torch.tensor(GRAY_WEIGHTS, device=images.device).view(1, 3, 1, 1)
+    weights = beside(images, torch.tensor(GRAY_WEIGHTS)).view(1, 3, 1, 1)
     return (images * weights).sum(1, keepdim=True).floor()
 
 
 def _per_image(values: Tensor, images: Tensor) -> Tensor:
-    return values.to(images.device).view(-1, 1, 1, 1)
+    return beside(images, values).view(-1, 1, 1, 1)
 
 
 @augmentations.register("color_jitter")

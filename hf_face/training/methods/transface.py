@@ -6,6 +6,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from ...data.augmentation.draws import beside
 from ...models import ViTFaceOutput
 from ...models.configuration_vit_face import TRANSFACE
 from ...registry import methods
@@ -101,7 +102,7 @@ class TransFace(TrainingMethod):
             pixel_values: (B, 3, H, W), the same images, normalized.
             patch_weights: (B, patches).
         """
-        chosen, others, places, lam = (values.to(images.device) for values in self.draw(*patch_weights.shape))
+        chosen, others, places, lam = (beside(images, values) for values in self.draw(*patch_weights.shape))
         if len(chosen) == 0:
             return
         dominant = patch_weights[chosen].topk(self.num_patches).indices  # (n, K)
