@@ -50,7 +50,8 @@ def in_child(work: Callable[[], int], timeout: float = math.inf) -> int | None:
 
 
 def run_pytest(arguments: list[str], plugins: Iterable = ()) -> int:
-    scratch = Path(tempfile.gettempdir(), f"hf_face_mutation_{os.getuid()}")
+    of_checkout = str(Path.cwd()).replace(os.sep, "-")  # another one's run at the same time needs another folder
+    scratch = Path(tempfile.gettempdir(), f"hf_face_mutation{of_checkout}")
     options = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", f"--basetemp={scratch}"]
     return int(pytest.main([*options, *arguments], plugins=list(plugins)))
 
