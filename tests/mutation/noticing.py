@@ -23,6 +23,7 @@ from mutants import Mutant, function_at, function_spans, place
 
 RECORD = "record.json"  # what is known of the tests, by file
 SURVIVED = "SURVIVED"
+DEFAULTS = "tests/test_defaults.py"  # reads every file's constants and defaults without executing its functions
 MEMORY = 12 * 2**30  # a mistaken size fails rather than fills the machine
 
 
@@ -79,7 +80,8 @@ class Tests:
 
 
 def tests_of(mutant: Mutant, record: dict[str, dict]) -> list[Tests]:
-    """The tests that execute the mutant's function, or its file if it is in none: the closest, then the fastest."""
+    """The tests that execute the mutant's function, or its file if it is in none, where those of defaults come first:
+    the closest, then the fastest."""
     wanted = f"{mutant.path}::{mutant.function or ''}"
 
     def execute(functions: list[str]) -> bool:
@@ -88,13 +90,14 @@ def tests_of(mutant: Mutant, record: dict[str, dict]) -> list[Tests]:
     found = []
     for file, known in record.items():
         executing = {name for name, functions in known["functions"].items() if execute(functions)}
+        executing |= {file} if file == DEFAULTS and not mutant.function else set()
         names = [name for name in known["seconds"] if file in executing or name in executing]
         if names:
             found.append(Tests(file, names, sum(known["seconds"][name] for name in names)))
 
     def distance(tests: Tests) -> tuple:
         source, test = Path(mutant.path), Path(tests.file)
-        return source.stem not in test.stem, source.parts[1] != test.parts[1], tests.seconds
+        return tests.file != DEFAULTS, source.stem not in test.stem, source.parts[1] != test.parts[1], tests.seconds
 
     return sorted(found, key=distance)
 
