@@ -15,7 +15,7 @@ def _mix(x: Tensor) -> Tensor:
     return x ^ (x >> 16)
 
 
-def counter_uniform(index: Tensor, step: Tensor, seed: int = 0) -> Tensor:
+def counter_uniform(index: Tensor, step: Tensor, seed: int) -> Tensor:
     """Uniform draws in (0, 1), one for every `index`, that change with `step` and `seed`.
 
     The output of a generator depends on how many numbers were drawn before, and so on how the work is split over ranks.
@@ -31,6 +31,6 @@ def counter_uniform(index: Tensor, step: Tensor, seed: int = 0) -> Tensor:
     return ((bits >> 8).float() + 0.5) / 2**24
 
 
-def counter_normal(index: Tensor, step: Tensor, seed: int = 0) -> Tensor:
+def counter_normal(index: Tensor, step: Tensor, seed: int) -> Tensor:
     """Standard normal draws; otherwise like [`counter_uniform`]."""
     return torch.special.ndtri(counter_uniform(index, step, seed))

@@ -74,7 +74,7 @@ def unit_and_norm(vectors: Tensor, eps: float = 1e-6) -> tuple[Tensor, Tensor]:
     return vectors * torch.where(norm > eps, norm.clamp(min=eps).reciprocal(), 0), norm
 
 
-def cosine_matrix(directions: Tensor, classes: Classes, normalize: bool = True) -> Tensor:
+def cosine_matrix(directions: Tensor, classes: Classes, normalize: bool) -> Tensor:
     """Cosines (B, C) between directions (B, D) and the classes' nearest sub-centers."""
     centers = classes.centers.to(directions.dtype)
     cosine = directions @ (unit_and_norm(centers)[0] if normalize else centers).T
@@ -220,7 +220,8 @@ def margin_softmax(
         settings = (scale, margin.normalize, _negative_rule(margin, target_value, filter_threshold))
 
         if len(classes) == 0:
-            target, lse = directions.sum(1) * 0, directions.sum(1) * 0 + NEVER
+            target = directions.sum(1) * 0
+            lse = target + NEVER
         elif chunk_size is None:
             target, lse = _softmax_terms(directions, classes, *settings)
         else:
@@ -330,8 +331,7 @@ def margin_softmax_loss(
     check_labels(labels, len(classes))
     check_chunk_size(chunk_size)
     labeled = labels >= 0
-    with torch.autocast(embeddings.device.type, enabled=False):
-        direction, norm = unit_and_norm(embeddings.to(compute_dtype(embeddings, centers)))
+    direction, norm = unit_and_norm(embeddings.to(compute_dtype(embeddings, centers)))
     softmax = margin_softmax(
         direction, norm, classes, labeled, margin or ArcFaceMargin(), scale, chunk_size, filter_threshold
     )

@@ -22,16 +22,21 @@ OPTIMIZERS = {
 
 
 class TinyModel(nn.Module):
-    """A backbone of two layers and a head; the forward pass returns the loss."""
+    """A backbone of two layers and a head; the forward pass returns the loss. With `rival`, a sample's own embedding
+    gives one more negative."""
 
-    def __init__(self, **head_kwargs):
+    def __init__(self, rival: bool, **head_kwargs):
         super().__init__()
         torch.manual_seed(0)
         self.backbone = nn.Sequential(nn.Linear(12, 16), nn.Tanh(), nn.Linear(16, EMBEDDING_SIZE))
         self.head = MarginHead(EMBEDDING_SIZE, **{"num_identities": NUM_IDENTITIES, **head_kwargs})
+        self.rival = rival
 
     def forward(self, pixels, labels, sample_weight=None):
-        return self.head(*unit_and_norm(10 * self.backbone(pixels)), labels, sample_weight).loss
+        direction, norm = unit_and_norm(10 * self.backbone(pixels))
+        output = self.head(direction, norm, labels, sample_weight, 60 + 30 * direction[:, 0] if self.rival else None)
+        self.target_cosine = output.target_cosine
+        return output.loss
 
 
 def global_batch(step: int, num_identities: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -51,14 +56,16 @@ def train(
     optimizer: str = "sgd",
     shard: bool = True,
     weighted: bool = False,
+    rival: bool = False,
     double: bool = False,
     max_norm: float = 5.0,
     folder: Path | None = None,
     resume: bool = False,
 ) -> dict[str, torch.Tensor]:
-    """Losses (steps,), gradient norms (steps,) and final parameters of a run on the current ranks."""
+    """Losses (steps,), gradient norms (steps,), the last batch's target cosines and the final parameters of a run on
+    the current ranks."""
     world_size, rank = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
-    model = TinyModel(**head_kwargs)
+    model = TinyModel(rival, **head_kwargs)
     head, group = model.head, None
     if double:
         model.double()
@@ -95,14 +102,17 @@ def train(
             torch.save(saved, folder / "backbone.pt")
     weights = {f"backbone.{name}": value for name, value in model.backbone.state_dict().items()}
     margin = {f"margin.{name}": value for name, value in head.margin.state_dict().items()}
-    centers = [None] * world_size if world_size > 1 else [head.weight.detach()]
+    cosines, centers = [model.target_cosine], [head.weight.detach()]
+    if world_size > 1:
+        cosines = [None] * world_size
+        dist.all_gather_object(cosines, model.target_cosine)
     if group is not None:
+        centers = [None] * world_size
         dist.all_gather_object(centers, head.weight.detach())
-    elif world_size > 1:
-        centers = [head.weight.detach()]
     return {
         "losses": torch.stack(losses),
         "norms": torch.stack(norms),
+        "target_cosines": torch.cat(cosines),
         "centers": torch.cat(centers),
         **{name: value.clone() for name, value in {**weights, **margin}.items()},
     }

@@ -18,6 +18,7 @@ CALLS = {
     "sampled, sub-centers": {"head_kwargs": {"sample_rate": 0.3, "sub_centers": 2}},
     "curricularface, filter": {"head_kwargs": {"margin": "curricularface", "filter_threshold": 0.3}},
     "weighted": {"head_kwargs": {}, "weighted": True},
+    "rival": {"head_kwargs": {}, "rival": True},
     "float64": {"head_kwargs": {"margin": "adaface"}, "double": True},
 }
 ON_COPIES = ("arcface", "adaface", "magface", "curricularface", "weighted", *(n for n in MARGINS if "elastic" in n))
