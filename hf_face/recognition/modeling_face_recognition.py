@@ -177,6 +177,8 @@ class FaceRecognitionModel(PreTrainedModel):
 
     def train(self, mode: bool = True) -> "FaceRecognitionModel":
         """As in `nn.Module`, but with `freeze_batch_norm`, the backbone's batch norms stay as in evaluation."""
+        if mode and not self.freeze_batch_norm and self.head.training and all(each.training for each in self.modules()):
+            return self  # in a fraction of the time, which is much for every step
         super().train(mode)
         self.head.train(mode)  # which may be kept apart
         if self.freeze_batch_norm:

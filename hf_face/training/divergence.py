@@ -3,10 +3,13 @@
 import json
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
+from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import gather_object
 from torch import Tensor
 from transformers.utils import logging
@@ -17,7 +20,8 @@ from ..recognition import FaceRecognitionModel
 from .arguments import FaceTrainingArguments
 from .card import Run
 from .engine_weights import named_tensors, own_part
-from .ranks import on_any_rank
+from .engines import splits_weights
+from .ranks import Underway, on_any_rank
 
 logger = logging.get_logger(__name__)
 
@@ -51,9 +55,21 @@ class NumberedCollator(FaceCollator):
         return super()._values(rows) | numbers
 
 
+@dataclass
+class Step:
+    """A step, and two flags: whether it is not finite, and whether to stop after it."""
+
+    number: int
+    batches: Batches
+    norm: Tensor
+    flags: Underway
+
+
 class DivergenceCheck:
     """
-    Collects the losses of a step, to check them together with its gradient: the device is waited for only once.
+    Collects the losses of a step, to check them together with its gradient: the device is waited for only once, or not
+    at all if the optimizer is fused. Such an optimizer looks on the device whether to update the weights, and the host
+    looks a step later.
 
     The rows of a step that is not finite are written to `not_finite.jsonl` in the output folder. Then the training
     stops, or with `on_divergence="skip"` goes on as if the step had not been: without its gradient, and with the
@@ -65,6 +81,7 @@ class DivergenceCheck:
         self._num_in_a_row = 0  # steps that were not finite
         self._batches: Batches = []
         self._before: list[tuple[Tensor, Tensor]] = []
+        self._last: Step | None = None  # still to be looked at
 
     def start(self, tensors: Iterable[Tensor]) -> None:
         """Remember the buffers and sums that a step's batches change."""
@@ -77,8 +94,8 @@ class DivergenceCheck:
 
     def check(self, trainer: Run, grad_norm: Tensor | float | None) -> None:
         """
-        Check a step of a [`FaceTrainer`], between its gradient and its update, and agree whether to stop after it. Must
-        be called on every rank.
+        Check a step of a [`FaceTrainer`], between its gradient and its update, or the step before it if this update
+        can be prevented on the device; and agree whether to stop after it. Must be called on every rank.
 
         Args:
             grad_norm: Norm of the gradient; None where it is not known, or may be infinite as with fp16's loss scaling.
@@ -89,14 +106,36 @@ class DivergenceCheck:
         """
         batches, self._batches = self._batches, []
         losses = torch.stack([loss for loss, _ in batches])
-        norm = torch.as_tensor(0.0 if grad_norm is None else grad_norm, device=losses.device).float()
+        norm = grad_norm.to(losses) if isinstance(grad_norm, Tensor) else losses.new_full((), grad_norm or 0.0)
         bad = ~torch.cat([losses, norm[None]]).isfinite().all()
-        bad, trainer.stopping.agreed = on_any_rank(bad, trainer.stopping.requested, device=losses.device)
-        trainer.losses.end_step(len(batches), skipped=bad)
+        flags = on_any_rank(bad, trainer.stopping.requested, device=losses.device)
+        step = Step(trainer.state.global_step + 1, batches, norm, Underway(flags))
+        if self.args.on_divergence == "raise" and (optimizer := _fused_optimizer(trainer)) is not None:
+            optimizer.found_inf = flags[0].float()  # does not update the weights if it is 1
+            self.look_at_last(trainer)
+            self._last = step
+        else:
+            self._look_at(step, trainer)
+
+    def look_at_last(self, trainer: Run) -> None:
+        """
+        Look at the last step if that is still to be done, as before it is logged or saved. Must be called on every
+        rank.
+
+        Raises:
+            TrainingDivergedError: see `check`.
+        """
+        if self._last is not None:
+            step, self._last = self._last, None
+            self._look_at(step, trainer)
+
+    def _look_at(self, step: Step, trainer: Run) -> None:
+        bad, trainer.stopping.agreed = step.flags.tolist()
+        trainer.losses.end_step(len(step.batches), skipped=bad)
         if not bad:
             self._num_in_a_row = 0
             return
-        error = self._describe(batches, trainer.state.global_step + 1, norm.item())
+        error = self._describe(step)
         self._num_in_a_row += 1
         if self.args.on_divergence == "raise" or self._num_in_a_row > MOST_IN_A_ROW:
             raise error
@@ -104,19 +143,19 @@ class DivergenceCheck:
         if PartialState().is_main_process:
             logger.warning(f"Skipped a step. {error}")
 
-    def _describe(self, batches: Batches, step: int, norm: float) -> TrainingDivergedError:
-        own = [(loss.item(), [] if rows is None else rows.tolist()) for loss, rows in batches]
+    def _describe(self, step: Step) -> TrainingDivergedError:
+        own = [(loss.item(), [] if rows is None else rows.tolist()) for loss, rows in step.batches]
         everywhere = gather_object(own)
         bad = [batch for batch in everywhere if not math.isfinite(batch[0])]
-        found = f"the loss is {bad[0][0]}" if bad else f"the norm of the gradient is {norm}"
+        found = f"the loss is {bad[0][0]}" if bad else f"the norm of the gradient is {step.norm.item()}"
         rows = [row for _, rows in bad or everywhere for row in rows]
         if PartialState().is_main_process:
-            self._write(step, found, rows)
+            self._write(step.number, found, rows)
         where = f" for the batch of rows {_shorten(rows)} of the training data" if rows else ""
         return TrainingDivergedError(
-            f"The training diverged: in step {step}, {found}{where}. The weights were not updated or saved. Lower "
-            "learning_rate, or raise warmup_steps.",
-            step,
+            f"The training diverged: in step {step.number}, {found}{where}. The weights were not updated or saved. "
+            "Lower learning_rate, or raise warmup_steps.",
+            step.number,
             rows,
         )
 
@@ -133,6 +172,15 @@ class DivergenceCheck:
         check_weights(trainer.model, trainer.state.global_step)  # or every step from here on would be skipped
         if trainer.accelerator.scaler is None:  # which skips the step itself, and has to find a gradient
             trainer.model.zero_grad(set_to_none=True)
+
+
+def _fused_optimizer(trainer: Run) -> Any:
+    """The optimizer if its kernels can be told on the device not to update the weights, as `GradScaler` does."""
+    optimizer = trainer.optimizer
+    while isinstance(optimizer, AcceleratedOptimizer):
+        optimizer = optimizer.optimizer
+    told_otherwise = splits_weights(trainer.accelerator) or trainer.accelerator.scaler is not None
+    return None if told_otherwise or not getattr(optimizer, "_step_supports_amp_scaling", False) else optimizer
 
 
 def check_weights(model: FaceRecognitionModel, step: int) -> None:

@@ -234,6 +234,7 @@ class FaceTrainer(EngineTrainer):
             if self.args.max_steps == 0:  # of which Trainer would train one
                 return TrainOutput(0, math.nan, {})
             self._resumed_from = checkpoint
+            self.divergence = DivergenceCheck(self.args)
             with nullcontext() if checkpoint is None else as_saved(checkpoint) as source:
                 output = super().train(None if source is None else str(source), trial)
             self.publisher.report_failures()
@@ -463,6 +464,8 @@ class FaceTrainer(EngineTrainer):
     ) -> None:
         # Not public, but after a signal nothing may follow: Trainer would end the training as if it were over.
         further = epoch, ignore_keys_for_eval, start_time, learning_rate
+        if any(getattr(self.control, f"should_{what}") for what in ("log", "evaluate", "save", "training_stop")):
+            self.divergence.look_at_last(self)
         super()._maybe_log_save_evaluate(tr_loss, grad_norm, model, trial, *further)
         self.stopping.leave(self, trial)
 

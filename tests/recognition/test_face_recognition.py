@@ -216,3 +216,11 @@ def test_a_label_out_of_range_is_refused():
 def test_an_unknown_margin_is_refused():
     with pytest.raises(ValueError, match="No margin is called 'arcfase'"):
         build(margin="arcfase")
+
+
+@pytest.mark.parametrize("part", ["head", "backbone.model"])
+def test_no_part_stays_in_evaluation(part):
+    model = build().train()
+    model.get_submodule(part).eval()
+    assert all(module.training for module in model.train().modules())
+    assert not any(module.training for module in model.eval().modules())

@@ -56,6 +56,38 @@ def test_a_run_stops_in_the_step_where_it_diverges(make_trainer, what, max_grad_
     assert re.fullmatch(rf"the .*{what} is (nan|inf)", entry["found"]) and entry["found"] in str(raised.value)
 
 
+@pytest.mark.parametrize("max_steps, num_batches", [(2, 2), (3, 3), (9, 3)])
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_a_fused_optimizer_holds_the_update_back_until_the_host_looks(make_trainer, what, max_steps, num_batches):
+    method, states = Poisoned(batch=2, **{what: float("nan")}), States()
+    settings = {"max_steps": max_steps, "save_strategy": "no", "eval_strategy": "no", "logging_steps": 9}
+    trainer = make_trainer(method=method, **settings)
+    trainer.add_callback(states)
+    assert trainer.args.optim == "adamw_torch_fused"
+    with pytest.raises(TrainingDivergedError, match=f"in step 2, the .*{what}.* is nan") as raised:
+        trainer.train()
+    assert len(method.rows) == num_batches and raised.value.rows == method.rows[1]
+    now = weights(trainer)
+    assert equal({name: states.after[0][name] for name in now}, now) == list(now)
+
+
+@pytest.mark.parametrize("optim, num_batches", [("adamw_torch", 2), ("adamw_torch_fused", 3)])
+def test_other_optimizers_are_not_called(make_trainer, optim, num_batches):
+    method = Poisoned(batch=2, gradient=float("nan"))
+    settings = {"max_steps": 9, "save_strategy": "no", "eval_strategy": "no", "logging_steps": 9}
+    with pytest.raises(TrainingDivergedError, match="in step 2"):
+        make_trainer(method=method, optim=optim, **settings).train()
+    assert len(method.rows) == num_batches
+
+
+def test_a_run_after_one_that_diverged_begins_anew(make_trainer):
+    trainer = make_trainer(method=Poisoned(batch=2, loss=float("nan")), max_steps=3, logging_steps=9)
+    with pytest.raises(TrainingDivergedError):
+        trainer.train()
+    trainer.train()
+    assert trainer.state.global_step == 3 and all(value.isfinite().all() for value in weights(trainer).values())
+
+
 def written(trainer) -> list[dict]:
     return [json.loads(line) for line in Path(trainer.args.output_dir, "not_finite.jsonl").open()]
 
