@@ -52,6 +52,10 @@ class CountingTrainer(FaceTrainer):
         with SentBytes() as self.sent:  # of the last step
             return super().training_step(*args)
 
+    def _get_grad_norm(self, *args, **kwargs):  # where the ranks agree whether to go on
+        with SentBytes() as self.agreeing:
+            return super()._get_grad_norm(*args, **kwargs)
+
 
 def sent_bytes(folder: str, num_identities: int, embedding_size: int, batch_size: int, shard_head: bool) -> dict:
     args = FaceTrainingArguments(
@@ -69,7 +73,7 @@ def sent_bytes(folder: str, num_identities: int, embedding_size: int, batch_size
     num_weights = sum(parameter.numel() for parameter in model.backbone.parameters())
     trainer = CountingTrainer(model, args, load_orl(), augmentation=None)
     trainer.train()
-    return {"sent": dict(trainer.sent.by_type), "backbone": num_weights}
+    return {"sent": dict(trainer.sent.by_type), "agreeing": dict(trainer.agreeing.by_type), "backbone": num_weights}
 
 
 if __name__ == "__main__":

@@ -27,3 +27,7 @@ def test_a_split_head_sends_embeddings_and_three_numbers_a_sample(sent):
     embeddings = 2 * 4 * samples * SIZE * share
     numbers = sum(sent["split"]["sent"].values()) - backbone - embeddings
     assert numbers == pytest.approx(20 * samples, abs=64)  # what does not grow with the batch
+
+
+def test_ranks_agree_on_two_numbers(sent):
+    assert all(sent[kind]["agreeing"] == {"float32": 2 * 2 * 4 * (RANKS - 1) / RANKS} for kind in sent)
