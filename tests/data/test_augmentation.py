@@ -9,23 +9,25 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import RandomResizedCrop
+from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
 from hf_face.data import FaceCollator, FaceDataset, build_augmentation
 from hf_face.data.augmentation import (
     RECIPES,
+    ColorJitter,
     LowResolution,
     PerImage,
     RandAugment,
+    RandomAffine,
+    RandomErasing,
     ZeroPaddedCrop,
     geometric,
     photometric,
 )
 from hf_face.data.augmentation.draws import uniform
 from hf_face.data.augmentation.low_resolution import FILTERS, resample, resize_weights
-from hf_face.data.augmentation.rand_augment import OPERATIONS
+from hf_face.data.augmentation.rand_augment import OPERATIONS, SIGNED
 from hf_face.registry import augmentations
 
 
@@ -63,10 +65,23 @@ def test_hue_agrees_with_torchvision(faces):
     assert largest_difference(photometric.adjust_hue(faces, shifts), each(F.adjust_hue, faces, shifts)) <= 1
 
 
+@pytest.mark.parametrize("thirds", [-1, 0, 1])
+def test_a_third_of_the_color_wheel_exchanges_the_channels(thirds):
+    levels = torch.tensor([0, 1, 2, 3, 100, 101, 254, 255], dtype=torch.uint8)
+    colors = torch.cartesian_prod(levels, levels, levels).T[None, :, :, None]  # (1, 3, 512, 1)
+    assert torch.equal(photometric.adjust_hue(colors, torch.tensor([thirds / 3])), colors.roll(thirds, dims=1))
+
+
+def test_black_stays_black_and_white_is_the_brightest():
+    pixels = torch.tensor([0, 100, 200, 255], dtype=torch.uint8).expand(2, 3, 1, 4)
+    brighter, same = photometric.adjust_brightness(pixels, torch.tensor([2.0, 1.0]))
+    assert brighter[0].tolist() == [[0, 200, 255, 255]] and torch.equal(same, pixels[1])
+
+
 def test_posterize_and_solarize_agree_with_torchvision(faces):
     bits = torch.arange(1, 9)
     assert torch.equal(photometric.posterize(faces, bits.float()), each(F.posterize, faces, bits))
-    thresholds = torch.linspace(0, 255, 8)
+    thresholds = torch.arange(20.0, 180.0, 20.0)
     assert torch.equal(photometric.solarize(faces, thresholds), each(F.solarize, faces, thresholds))
 
 
@@ -103,7 +118,8 @@ def affine(face: Tensor, angle: float = 0.0, translate=(0, 0), shear=(0.0, 0.0),
 )
 def test_geometry_agrees_with_torchvision(faces, ours, theirs, strengths):
     strengths = torch.tensor(list(strengths), dtype=torch.float32)
-    same = ours(faces, strengths) == each(theirs, faces, strengths)
+    wide = faces[:, :, :84]
+    same = ours(wide, strengths) == each(theirs, wide, strengths)
     assert same.float().mean() > 0.998  # where two pixels are equally near, rounding may choose either
 
 
@@ -115,11 +131,32 @@ def test_resized_crop_enlarges_the_box(faces):
     assert torch.equal(other, faces[2, :, 56:, 28:84].repeat_interleave(2, 1).repeat_interleave(2, 2))
 
 
+def test_a_box_is_inside_from_its_first_to_its_last_pixel():
+    boxes = torch.tensor([[1, 2, 2, 3], [0, 0, 4, 6], [0, 0, 0, 0]])
+    expected = torch.zeros(3, 1, 4, 6, dtype=torch.bool)
+    expected[0, :, 1:3, 2:5] = expected[1] = True
+    assert torch.equal(geometric.inside(boxes, torch.zeros(3, 3, 4, 6)), expected)
+
+
+def test_boxes_of_one_pixel_are_anywhere_and_boxes_of_all_pixels_fit():
+    images, square = torch.zeros(500, 3, 3, 3), (1.0, 1.0)
+    pixels = geometric.random_boxes(images, 1 / 9, 1 / 9, square, torch.Generator().manual_seed(0))
+    assert {tuple(box) for box in pixels.tolist()} == {(top, left, 1, 1) for top in range(3) for left in range(3)}
+    assert geometric.random_boxes(images, 1.0, 1.0, square).unique(dim=0).tolist() == [[0, 0, 3, 3]]
+
+
+def test_ten_boxes_are_drawn_until_one_fits():
+    # of the image's area and 1 to 1.105 times as wide as high, a tenth of which are at most 100.5 pixels wide
+    images = torch.zeros(1, 3, 100, 100).expand(20_000, -1, -1, -1)
+    boxes = geometric.random_boxes(images, 1.0, 1.0, (1.0, 1.005**20), torch.Generator().manual_seed(0))
+    assert boxes.any(1).float().mean() == pytest.approx(1 - 0.9**10, abs=0.01)
+
+
 def test_random_boxes_are_distributed_as_torchvision_draws_them(faces):
     images = faces[:1].expand(4000, -1, -1, -1)
     boxes = geometric.random_crops(images, 0.2, 1.0, torch.Generator().manual_seed(0)).float()
     torch.manual_seed(0)
-    crop = RandomResizedCrop(112, scale=(0.2, 1.0))
+    crop = v2.RandomResizedCrop(112, scale=(0.2, 1.0))
     drawn = [crop.make_params([faces[0]]) for _ in range(4000)]
     expected = torch.tensor([[p["top"], p["left"], p["height"], p["width"]] for p in drawn], dtype=torch.float32)
     assert boxes[:, 0].add(boxes[:, 2]).max() <= 112
@@ -173,8 +210,21 @@ def test_low_resolution_shrinks_sevenfold_at_most(min_side):
 
 @pytest.mark.parametrize("size", [1, 3, 6, 20, 100])
 def test_low_resolution_at_its_limit_keeps_an_even_image(size):
-    images = torch.full((200, 3, size, size), 200, dtype=torch.uint8)
-    assert LowResolution(min_side=1 / 7, p=1.0)(images, torch.Generator().manual_seed(0)).eq(200).all()
+    images = torch.tensor([0, 200], dtype=torch.uint8).repeat(100).view(-1, 1, 1, 1).repeat(1, 3, size, size)
+    assert torch.equal(LowResolution(min_side=1 / 7, p=1.0)(images.clone(), torch.Generator().manual_seed(0)), images)
+
+
+def test_low_resolution_of_the_whole_side_changes_nothing(faces):
+    assert torch.equal(LowResolution(min_side=1.0, p=1.0)(faces.clone()), faces)
+
+
+@pytest.mark.parametrize("name", ["cubic", "lanczos4"])
+def test_filters_that_overshoot_stay_black_and_white(name):
+    edge = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
+    edge[..., 32:] = 255
+    index = torch.tensor([list(FILTERS).index(name)])
+    out = resample(edge, torch.tensor([24]), index, index)
+    assert out[..., :28].max() < 128 < out[..., 36:].min()
 
 
 def test_zero_padded_crop_keeps_the_box_in_its_place(faces):
@@ -187,6 +237,74 @@ def test_zero_padded_crop_keeps_the_box_in_its_place(faces):
         assert torch.equal(after[box], before[box])
         assert after.sum() == after[box].sum()
         assert 0.15 < kept.float().mean() <= 1
+
+
+def test_zero_padded_crops_are_of_a_fifth_to_the_whole_area():
+    out = ZeroPaddedCrop(p=1.0)(torch.ones(1000, 3, 40, 40, dtype=torch.uint8), torch.Generator().manual_seed(0))
+    area = out[:, 0].float().mean((1, 2))
+    assert 0.19 < area.min() < 0.22 and 0.5 < area.mean() < 0.65
+    assert (area == 1).float().mean() < 0.02
+
+
+def test_random_erasing_is_that_of_torchvision():
+    ours, theirs = RandomErasing(), v2.RandomErasing()
+    assert [ours.p, (ours.min_area, ours.max_area), ours.ratio] == [theirs.p, theirs.scale, theirs.ratio]
+    out = RandomErasing(p=1.0)(torch.ones(1000, 3, 40, 40, dtype=torch.uint8), torch.Generator().manual_seed(0))
+    erased = (out == 0).all(1).float().mean((1, 2))
+    assert 0.01 < erased.min() < 0.03 and 0.31 < erased.max() < 0.35  # rounded to whole pixels
+    assert erased.mean() == pytest.approx(0.175, abs=0.01)
+
+
+def test_an_augmentation_without_strength_changes_nothing(faces):
+    for augmentation in (RandomAffine(), ColorJitter()):
+        assert torch.equal(augmentation(faces.clone()), faces)
+
+
+def test_color_jitter_makes_each_adjustment_once_in_random_order():
+    jitter = ColorJitter()
+    jitter.adjustments = [(lambda images, _: 2 * images, 0, 1), (lambda images, _: images + 3, 0, 1)]
+    out = jitter(torch.ones(100, 3, 1, 1, dtype=torch.uint8), torch.Generator().manual_seed(0))
+    assert set(out.flatten().tolist()) == {2 * 1 + 3, 2 * (1 + 3)}
+
+
+RAND_AUGMENT = v2.RandAugment()
+
+
+@pytest.mark.parametrize("name", RAND_AUGMENT._AUGMENTATION_SPACE)
+@pytest.mark.parametrize("level", [-17, 17])
+def test_rand_augment_operations_are_those_of_torchvision(faces, name, level):
+    magnitudes, signed = RAND_AUGMENT._AUGMENTATION_SPACE[name]
+    assert (name in SIGNED) == signed
+    expected = magnitudes(31, 112, 112)
+    ours = RandAugment(112).strengths[name]
+    torch.testing.assert_close(
+        ours, torch.zeros(31) if expected is None else expected * (255.0 if name == "Solarize" else 1.0)
+    )
+    magnitude = 0.0 if expected is None else expected[abs(level)].item() * (-1 if signed and level < 0 else 1)
+    strengths = ours[abs(level)].expand(8) * (-1 if signed and level < 0 else 1)
+    theirs = [RAND_AUGMENT._apply_image_or_video_transform(face, name, magnitude, "nearest", {}) for face in faces]
+    difference = (OPERATIONS[name](faces, strengths).int() - torch.stack(theirs).int()).abs()
+    assert (difference > 1).float().mean() < 0.002  # where two pixels are equally near, rounding may choose either
+
+
+def test_the_additions_of_froundation_to_rand_augment(faces):
+    gray = OPERATIONS["Grayscale"](faces, torch.zeros(8))
+    assert torch.equal(gray, F.rgb_to_grayscale(faces).expand(-1, 3, -1, -1))
+    strengths = RandAugment(112).strengths["ResizedCrop"]
+    assert [strengths[level].item() for level in (0, 15, 30)] == pytest.approx([0.1, 0.5, 0.9])
+
+
+@pytest.mark.parametrize(("strength", "whole"), [(0.1, 0.2), (0.9, 0.01)])
+def test_a_resized_crop_leaves_out_as_much_as_its_strength(strength, whole):
+    column = torch.arange(50, dtype=torch.uint8).expand(50, 50)
+    images = torch.stack([column, column.T, column]).expand(300, -1, -1, -1)
+    out = RandAugment(50)._operation("ResizedCrop", torch.Generator().manual_seed(0))(
+        images, torch.full((300,), strength)
+    )
+    width, height, _ = (out.amax((2, 3)) - out.amin((2, 3)) + 1.0).T
+    area = width * height / 50**2
+    assert area.min() == pytest.approx(1 - strength, abs=0.03)
+    assert (area == 1).float().mean() < whole
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
@@ -256,6 +374,38 @@ def test_the_adaface_recipe_leaves_about_half_of_the_images_unaugmented(faces):
     assert 0.46 < plain.float().mean() < 0.57  # 0.8 ** 3 = 0.512
 
 
+def test_published_sets_have_the_strengths_of_their_projects():
+    flip, choice = build_augmentation("timm_face", image_size=112).steps
+    jitter, affine = choice.choices
+    assert flip.p == 0.5 and (affine.degrees, affine.translate, affine.p) == (0, 0.1, 1)
+    assert jitter.p == 1 and [adjustment[1:] for adjustment in jitter.adjustments] == [
+        *[(0.9, 1.1)] * 3,
+        (-0.1, 0.1),  # the hue
+    ]
+    crop, low_resolution, jitter, flip = build_augmentation("adaface", image_size=112).steps
+    assert [step.p for step in (crop, low_resolution, jitter, flip)] == [0.2, 0.2, 0.2, 0.5]
+    assert (crop.min_area, low_resolution.min_side) == (0.2, 0.2)
+    assert [adjustment[1:] for adjustment in jitter.adjustments] == [(0.5, 1.5)] * 3
+    rand_augment, flip = build_augmentation("froundation", image_size=112).steps
+    assert (rand_augment.num_ops, rand_augment.magnitude, flip.p) == (4, 16, 0.5)
+
+
+def test_factors_of_color_jitter_are_not_negative():
+    (adjustment,) = ColorJitter(brightness=1.5).adjustments
+    assert adjustment[1:] == (0, 2.5)
+
+
+@pytest.mark.parametrize("name", ["flip", "random_erasing"])
+def test_what_has_probability_0_is_never_done(monkeypatch, faces, name):
+    monkeypatch.setattr(torch, "rand", lambda shape, **_: torch.zeros(shape))  # the lowest draw
+    assert torch.equal(build_augmentation([{name: {"p": 0}}], image_size=112)(faces), faces)
+
+
+@pytest.mark.parametrize("magnitude", [1, 30])
+def test_every_bin_but_the_weakest_may_be_the_highest_drawn(magnitude):
+    assert RandAugment(112, magnitude=magnitude).magnitude == magnitude
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
@@ -270,6 +420,9 @@ def test_the_adaface_recipe_leaves_about_half_of_the_images_unaugmented(faces):
         ([{"random_choice": ["flip"], "flip": {}}], "Expected the augmentation as a name"),
         ([{"rand_augment": {"operations": ["Shear"]}}], "unknown RandAugment operations.*Shear"),
         ([{"rand_augment": {"magnitude": 31}}], "magnitude must be 1 to 30 with 31 bins, found 31"),
+        ([{"rand_augment": {"magnitude": 0}}], "magnitude must be 1 to 30 with 31 bins, found 0"),
+        ([{"flip": {"p": 1.1}}], "p must be from 0 to 1, found 1.1"),
+        ([{"random_erasing": {"p": -0.1}}], "p must be from 0 to 1, found -0.1"),
     ],
 )
 def test_a_wrong_recipe_is_named(spec, message):

@@ -13,6 +13,9 @@ class PerImage(nn.Module):
     `plugins:`. Any module that takes uint8 images and a generator can be registered. Its options are the arguments of
     `__init__`, with defaults; an argument named `image_size` receives the size of the crops.
 
+    Raises:
+        ValueError: if `p` is not from 0 to 1.
+
     Example:
     ```python
     from torchvision.transforms.v2 import functional as F
@@ -38,6 +41,8 @@ class PerImage(nn.Module):
 
     def __init__(self, p: float):
         super().__init__()
+        if not 0 <= p <= 1:
+            raise ValueError(f"p must be from 0 to 1, found {p}")
         self.p = p
 
     def forward(self, images: Tensor, generator: Generator | None = None) -> Tensor:

@@ -31,15 +31,15 @@ RECIPES: dict[str, list] = {
             ]
         },
     ],
-    # mk-minchul/AdaFace, dataset/augmenter.py, with the probabilities of scripts/run_ir101_ms1mv2.sh
+    # mk-minchul/AdaFace, dataset/augmenter.py, with the probabilities of scripts/run_ir101_ms1mv2.sh: 0.2 each
     "adaface": [
-        {"zero_padded_crop": {"p": 0.2}},
-        {"low_resolution": {"p": 0.2}},
+        "zero_padded_crop",
+        "low_resolution",
         {"color_jitter": {"p": 0.2, "brightness": 0.5, "contrast": 0.5, "saturation": 0.5}},
         "flip",
     ],
     # TaharChettaoui/FRoundation, src/data/transform.py
-    "froundation": [{"rand_augment": {"num_ops": 4, "magnitude": 16}}, "flip"],
+    "froundation": ["rand_augment", "flip"],
 }
 
 

@@ -22,17 +22,17 @@ def move(images: Tensor, degrees: Tensor | float = 0.0, x: Tensor | float = 0.0,
 
 def shear_x(images: Tensor, slope: Tensor) -> Tensor:
     """Move each row to the left by `slope` times its distance from the top."""
-    return _warp(images, 1.0, slope, slope * images.shape[-2] / 2, 0.0, 1.0, 0.0)
+    return _warp(images, 1.0, slope, slope * images.shape[2] / 2, 0.0, 1.0, 0.0)
 
 
 def shear_y(images: Tensor, slope: Tensor) -> Tensor:
     """Move each column up by `slope` times its distance from the left."""
-    return _warp(images, 1.0, 0.0, 0.0, slope, 1.0, slope * images.shape[-1] / 2)
+    return _warp(images, 1.0, 0.0, 0.0, slope, 1.0, slope * images.shape[3] / 2)
 
 
 def resized_crop(images: Tensor, boxes: Tensor) -> Tensor:
     """Enlarge `boxes` (B, 4), given as top, left, height and width, to the whole image."""
-    height, width = images.shape[-2:]
+    _, _, height, width = images.shape
     top, left, box_height, box_width = boxes.float().unbind(1)
     x, y = left + (box_width - width) / 2, top + (box_height - height) / 2
     return _warp(images, box_width / width, 0.0, x, 0.0, box_height / height, y)
@@ -41,8 +41,8 @@ def resized_crop(images: Tensor, boxes: Tensor) -> Tensor:
 def inside(boxes: Tensor, images: Tensor) -> Tensor:
     """Mask (B, 1, H, W) of the pixels in `boxes` (B, 4), given as top, left, height and width."""
     top, left, height, width = beside(images, boxes).view(-1, 4, 1, 1, 1).unbind(1)
-    rows = torch.arange(images.shape[-2], device=images.device).view(-1, 1)
-    columns = torch.arange(images.shape[-1], device=images.device)
+    rows = torch.arange(images.shape[2], device=images.device).view(-1, 1)
+    columns = torch.arange(images.shape[3], device=images.device)
     return (rows >= top) & (rows < top + height) & (columns >= left) & (columns < left + width)
 
 
@@ -83,7 +83,8 @@ def random_crops(
 ) -> Tensor:
     """Draw [`random_boxes`] with aspect ratio 3/4 to 4/3, or the whole image if no box fits."""
     boxes = random_boxes(images, min_area, max_area, (3 / 4, 4 / 3), generator)
-    whole = torch.tensor([0, 0, *images.shape[-2:]])
+    _, _, height, width = images.shape
+    whole = torch.tensor([0, 0, height, width])
     return torch.where(boxes.any(1, keepdim=True), boxes, whole)
 
 
@@ -140,7 +141,7 @@ class RandomAffine(PerImage):
         self.translate = translate
 
     def augment(self, images: Tensor, generator: Generator | None) -> Tensor:
-        height, width = images.shape[-2:]
+        _, _, height, width = images.shape
         angle, x, y = uniform(3, len(images), low=-1.0, generator=generator)
         shift_x, shift_y = (x * self.translate * width).round(), (y * self.translate * height).round()
         return move(images, angle * self.degrees, shift_x, shift_y)

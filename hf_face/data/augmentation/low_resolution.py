@@ -39,7 +39,7 @@ def resample(images: Tensor, sides: Tensor, shrink_filter: Tensor, enlarge_filte
     Returns:
         uint8 (B, 3, N, N).
     """
-    size = images.shape[-1]
+    _, _, _, size = images.shape
     full = torch.full_like(sides, size)
     shrink = beside(images, resize_weights(full, sides, shrink_filter, size))[:, None]
     enlarge = beside(images, resize_weights(sides, full, enlarge_filter, size))[:, None]  # (B, 1, N, N)
@@ -82,7 +82,7 @@ def _cubic(output: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _lanczos4(output: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    return _taps((output + 0.5) * scale - 0.5, lambda x: torch.where(x.abs() < 4, x.sinc() * (x / 4).sinc(), 0))
+    return _taps((output + 0.5) * scale - 0.5, lambda x: x.sinc() * (x / 4).clamp(-1, 1).sinc())
 
 
 def _area(output: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
@@ -91,7 +91,7 @@ def _area(output: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     positions = torch.floor(start) + TAPS
     covered = torch.minimum(positions + 1, start + scale) - torch.maximum(positions, start)
     blend = (output + 1 - (torch.floor(start) + 1) / scale).clamp(min=0)
-    blend = torch.where(TAPS == 0, 1 - blend % 1, torch.where(TAPS == 1, blend % 1, 0))
+    blend = torch.where(TAPS == 0, 1 - blend, torch.where(TAPS == 1, blend, 0))
     return positions, torch.where(scale >= 1, covered.clamp(min=0) / scale, blend)
 
 
@@ -103,10 +103,10 @@ def _taps(center: Tensor, kernel: Callable[[Tensor], Tensor]) -> tuple[Tensor, T
 
 
 def _cubic_kernel(x: Tensor, a: float = -0.75) -> Tensor:
-    x = x.abs()
+    x = x.abs().clamp(max=2)  # zero from there on
     near = ((a + 2) * x - (a + 3)) * x * x + 1
     far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
-    return torch.where(x <= 1, near, torch.where(x < 2, far, 0))
+    return torch.where(x <= 1, near, far)
 
 
 def _to_pixels(values: Tensor) -> Tensor:
@@ -132,7 +132,7 @@ class LowResolution(PerImage):
         self.min_side = min_side
 
     def augment(self, images: Tensor, generator: Generator | None) -> Tensor:
-        size = images.shape[-1]
+        _, _, _, size = images.shape
         ratio = uniform(len(images), low=self.min_side, generator=generator)
         sides = (ratio * size).long().clamp(min=math.ceil(size / MAX_SHRINK))
         filters = integers(2, len(images), high=len(FILTERS), generator=generator)
