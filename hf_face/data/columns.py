@@ -8,12 +8,14 @@ import pyarrow.compute as pc
 from datasets import Dataset
 from datasets.table import embed_table_storage
 
+BATCH_ROWS = 1000
+FEW_ROWS = 100  # for images of any size, all of which are in memory at a time
 MAX_BATCH_BYTES = 64 << 20  # a thousand crops are far smaller, a thousand full-size images far larger
 
 
 def identity_labels(dataset: Dataset) -> np.ndarray:
     """The label column as an int64 array (N,), read from Arrow in one go."""
-    labels = dataset.data.column("label").to_numpy().astype(np.int64, copy=False)
+    labels = np.asarray(dataset.data.column("label").to_numpy(), dtype=np.int64)
     return labels if dataset._indices is None else labels[dataset._indices.column(0).to_numpy()]
 
 
@@ -33,7 +35,9 @@ def read_images_into_table(dataset: Dataset) -> Dataset:
     if not has_paths_only(dataset):
         return dataset
     rows = dataset.with_format("arrow")
-    embedded = rows.map(embed_table_storage, batched=True, batch_size=100, writer_batch_size=100, desc="reading images")
+    embedded = rows.map(
+        embed_table_storage, batched=True, batch_size=FEW_ROWS, writer_batch_size=FEW_ROWS, desc="reading images"
+    )
     return embedded.with_format(None)
 
 

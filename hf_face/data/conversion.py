@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from ..user_input import check_at_least, check_output_folder
 from .builder import identity_features, open_source
-from .columns import check_label_range, encoded_sizes, read_images_into_table, rows_that_fit
+from .columns import BATCH_ROWS, check_label_range, encoded_sizes, read_images_into_table, rows_that_fit
 from .identities import load_identities
 from .image_folder import ImageFolder
 from .recordio import RecordIO
@@ -119,7 +119,7 @@ class DatasetSource:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def batches(self, start: int, stop: int, batch_size: int = 1000) -> Iterator[pa.Table]:
+    def batches(self, start: int, stop: int, batch_size: int = BATCH_ROWS) -> Iterator[pa.Table]:
         """Rows `start` to `stop` as tables of at most `batch_size` rows and 64 MB."""
         while start < stop:
             end = start + rows_that_fit(self._sizes[start : min(start + batch_size, stop)])

@@ -12,7 +12,7 @@ from datasets.fingerprint import Hasher
 from transformers.utils import logging
 
 from ..models.pixels import image_suffixes
-from .columns import rows_that_fit
+from .columns import BATCH_ROWS, rows_that_fit
 from .recordio import IMAGE_TYPE
 
 logger = logging.get_logger(__name__)
@@ -77,7 +77,7 @@ class ImageFolder:
         statuses = [os.stat(self.path / file) for file in self.files]
         return Hasher.hash([(file, s.st_size, s.st_mtime_ns) for file, s in zip(self.files, statuses, strict=True)])
 
-    def batches(self, start: int = 0, stop: int | None = None, batch_size: int = 1000) -> Iterator[pa.Table]:
+    def batches(self, start: int = 0, stop: int | None = None, batch_size: int = BATCH_ROWS) -> Iterator[pa.Table]:
         """Rows `start` to `stop` as tables with the columns `image` (the files' bytes and their names) and `label`.
 
         A table has at most `batch_size` rows and 64 MB.

@@ -13,6 +13,7 @@ identities, and an identity's two labels are the range of its images' records.
 
 import mmap
 import os
+import re
 import struct
 from array import array
 from bisect import bisect_left
@@ -31,7 +32,7 @@ from huggingface_hub import snapshot_download
 from pyarrow import csv
 from tqdm.auto import tqdm
 
-from .columns import rows_that_fit
+from .columns import BATCH_ROWS, rows_that_fit
 
 MAGIC = 0xCED7230A
 LENGTH_BITS = 29
@@ -41,6 +42,7 @@ PART = struct.Struct("<II")
 HEAD = struct.Struct("<IfQQ")
 MAX_LABEL = 2**31  # beyond any data set, and far from where int64 ends
 MAGIC_BYTES = MAGIC.to_bytes(4, "little")
+HEADS_AT_ONCE = 65536
 IMAGE_TYPE = pa.struct({"bytes": pa.binary(), "path": pa.string()})  # how `datasets.Image` is stored
 
 
@@ -115,7 +117,7 @@ class RecordIO:
         properties = self.path.with_name("property")
         if properties.is_file():
             stated = properties.read_bytes().split(b",")[0].strip()
-            if not (stated.isdigit() and len(stated) <= 18):
+            if not re.fullmatch(rb"\d{1,18}", stated):
                 raise ValueError(f"{properties}: expected 'identities,height,width', found {stated[:80]!r}")
             return int(stated)
         return len(self._identities) or int(self.labels().max()) + 1
@@ -142,7 +144,7 @@ class RecordIO:
 
     def labels(self) -> np.ndarray:
         """The identity of every image, (N,) int64. Reads the head of each record only."""
-        chunks = np.array_split(self._images, len(self) // 65536 + 1)
+        chunks = np.split(self._images, range(HEADS_AT_ONCE, len(self), HEADS_AT_ONCE))
         return np.concatenate([self._heads(chunk).identity for chunk in chunks])
 
     def read_batch(self, start: int, stop: int) -> pa.Table:
@@ -159,7 +161,7 @@ class RecordIO:
         paths = pc.binary_join_element_wise(self.path.name, pa.array(offsets).cast(pa.string()), "@")
         return pa.table({"image": image_column(images, paths), "label": heads.identity})
 
-    def batches(self, start: int = 0, stop: int | None = None, batch_size: int = 1000) -> Iterator[pa.Table]:
+    def batches(self, start: int = 0, stop: int | None = None, batch_size: int = BATCH_ROWS) -> Iterator[pa.Table]:
         """Rows `start` to `stop` as tables of at most `batch_size` rows and 64 MB, one in memory at a time."""
         stop = len(self) if stop is None else stop
         while start < stop:
@@ -231,9 +233,7 @@ class RecordIO:
             while end < len(self._map):
                 offsets.append(end)
                 end = self._parts(end)[-1].next
-                if len(offsets) % 100_000 == 0:
-                    progress.update(end - progress.n)
-            progress.update(end - progress.n)
+                progress.update(end - offsets[-1])
         return np.array(offsets)
 
     def _check_end(self):
@@ -336,7 +336,7 @@ class RecordIO:
         order = np.argsort(start, kind="stable")
         bounds = np.stack([start[order], end[order]], axis=1).ravel()
         buffers = [None, pa.py_buffer(bounds), pa.py_buffer(self._map)]
-        slices_and_gaps = pa.LargeBinaryArray.from_buffers(pa.large_binary(), max(len(bounds) - 1, 0), buffers)
+        slices_and_gaps = pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(bounds[1:]), buffers)
         return slices_and_gaps.take(pa.array(2 * np.argsort(order))).cast(pa.binary())
 
 

@@ -1,6 +1,7 @@
 """Writes identity datasets as RecordIO in InsightFace's layout, for tools that read nothing else."""
 
 import io
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +9,12 @@ from datasets import Dataset
 from PIL import Image as PILImage
 from tqdm.auto import tqdm
 
-from .columns import encoded_images, identity_labels
+from .columns import FEW_ROWS, encoded_images, identity_labels
 from .identities import check_identities
 from .recordio import FIRST, HEAD, LAST, LENGTH_BITS, LENGTH_MASK, MAGIC, MAGIC_BYTES, MIDDLE, PART, WHOLE
 
 
-def write_recordio(dataset: Dataset, folder: str | Path, batch_size: int = 100) -> Path:
+def write_recordio(dataset: Dataset, folder: str | Path, batch_size: int = FEW_ROWS) -> Path:
     """Write `train.rec`, `train.idx` and `property`, without re-encoding the images.
 
     Images are grouped by identity, since the format stores a range of records per identity.
@@ -48,8 +49,9 @@ def write_recordio(dataset: Dataset, folder: str | Path, batch_size: int = 100) 
                 writer.write(label, image)
         for identity in zip([1, *ends[:-1]], ends, strict=True):
             writer.write(identity)
-    with PILImage.open(io.BytesIO(encoded_images(dataset, order[:1])[0])) as first:
-        path.with_name("property").write_text(f"{len(ends)},{first.height},{first.width}")
+    (first,) = encoded_images(dataset, order[:1])
+    with PILImage.open(io.BytesIO(first)) as image:
+        path.with_name("property").write_text(f"{len(ends)},{image.height},{image.width}")
     return unfinished.rename(path)
 
 
@@ -78,10 +80,9 @@ class _Writer:
 
 def _split_at_magic(data: bytes) -> list[bytes]:
     """Split at every magic at a multiple of 4 bytes, dropping it, so that readers can search for record starts."""
-    parts, start, found = [], 0, data.find(MAGIC_BYTES)
-    while found >= 0:
-        if found % 4 == 0:
-            parts.append(data[start:found])
-            start = found + 4
-        found = data.find(MAGIC_BYTES, found + 1)
+    parts, start = [], 0
+    for found in re.finditer(re.escape(MAGIC_BYTES), data):
+        if found.start() % 4 == 0:
+            parts.append(data[start : found.start()])
+            start = found.end()
     return [*parts, data[start:]]

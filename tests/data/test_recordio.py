@@ -1,5 +1,6 @@
 """RecordIO: files written by mxnet, our own files, and all kinds of damage."""
 
+import re
 import struct
 
 import numpy as np
@@ -88,8 +89,10 @@ def test_random_access_iteration_and_batches_agree(written):
     assert [len(batch) for batch in batches] == [4, 4, 4, 3]
     stored = [image["bytes"] for batch in batches for image in batch["image"].to_pylist()]
     assert stored == images[3:18]
-    with pytest.raises(IndexError, match="row 20 of 20"):
-        recordio[20]
+    assert recordio[-20].image == images[0]
+    for row in (20, -21):
+        with pytest.raises(IndexError, match=f"row {row} of 20"):
+            recordio[row]
 
 
 def test_an_images_path_says_where_its_record_is(written):
@@ -111,10 +114,30 @@ def test_batches_of_large_images_have_fewer_rows(tmp_path, monkeypatch):
     assert [image["bytes"] for batch in batches for image in batch["image"].to_pylist()] == images
 
 
-def test_index_is_rebuilt_by_scanning(written):
+def test_batches_have_a_thousand_rows(tmp_path):
+    recordio = RecordIO(write(tmp_path, [part(record(b"face"))] * 1001))
+    assert [len(batch) for batch in recordio.batches()] == [1000, 1]
+
+
+def test_records_of_one_part_are_read_without_a_python_object_each(tmp_path, monkeypatch):
+    records = [record(b"four"), record(b"", 2**31), record(b"eight...", labels=(7,)), record(b"12", labels=(3, 0.5))]
+    recordio = RecordIO(write(tmp_path, [part(data) for data in [*records, record(b"")]]))
+    monkeypatch.setattr(RecordIO, "_record", None)
+    monkeypatch.setattr("hf_face.data.recordio.HEADS_AT_ONCE", 2)
+    assert recordio.labels().tolist() == [0, 2**31, 7, 3, 0]
+    images = recordio.read_batch(0, 5)["image"].to_pylist()
+    assert [image["bytes"] for image in images] == [b"four", b"", b"eight...", b"12", b""]
+
+
+def test_a_record_that_is_only_a_head_has_an_empty_image(tmp_path):
+    assert RecordIO(write(tmp_path, [part(record(b"image")), part(record(b"", 1))]))[1] == ([1], b"")
+
+
+def test_index_is_rebuilt_by_scanning(written, capsys):
     images = [image for _, image in RecordIO(written)]
     (written / "train.idx").unlink()
     assert [image for _, image in RecordIO(written)] == images
+    assert re.search(r"indexing train.rec: 100%.* (\d+k)/\1 ", capsys.readouterr().err)
 
 
 def test_a_rebuilt_index_is_kept_until_the_file_changes(written, tmp_path, monkeypatch):
@@ -162,10 +185,11 @@ def test_without_header_every_record_is_an_image(tmp_path):
 def test_record_of_several_parts(tmp_path):
     data = record(b"abcdefgh" + MAGIC + MAGIC + b"end", 3)  # cut at both magics, which are not stored
     parts = part(data[:32], 1) + part(b"", 2) + part(b"end", 3)
-    recordio = RecordIO(write(tmp_path, [part(record(b"x")), parts, part(record(b"y", 1))], index=False))
+    last = part(record(b"y", 1), 1) + part(b"", 3)  # the magic is its end
+    recordio = RecordIO(write(tmp_path, [part(record(b"x")), parts, last], index=False))
     assert recordio[1].image == data[24:]
     assert recordio.labels().tolist() == [0, 3, 1]
-    assert [i["bytes"] for i in recordio.read_batch(0, 3)["image"].to_pylist()] == [b"x", data[24:], b"y"]
+    assert [i["bytes"] for i in recordio.read_batch(0, 3)["image"].to_pylist()] == [b"x", data[24:], b"y" + MAGIC]
 
 
 @pytest.mark.parametrize("image", [MAGIC, MAGIC * 3, b"abcd" + MAGIC + b"e", b"a" + MAGIC, b"abcdefg" + MAGIC[:2]])
@@ -222,6 +246,30 @@ def test_index_past_the_end(written):
         RecordIO(written)
 
 
+@pytest.mark.parametrize(
+    ("length", "message"),
+    [
+        (44 + 7, "train.idx has record 1 at byte 44, past the end of train.rec \\(51 bytes\\)"),
+        (44 + 8, "train.rec is truncated: the record at byte 44 ends at byte 84 of 52"),
+    ],
+)
+def test_the_first_record_that_a_truncated_file_lacks_is_named(tmp_path, length, message):
+    folder = write(tmp_path, [part(record(b"twelve bytes")), *[part(record(b"faces..."))] * 2])
+    (folder / "train.rec").write_bytes((folder / "train.rec").read_bytes()[:length])
+    if length == 44 + 8:  # the last record of the index begins before the end of the file
+        (folder / "train.idx").write_text("0\t0\n1\t44\n")
+    with pytest.raises(ValueError, match=message):
+        RecordIO(folder)
+
+
+@pytest.mark.parametrize("offset", [45, 46])
+def test_an_index_that_points_into_a_record(tmp_path, offset):
+    folder = write(tmp_path, [part(record(b"twelve bytes")), *[part(record(b"faces..."))] * 2])
+    (folder / "train.idx").write_text(f"0\t0\n1\t{offset}\n2\t84\n")
+    with pytest.raises(ValueError, match=f"no record at byte {offset}"):
+        RecordIO(folder).labels()
+
+
 def test_index_of_another_file(written):
     lines = (written / "train.idx").read_text().splitlines()
     (written / "train.idx").write_text("\n".join(lines[:-1]))
@@ -261,6 +309,19 @@ def test_property_that_is_none(written, text):
         load_identities(written)
 
 
+@pytest.mark.parametrize(("digits", "message"), [(18, "9{18} identities according to its property"), (19, "expected")])
+def test_a_property_of_too_many_identities(written, digits, message):
+    (written / "property").write_text("9" * digits)
+    with pytest.raises(ValueError, match=message):
+        load_identities(written)
+
+
+def test_only_the_start_of_a_long_property_is_shown(written):
+    (written / "property").write_text("x" * 100)
+    with pytest.raises(ValueError, match=r"found b'x{80}'$"):
+        RecordIO(written).num_identities  # noqa: B018
+
+
 @pytest.mark.parametrize("label", [1e8, 3e9, 3e38])
 def test_a_label_beyond_the_images(tmp_path, label):
     folder = write(tmp_path, [part(record(b"a")), part(record(b"b", label))])
@@ -285,7 +346,7 @@ def test_bad_magic(written):
 def test_label_array_without_labels(tmp_path):
     bad = part(struct.pack("<IfQQ", 3, 0, 0, 0) + b"1234")
     folder = write(tmp_path, [part(record(b"image")), bad, part(record(b"image"))])
-    with pytest.raises(ValueError, match=r"declares 3 labels, but its 28 bytes hold 1"):
+    with pytest.raises(ValueError, match=r"declares 3 labels, but its 28 bytes hold 1$"):
         RecordIO(folder).read_batch(0, 3)
 
 
@@ -299,11 +360,24 @@ def test_label_that_is_no_identity(tmp_path, label):
 def test_record_shorter_than_its_head(tmp_path):
     with pytest.raises(ValueError, match="shorter than its head of 24 bytes"):
         RecordIO(write(tmp_path, [part(b"short")]))
+    with pytest.raises(ValueError, match="the record at byte 40 is shorter than its head of 24 bytes"):
+        RecordIO(write(tmp_path, [part(record(b"image")), part(b"tiny")])).labels()
 
 
 def test_parts_without_an_end(tmp_path):
     with pytest.raises(ValueError, match=r"multi-part record at byte .* has no last part"):
         RecordIO(write(tmp_path, [part(record(b"abcd"), 1) + part(record(b"next"))], index=False))
+    with pytest.raises(ValueError, match=r"train.rec is truncated: a part starts at byte 36 of 36"):
+        RecordIO(write(tmp_path, [part(record(b"abcd"), 1)], index=False))
+
+
+def test_another_rec_file_if_it_is_the_only_one(tmp_path):
+    write(tmp_path, [part(record(b"image"))])
+    (tmp_path / "train.rec").rename(tmp_path / "val.rec")
+    assert RecordIO(tmp_path).path.name == "val.rec"
+    (tmp_path / "test.rec").touch()
+    with pytest.raises(FileNotFoundError, match="found 2 files; pass the path of one of them"):
+        RecordIO(tmp_path)
 
 
 def test_no_file(tmp_path):
@@ -321,6 +395,23 @@ def test_writer_refuses_to_overwrite_and_empty_identities(orl, written):
         write_recordio(orl.filter(lambda label: label != 1, input_columns="label"), written / "other")
     with pytest.raises(ValueError, match="dataset has no images"):
         write_recordio(orl.select([]), written / "other")
+
+
+def test_written_records_have_their_number_as_id(small, tmp_path):
+    path = write_recordio(small, tmp_path / "new" / "folders")
+    offsets = [int(line.split()[1]) for line in path.with_suffix(".idx").read_text().splitlines()]
+    heads = [struct.unpack_from("<IfQQ", path.read_bytes(), offset + 8) for offset in offsets]
+    assert [head[2:] for head in heads] == [(i, 0) for i in range(1 + 20 + 5)]
+    assert [head[0] for head in heads] == [2] + [0] * 20 + [2] * 5
+
+
+def test_a_record_longer_than_the_format_allows(small, tmp_path, monkeypatch):
+    longest = max(len(image) for image in encoded_images(small, range(20))) + 24
+    monkeypatch.setattr("hf_face.data.recordio_writer.LENGTH_MASK", longest)
+    write_recordio(small, tmp_path / "fits")
+    monkeypatch.setattr("hf_face.data.recordio_writer.LENGTH_MASK", longest - 1)
+    with pytest.raises(ValueError, match=rf"record \d+ has {longest} bytes, .* allows at most {longest - 1}"):
+        write_recordio(small, tmp_path / "does_not")
 
 
 def test_writer_reads_images_that_are_only_paths(small, tmp_path):
