@@ -2,11 +2,15 @@
 
 TEMPLATES = "hf_face/evaluation/templates.py"
 ALL_PAIRS = "hf_face/evaluation/all_pairs.py"
+RECORDIO = "hf_face/data/recordio.py"
+LOW_RESOLUTION = "hf_face/data/augmentation/low_resolution.py"
 
 UNIT_LENGTH = "a template is made unit length, whatever factor its sum has"
 EITHER_WAY = "both ways give the same result; which one is taken matters to speed only"
 HELD_OR_NOT = "a score that equals the lowest of the highest K may be held or not: K as high ones are held already"
 MORE_OR_LESS_OFTEN = "how often the held scores are thinned out matters to memory only"
+TAPS = "pixels around a sampled position: 3 before it, and all that are averaged"
+NO_WEIGHT = "pixels further away have no weight"
 
 # File, the line, what became of it, reason.
 EQUIVALENT = (
@@ -67,10 +71,32 @@ EQUIVALENT = (
         "each process has a counter, and their sum is told",
     ),
     (
-        "hf_face/data/recordio.py",
-        "slices_and_gaps = pa.LargeBinaryArray.from_buffers(pa.large_binary(), max(len(bounds) - 1, 0), buffers)",
-        "slices_and_gaps = pa.LargeBinaryArray.from_buffers(pa.large_binary(), max(len(bounds) - 1, 1), buffers)",
-        "differs without any slice, where nothing is taken",
+        RECORDIO,
+        "self._map.madvise(mmap.MADV_DONTNEED, start, int(offsets.max()) - start)",
+        "self._map.madvise(mmap.MADV_DONTNEED, start, int(offsets.max()) + start)",
+        "pages that are released too early are read again",
+    ),
+    (
+        "hf_face/data/augmentation/draws.py",
+        'return values.to(images.device, non_blocking=images.device.type != "mps")',
+        'return values.to(images.device, non_blocking=images.device.type == "mps")',
+        "without an accelerator, nothing can wait for one",
+    ),
+    *(
+        (LOW_RESOLUTION, f"TAPS = torch.arange(-3, MAX_SHRINK + 1)  # {TAPS}", f"{taps}  # {TAPS}", NO_WEIGHT)
+        for taps in ("TAPS = torch.arange(-4, MAX_SHRINK + 1)", "TAPS = torch.arange(-3, MAX_SHRINK + 2)")
+    ),
+    (
+        LOW_RESOLUTION,
+        "return positions, torch.where(scale >= 1, covered.clamp(min=0) / scale, blend)",
+        "return positions, torch.where(scale > 1, covered.clamp(min=0) / scale, blend)",
+        "both ways leave the size as it is",
+    ),
+    (
+        LOW_RESOLUTION,
+        "return torch.where(x <= 1, near, far)",
+        "return torch.where(x < 1, near, far)",
+        "both are zero at 1",
     ),
     (
         "hf_face/heads/margin_head.py",
