@@ -5,7 +5,6 @@ import math
 import operator
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,10 +15,8 @@ from peft import PeftModel
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import MultiStepLR
 from torch.utils.data import DataLoader, SequentialSampler
-from transformers import PreTrainedModel, Trainer, TrainerState, TrainingArguments, set_seed
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
 from transformers.trainer_utils import BestRun, PredictionOutput, TrainOutput
-from transformers.utils import logging
 
 from ..data import BatchNormalize, DeviceDecoder, FaceCollator, FaceDataset, build_augmentation
 from ..data.workers import spare_workers
@@ -29,13 +26,11 @@ from ..models import FaceImageProcessor
 from ..recognition import FaceRecognitionModel
 from ..writing import whole_model
 from .arguments import FaceTrainingArguments, as_face_arguments
-from .checkpoint_files import find_weights_defect, saved_whole
 from .checks import as_training_data, check_model, check_model_source
 from .class_centers import ClassCenters
 from .divergence import DivergenceCheck, NumberedCollator, check_weights
 from .draws import RepeatableDraws
 from .ema import WeightAverage
-from .engine_trainer import EngineTrainer
 from .engines import splits_weights, uses_reentrant_checkpoints
 from .evaluating import (
     Protocols,
@@ -53,16 +48,15 @@ from .methods import MarginSoftmax, TrainingMethod
 from .output_lock import only_training_in
 from .publishing import Publisher, check_card
 from .refused import PARAMETERS, check_parameters, check_settings
-from .resuming import final_weights, find_checkpoint
+from .resuming import find_checkpoint
+from .safe_trainer import SafeTrainer
 from .stopping import StopOnSignal
 from .streaming import StreamedBatches
-
-logger = logging.get_logger(__name__)
 
 ADAPTER = "adapter"  # folder beside a model with a merged adapter
 
 
-class FaceTrainer(EngineTrainer):
+class FaceTrainer(SafeTrainer):
     """
     transformers' `Trainer` for a [`FaceRecognitionModel`].
 
@@ -240,21 +234,6 @@ class FaceTrainer(EngineTrainer):
             self.publisher.report_failures()
             return output
 
-    def _load_finished(self, checkpoint: Path) -> bool:
-        """Load the model of a run whose training is over, and return whether it is."""
-        state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
-        last_step = self.args.max_steps
-        if last_step <= 0:
-            last_step = self.set_initial_training_values(self.args, self.get_train_dataloader())[-1]
-        if state.global_step < last_step:
-            return False
-        source, step = final_weights(state, checkpoint, self.args)
-        self._load_from_checkpoint(str(source))
-        self.further_parts.load(source)
-        self.state = state
-        self.publisher.weights_changed(step)
-        return True
-
     def hyperparameter_search(
         self,
         hp_space: Callable[[Any], dict[str, Any]] | None = None,
@@ -309,12 +288,6 @@ class FaceTrainer(EngineTrainer):
         self.losses.complete(logs, self.accelerator)
         super().log(logs, start_time)
 
-    def training_step(self, model, inputs, num_items_in_batch=None) -> Tensor:
-        self.divergence.start(chain(self.model.buffers(), [self._tr_loss]))
-        loss = super().training_step(model, inputs, num_items_in_batch)
-        self.divergence.add(loss, inputs.get("rows"))
-        return loss
-
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Not counted: `Trainer` would take pixels for tokens, and count all weights in every step."""
         return 0
@@ -335,13 +308,6 @@ class FaceTrainer(EngineTrainer):
             self.lr_scheduler = MultiStepLR(optimizer or self.optimizer, steps)  # type: ignore[assignment]
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
-
-    def _get_grad_norm(self, model: nn.Module, grad_norm=None):
-        # Not public, but called in every step with the norm, between the gradient and the optimizer.
-        grad_norm = super()._get_grad_norm(model, grad_norm)
-        scaled = self.accelerator.scaler is not None  # fp16 skips a step whose scaled gradient is infinite
-        self.divergence.check(self, None if scaled else grad_norm)
-        return grad_norm
 
     # Evaluation
 
@@ -453,35 +419,6 @@ class FaceTrainer(EngineTrainer):
                 if self.adapter is not None:
                     self.adapter.save_pretrained(str(unfinished / ADAPTER))
                 self.processing_class.save_pretrained(unfinished)
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        # Not public, but the only place that is before the first file of a checkpoint and after the last.
-        with saved_whole(self, Path(self._get_output_dir(trial))):
-            super()._save_checkpoint(model, trial)
-
-    def _maybe_log_save_evaluate(
-        self, tr_loss, grad_norm, model, trial, epoch, ignore_keys_for_eval, start_time, learning_rate=None
-    ) -> None:
-        # Not public, but after a signal nothing may follow: Trainer would end the training as if it were over.
-        further = epoch, ignore_keys_for_eval, start_time, learning_rate
-        if any(getattr(self.control, f"should_{what}") for what in ("log", "evaluate", "save", "training_stop")):
-            self.divergence.look_at_last(self)
-        super()._maybe_log_save_evaluate(tr_loss, grad_norm, model, trial, *further)
-        self.stopping.leave(self, trial)
-
-    def _save_rng_state(self, output_dir: str) -> None:
-        # Not public, but the checkpoint's last files are written next, so all ranks must have finished theirs.
-        super()._save_rng_state(output_dir)
-        self.accelerator.wait_for_everyone()
-
-    def _load_best_model(self) -> None:
-        # Not public, but a damaged checkpoint must not take the trained model with it.
-        best = Path(self.state.best_model_checkpoint)
-        if defect := find_weights_defect(best):
-            logger.error(f"The best weights cannot be loaded, the last ones are kept: in {best}, {defect}.")
-            self.state.best_model_checkpoint = None
-            return
-        super()._load_best_model()
 
     # Publishing
 
