@@ -18,7 +18,7 @@ from typing import Any
 import hf_face
 
 PLAIN = {bool, int, float, str}
-ROOMS = ("data", "embedding", "evaluation", "heads", "models", "recognition")
+ROOMS = ("data", "embedding", "evaluation", "heads", "models", "recognition", "training")
 
 
 def leaves(value: Any) -> list:
