@@ -113,7 +113,7 @@ def training_citations(
     used = [methods.entry_of(method), *map(augmentations.entry_of, augment.modules() if augment else ())]
     used += [protocol_of(evaluator) for evaluator in evaluators]
     found = [bibtex for entry in used if entry is not None for bibtex in entry.citations]
-    return found + (["partial_fc"] if (sample_rate or 1) < 1 else [])
+    return found + (["partial_fc"] if sample_rate is not None and sample_rate < 1 else [])
 
 
 def protocol_of(evaluator: Evaluator) -> Entry | None:

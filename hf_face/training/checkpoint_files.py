@@ -107,7 +107,7 @@ def checkpoints_of(run: Path) -> list[Path]:
 
 def remove_old_checkpoints(newest: Path, best: str | None, limit: int | None) -> None:
     """Keep `limit` checkpoints of a run, always those just saved and the best, and of the others the newest."""
-    if not limit or limit < 0:
+    if limit is None or limit <= 0:
         return
     kept = {path.resolve() for path in (newest, best and Path(best)) if path}
     others = [checkpoint for checkpoint in checkpoints_of(newest.parent) if checkpoint.resolve() not in kept]

@@ -160,9 +160,7 @@ class DivergenceCheck:
         )
 
     def _write(self, step: int, found: str, rows: list[int]) -> None:
-        folder = Path(self.args.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / BATCHES_NAME).open("a", encoding="utf-8") as file:
+        with Path(self.args.output_dir, BATCHES_NAME).open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, "found": found, "rows": rows}) + "\n")
 
     @torch.no_grad()

@@ -1,5 +1,7 @@
 """Random draws that are the same when a run is resumed."""
 
+from itertools import count
+
 import numpy as np
 import torch
 from transformers import TrainingArguments
@@ -10,11 +12,12 @@ class RepeatableDraws:
 
     def __init__(self, args: TrainingArguments):
         self._args = args
-        self._last = (-1, 0)  # step and batch within it
+        self._step: int | None = None
+        self._batches = count()  # within the step
 
     def generator(self, step: int) -> torch.Generator:
         """The generator of the next batch of a step."""
-        batch = self._last[1] + 1 if self._last[0] == step else 0
-        self._last = (step, batch)
-        numbers = (self._args.seed, step, batch, self._args.process_index)
-        return torch.Generator().manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]))
+        if step != self._step:
+            self._step, self._batches = step, count()
+        numbers = (self._args.seed, step, next(self._batches), self._args.process_index)
+        return torch.Generator().manual_seed(np.random.SeedSequence(numbers).generate_state(1, np.uint64).item())

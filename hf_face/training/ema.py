@@ -40,7 +40,7 @@ class WeightAverage(TrainerCallback):
             self._start()
             return
         pairs = list(zip(self.average, self._own_parts(), strict=True))
-        floats = [pair for pair in pairs if pair[0].is_floating_point()]
+        floats = [(average, part) for average, part in pairs if average.is_floating_point()]
         self._update(*map(list, zip(*floats, strict=True)), None)
         for average, count in pairs:
             if not average.is_floating_point():

@@ -50,7 +50,7 @@ def choose_evaluators(protocols: Protocols | None, own: list[Evaluator] | None) 
     Raises:
         ValueError: if there are none.
     """
-    chosen = [each for each in own or [] if isinstance(protocols, str) and each.name == protocols]
+    chosen = [each for each in own or [] if each.name == protocols]
     evaluators = chosen or (own if protocols is None else as_evaluators(protocols))
     if not evaluators:
         raise ValueError("Evaluation requires a protocol: pass verification pairs or a protocol as eval_dataset.")
@@ -65,9 +65,8 @@ def choose_best_model_metric(args: FaceTrainingArguments, evaluators: list[Evalu
     Raises:
         ValueError: if no protocol has the metric's prefix.
     """
-    required = args.load_best_model_at_end or args.save_strategy == SaveStrategy.BEST
-    if required and args.metric_for_best_model is None:
-        args.metric_for_best_model = "loss"  # as transformers does if only load_best_model_at_end is set
+    if args.save_strategy == SaveStrategy.BEST and args.metric_for_best_model is None:
+        args.metric_for_best_model = "loss"  # as transformers does with load_best_model_at_end
     if not evaluators or args.metric_for_best_model is None:
         return
     if args.metric_for_best_model in ("loss", "eval_loss"):

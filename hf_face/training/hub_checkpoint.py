@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers.trainer_pt_utils import safe_globals
 
 from ..writing import scratch_folder
-from .checkpoint_files import LIST_NAME, finish_checkpoint
+from .checkpoint_files import finish_checkpoint
 
 PUBLIC = (".safetensors", ".json")
 PICKLES = (".pt", ".pth")  # states of optimizer, scheduler, gradient scaler and random numbers
@@ -34,7 +34,7 @@ def publish_checkpoint(checkpoint: Path, folder: Path) -> None:
     """
     folder.mkdir()
     for path in sorted(checkpoint.iterdir()):
-        if path.suffix in PUBLIC and path.name != LIST_NAME:
+        if path.suffix in PUBLIC:
             shutil.copyfile(path, folder / path.name)
         elif path.suffix in PICKLES:
             tensors: dict[str, Tensor] = {}

@@ -34,7 +34,7 @@ def only_training_in(output_dir: str | Path) -> Iterator[None]:
 def _acquired(lock: FileLock) -> bool:
     Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(blocking=False)
     except Timeout:
         return False
     return True

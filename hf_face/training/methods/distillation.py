@@ -75,9 +75,8 @@ class Teacher:
     @torch.no_grad()
     def embed(self, images: Tensor) -> Tensor:
         """Raw embeddings (B, D) of uint8 RGB images (B, 3, H, W) of any size, on their device."""
-        size = self.image_processor.size
-        if images.shape[-2:] != (size.height, size.width):
-            images = self.image_processor.resize(images, size, self.image_processor.resample)
+        processor = self.image_processor
+        images = processor.resize(images, processor.size, processor.resample)
         output = self.model(pixel_values=self._normalize(images))
         return output.pooler_output * output.norm
 
@@ -235,8 +234,8 @@ class Distillation(TrainingMethod):
         data = trainer.train_dataset.dataset
         if self.column not in data.column_names:
             data = _embed_both(data, self._teacher, self.column, trainer.args.per_device_eval_batch_size)
-        shape = getattr(data.features[self.column], "shape", None)
-        if shape is None or len(shape) != 2 or shape[0] != 2:
+        shape = getattr(data.features[self.column], "shape", ())
+        if tuple(shape)[:-1] != (2,):
             raise ValueError(
                 f"The column {self.column!r} must have two embeddings of each image, Array2D((2, embedding_size)), "
                 f"found {data.features[self.column]}: make it with add_teacher_embeddings."

@@ -57,9 +57,9 @@ class IdentityMemory(nn.Module):
         embeddings = embeddings.detach().to(self.vectors)
         if dist.is_initialized():
             labels, embeddings = (gather_rows(rows, dist.group.WORLD) for rows in (labels, embeddings))
-        order = torch.arange(len(labels), device=labels.device)
+        labels, embeddings = labels[labels >= 0], embeddings[labels >= 0]
         last = labels.new_full((len(self.vectors),), -1)
-        last.scatter_reduce_(0, labels.clamp(min=0), torch.where(labels >= 0, order, -1), "amax")
+        last.scatter_reduce_(0, labels, torch.arange(len(labels), device=labels.device), "amax")
         rows = last[last >= 0]
         labels, new = labels[rows], embeddings[rows]
         if merge is not None:

@@ -102,27 +102,24 @@ class LVFace(TrainingMethod):
     def penalty(self, embedding: FaceEmbeddingOutput, labels: Tensor) -> Tensor:
         """(B,), log sum_{j != y} exp(n_j^e - t^e)."""
         (head,) = self._head
-        labeled = labels >= 0
         softmax = margin_softmax(
             embedding.pooler_output,
             embedding.norm,
             self._classes(labels),
-            labeled,
+            labels >= 0,
             head.margin,
             head.scale,
             head.chunk_size,
             head.filter_threshold,
         )
-        return torch.where(labeled & self.expectations.known[labels.clamp(min=0)], softmax.excess, NEVER)
+        return torch.where(self.expectations.known[labels], softmax.excess, NEVER)  # not used without a label
 
     def _classes(self, labels: Tensor) -> Classes:
         """The expectations of the same sample of identities as in the head, unknown ones with a logit of NEVER."""
         (head,), vectors = self._head, self.expectations.vectors
-        if head.sample_rate == 1:
-            classes = Classes(vectors.clone(), labels)  # which chunks keep for the gradient, and the update changes
-        else:
-            sample = sample_classes(labels, len(vectors), head.sample_rate, 0, head.num_samples, head.seed)
-            classes = sampled_classes(vectors, labels, sample, head.sample_rate, sub_centers=1)
+        sample = sample_classes(labels, len(vectors), head.sample_rate, 0, head.num_samples, head.seed)
+        # A copy, which chunks keep for the gradient while the update changes the vectors.
+        classes = sampled_classes(vectors, labels, sample, head.sample_rate, sub_centers=1)
         known = classes.centers.any(1)
         weight = torch.zeros_like(known, dtype=vectors.dtype) if classes.log_weight is None else classes.log_weight
         return replace(classes, log_weight=torch.where(known, weight, NEVER))

@@ -147,7 +147,7 @@ def amplitude_mix(source: Tensor, random: Tensor, lam: Tensor, ratio: float = 1.
     if ratio < 1:
         share = share * _mixed_frequencies(source.shape[2], source.shape[3], ratio).to(amplitude)
     phase = torch.where(amplitude == 0, 1, ours.sgn())  # exp(i angle), several times faster
-    return torch.fft.irfft2(amplitude.lerp(theirs.abs(), share) * phase, s=source.shape[-2:])
+    return torch.fft.irfft2(amplitude.lerp(theirs.abs(), share) * phase, s=source.shape[2:])
 
 
 def _mixed_frequencies(height: int, width: int, ratio: float) -> Tensor:
