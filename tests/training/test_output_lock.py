@@ -5,7 +5,7 @@ import torch
 from filelock import FileLock
 
 from hf_face.training.output_lock import only_training_in
-from hf_face.training.ranks import on_any_rank
+from hf_face.training.ranks import Underway, on_any_rank
 
 
 def test_a_folder_is_made_and_held_once(tmp_path):
@@ -24,4 +24,5 @@ def test_a_folder_is_made_and_held_once(tmp_path):
 
 
 def test_flags_of_one_rank_are_its_own():
-    assert on_any_rank(True, torch.tensor(False), torch.tensor(True), device=torch.device("cpu")) == [True, False, True]
+    flags = on_any_rank(True, torch.tensor(False), torch.tensor(True), device=torch.device("cpu"))
+    assert Underway(flags).tolist() == [True, False, True]
