@@ -20,7 +20,8 @@ ARCFACE_LANDMARKS = np.array(
 )
 ARCFACE_SIZE = 112
 # Bound the memory. What a CPU computes for more than a few crops does not stay in its cache.
-CROPS_AT_ONCE, CROPS_AT_ONCE_ON_CPU = 256, 16
+CROPS_AT_ONCE = 256
+CROPS_AT_ONCE_ON_CPU = 16
 
 
 def similarity_transforms(landmarks: np.ndarray | Tensor, image_size: int = ARCFACE_SIZE) -> Tensor:
@@ -91,7 +92,7 @@ def align_faces(
     to_image = _crop_to_image(torch.as_tensor(landmarks).cpu(), image_size)
     pixels = to_image.detach()[:, :, 0].norm(dim=1) - 1e-6  # of the image, in a pixel of the crop
     shrink = pixels.floor().clamp_min(1).long() if antialias else torch.ones(len(images), dtype=torch.long)
-    samples = (pixels > 1).long() + 1 if antialias else shrink
+    samples = pixels.ceil().clamp(1, 2).long() if antialias else shrink
     windows = _windows(images, to_image.detach(), image_size, shrink)
     device = torch.device(device or (images[0].device if isinstance(images[0], Tensor) else "cpu"))
     at_once = CROPS_AT_ONCE_ON_CPU if device.type == "cpu" else CROPS_AT_ONCE

@@ -82,7 +82,7 @@ class ConvLayer(nn.Sequential):
 
 
 class SeparableConvolution(nn.Sequential):
-    def __init__(self, in_channels: int, out_channels: int, stride: int = 1):
+    def __init__(self, in_channels: int, out_channels: int, stride: int):
         super().__init__(
             OrderedDict(
                 depthwise=ConvLayer(in_channels, in_channels, 3, stride, groups=in_channels),
@@ -231,7 +231,7 @@ class FaceAlignerModel(FaceAlignerPreTrainedModel):
             aligned=crops,
             landmarks=found * scale - origin,
             aligned_landmarks=image_to_crop(found, theta),
-            score=prediction[:, 4:6].softmax(-1)[:, 1:],
+            score=prediction[:, 4:6].softmax(1)[:, 1:],
             theta=theta,
             bbox=(prediction[:, :4].view(-1, 2, 2) * scale - origin).flatten(1),
             prediction=prediction,
@@ -275,13 +275,12 @@ class FaceAlignerModel(FaceAlignerPreTrainedModel):
 
 
 def anchors(config: FaceAlignerConfig) -> Tensor:
-    """Centers and sizes `(anchors, 4)` of all anchors as fractions of the image: level by level, row by row."""
+    """Centers and sides `(anchors, 3)` of all anchors as fractions of the image: level by level, row by row."""
     found = []
     for stride, sizes in zip(STRIDES, config.anchor_sizes, strict=True):
-        cells = -(-config.image_size // stride)
-        centers = (torch.arange(cells) + 0.5) * stride
-        y, x, size = torch.meshgrid(centers, centers, torch.tensor(sizes, dtype=torch.float32), indexing="ij")
-        found.append(torch.stack([x, y, size, size], -1).view(-1, 4))
+        centers = torch.arange(0, config.image_size, stride) + stride / 2
+        y, x, side = torch.meshgrid(centers, centers, torch.tensor(sizes, dtype=torch.float32), indexing="ij")
+        found.append(torch.stack([x, y, side], -1).view(-1, 3))
     return torch.cat(found) / config.image_size
 
 

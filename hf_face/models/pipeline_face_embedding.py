@@ -16,7 +16,8 @@ from .pixels import name_of, read_photograph
 POLICIES = ("all", "largest", "center")
 # Bound the memory of crowds. On a CPU, the activations of more faces are mapped anew in every layer, which takes up to
 # twice as long as the model.
-FACES_AT_ONCE, FACES_AT_ONCE_ON_CPU = 256, 4
+FACES_AT_ONCE = 256
+FACES_AT_ONCE_ON_CPU = 4
 
 
 @dataclass

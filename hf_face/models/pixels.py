@@ -58,7 +58,7 @@ def readable_formats() -> list[str]:
 def image_suffixes() -> frozenset[str]:
     """The suffixes of their files, in lower case and with the dot."""
     formats = set(readable_formats())
-    return frozenset(suffix for suffix, name in Image.EXTENSION.items() if name in formats and name in Image.OPEN)
+    return frozenset(suffix for suffix, name in Image.EXTENSION.items() if name in formats)
 
 
 def read_photograph(image: Any, timeout: float | None = None) -> np.ndarray:
@@ -207,7 +207,9 @@ def eight_bits(values: np.ndarray) -> np.ndarray:
         return values
     if values.dtype == bool:
         return values * np.uint8(255)
-    low, high = (values.min(), values.max()) if values.size else (0, 0)
+    if not values.size:
+        return values.astype(np.uint8)
+    low, high = values.min(), values.max()
     if not 0 <= low <= high <= 65535:  # false for NaN too
         raise ValueError(
             f"pixels of type {values.dtype} must lie in 0..255 or 0..65535, or floats in 0..1, found {low} to {high}. "

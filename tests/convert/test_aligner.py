@@ -46,17 +46,21 @@ def test_other_sizes_are_resized(aligner, reference, fill):
 
 
 @torch.inference_mode()
-def test_landmarks_of_an_image_that_is_not_square(aligner, fill):
-    """Black bars make it square; the landmarks are fractions of the image itself."""
-    square = aligner(smooth_images(fill, 160))
-    wide = smooth_images(fill, 160)[:, :, 20:140]  # 120 x 160, what is cut off becomes black
-    barred = wide.new_full((2, 3, 160, 160), -1.0)
-    barred[:, :, 20:140] = wide
-    expected, found = aligner(barred), aligner(wide)
+@pytest.mark.parametrize(("height", "width"), [(160, 117), (117, 160)])
+def test_landmarks_of_an_image_that_is_not_square(aligner, fill, height, width):
+    """Black bars make it square; the landmarks and the box are fractions of the image itself."""
+    square = smooth_images(fill, 160)
+    left, top = 160 // 2 - (width + 1) // 2, 160 // 2 - (height + 1) // 2  # the odd bar is on the right or below
+    part = square[:, :, top : top + height, left : left + width]
+    barred = torch.full_like(square, -1.0)
+    barred[:, :, top : top + height, left : left + width] = part
+    expected, found = aligner(barred), aligner(part)
     assert torch.allclose(found.aligned, expected.aligned, atol=1e-5)
-    in_pixels = expected.landmarks * 160 - torch.tensor([0.0, 20.0])
-    assert torch.allclose(found.landmarks * torch.tensor([160.0, 120.0]), in_pixels, atol=1e-3)
-    assert not torch.allclose(square.landmarks, found.landmarks)
+    size, origin = torch.tensor([width, height]), torch.tensor([left, top])
+    assert torch.allclose(found.landmarks * size, expected.landmarks * 160 - origin, atol=1e-3)
+    corners, in_square = (output.bbox.view(2, 2, 2) for output in (found, expected))
+    assert torch.allclose(corners * size, in_square * 160 - origin, atol=1e-3)
+    assert not torch.allclose(aligner(square).landmarks, found.landmarks)
 
 
 def test_gradients_reach_the_image_from_the_crop_and_the_landmarks(aligner, fill):
@@ -67,11 +71,16 @@ def test_gradients_reach_the_image_from_the_crop_and_the_landmarks(aligner, fill
 
 
 def test_detects_in_pixels(aligner, fill):
-    photograph = ((smooth_images(fill, 160)[0] + 1) * 127.5).round().to(torch.uint8)
-    ((boxes, landmarks, scores),) = aligner.detect([photograph])
-    output = aligner((photograph[None].float() - 127.5) / 127.5)
-    assert boxes.shape == (1, 4) and scores.shape == (1,)
-    assert torch.allclose(landmarks, output.landmarks * 160, atol=1e-3)
+    """In tensors and in arrays, of any sizes."""
+    square = ((smooth_images(fill, 160)[0] + 1) * 127.5).round().to(torch.uint8)
+    wide = square[:, 20:140]
+    found = aligner.detect([square, wide.permute(1, 2, 0).numpy()])
+    for photograph, (boxes, landmarks, scores) in zip((square, wide), found, strict=True):
+        output = aligner(photograph[None] / 127.5 - 1)
+        size = torch.tensor([160, photograph.shape[1]])
+        assert boxes.shape == (1, 4) and torch.allclose(boxes, output.bbox * size.repeat(2), atol=1e-3)
+        assert landmarks.shape == (1, 5, 2) and torch.allclose(landmarks, output.landmarks * size, atol=1e-3)
+        assert scores.shape == (1,) and torch.allclose(scores, output.score[0])
 
 
 @torch.inference_mode()

@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from hf_face.data.alignment import ARCFACE_LANDMARKS, align_faces, similarity_transforms
-from hf_face.models.alignment import _cut, _cut_from_batch
+from hf_face.models.alignment import _cut, _cut_from_batch, _windows
+from hf_face.models.modeling_face_aligner import LANDMARKS
 
 
 def turned(degrees: float, scale: float, shift) -> np.ndarray:
@@ -11,6 +12,10 @@ def turned(degrees: float, scale: float, shift) -> np.ndarray:
     radians = np.deg2rad(degrees)
     rotation = np.array([[np.cos(radians), -np.sin(radians)], [np.sin(radians), np.cos(radians)]])
     return scale * ARCFACE_LANDMARKS @ rotation.T + shift
+
+
+def test_reference_points_are_those_of_the_published_aligner():
+    np.testing.assert_allclose(ARCFACE_LANDMARKS, LANDMARKS, atol=1e-4)
 
 
 def test_transform_brings_turned_landmarks_back():
@@ -140,6 +145,46 @@ def test_images_of_one_size_as_a_batch(antialias):
     batch = align_faces(torch.from_numpy(images).permute(0, 3, 1, 2), landmarks, antialias=antialias)
     assert (crops.int() - batch.int()).abs().max() <= 1
     assert (align_faces(images.astype(np.float32), landmarks, antialias=antialias) - crops).abs().max() <= 0.51
+
+
+def test_windows_hold_what_crops_of_4_pixels_show():
+    """With the pixels that it is interpolated from, and at least one pixel of images that it does not show."""
+    shifts, shrink = [(10, 20), (0, 0), (28, 38), (100, -100), (-100, 100), (10, 20)], torch.tensor([1, 1, 1, 1, 1, 3])
+    expected = [
+        [[9, 19], [15, 25]],
+        [[0, 0], [5, 5]],
+        [[27, 37], [30, 40]],
+        [[29, 0], [30, 1]],
+        [[0, 39], [1, 40]],
+        [[9, 19], [17, 27]],
+    ]
+    to_image = torch.tensor([[[1, 0, x], [0, 1, y]] for x, y in shifts], dtype=torch.float64)
+    for image in (np.zeros((40, 30, 3), np.uint8), torch.zeros(3, 40, 30)):
+        assert _windows([image] * 6, to_image, image_size=4, shrink=shrink).tolist() == expected
+
+
+@pytest.mark.parametrize("scale", [1.5, 1.9])
+def test_an_antialiased_pixel_is_the_mean_of_four_places(scale):
+    """They are the pixels of a crop that is twice as large, if the face is less than twice as large as the crop."""
+    image, landmarks = smooth(300, 300), scale * ARCFACE_LANDMARKS[None] + 20
+    large = align_faces([image.astype(np.float32)], landmarks - scale / 4, image_size=224)
+    crop = align_faces([image.astype(np.float32)], landmarks, antialias=True)
+    torch.testing.assert_close(crop, torch.nn.functional.avg_pool2d(large, 2), rtol=0, atol=1e-2)
+
+
+def test_a_face_of_2_5_times_the_crop_is_first_shrunk_to_half():
+    image = torch.from_numpy(smooth(300, 300)).permute(2, 0, 1).float()
+    landmarks = 2.5 * ARCFACE_LANDMARKS[None]
+    half, at_half = torch.nn.functional.avg_pool2d(image, 2), (landmarks + 0.5) / 2 - 0.5
+    crops = (align_faces([image], landmarks, antialias=True), align_faces([half], at_half, antialias=True))
+    torch.testing.assert_close(*crops, rtol=0, atol=1e-2)
+
+
+def test_crops_are_made_where_the_images_are_unless_told_otherwise():
+    image = torch.zeros(3, 150, 150)
+    assert align_faces([image], ARCFACE_LANDMARKS[None]).device.type == "cpu"
+    assert align_faces([image], ARCFACE_LANDMARKS[None], device="meta").device.type == "meta"
+    assert align_faces([image.to("meta")], ARCFACE_LANDMARKS[None]).device.type == "meta"
 
 
 def test_a_device_cuts_windows_of_a_batch_in_one_call():

@@ -13,7 +13,14 @@ from hf_face import FaceImageProcessor
 from hf_face.data import FaceCollator
 from hf_face.data.decode import UndecodableImageError
 from hf_face.embedding import Embedder
-from hf_face.models.pixels import eight_bits
+from hf_face.models.pixels import (
+    _check_claimed_size,
+    eight_bits,
+    image_suffixes,
+    name_of,
+    read_photograph,
+    warn_of_photograph,
+)
 
 SIZE = 16
 GRAY = np.arange(256, dtype=np.uint8).reshape(SIZE, SIZE)  # every value once
@@ -141,6 +148,71 @@ def test_arrays_of_integers(dtype):
     assert np.array_equal(eight_bits(GRAY > 7), np.where(GRAY > 7, 255, 0))
 
 
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+def test_wide_types_are_rounded(dtype):
+    """65,535 becomes 255, and so 65,406.2 the last value of 254."""
+    assert eight_bits(np.array([65406, 65407, 65535], dtype)).tolist() == [254, 255, 255]
+
+
+def test_one_gray_value_everywhere():
+    assert eight_bits(np.full((2, 2), 7)).tolist() == [[7, 7], [7, 7]]
+    assert eight_bits(np.zeros((2, 0))).shape == (2, 0)
+
+
+def test_photographs_are_read_from_anything(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(encoded(Image.fromarray(COLORS), "PNG"))
+    for image in (path, str(path), {"bytes": None, "path": str(path)}, {"bytes": path.read_bytes(), "path": "b.png"}):
+        assert np.array_equal(read_photograph(image), COLORS)
+    for array in (GRAY, GRAY[..., None], GRAY.astype(np.uint16) * 257):
+        assert np.array_equal(read_photograph(array), RGB_OF_GRAY)
+    assert np.array_equal(read_photograph(np.dstack([COLORS, np.full_like(GRAY, 255)])), COLORS)
+    assert read_photograph(COLORS) is COLORS
+    for shape in [(16,), (16, 16, 5)]:
+        with pytest.raises(ValueError, match="with at most 4 channels"):
+            read_photograph(np.zeros(shape, np.uint8))
+    with pytest.raises(ValueError, match="it is in no format that Pillow reads"):
+        read_photograph(b"\0\0\0\x18ftypisom" + bytes(100))  # a film
+
+
+@pytest.mark.parametrize(
+    ("image", "name"),
+    [
+        ({"path": "a.png", "bytes": b"123"}, "a.png"),
+        ({"path": None, "bytes": b"123"}, "the file of 3 bytes"),
+        (memoryview(b"123"), "the file of 3 bytes"),
+        (200 * "a", 200 * "a"),
+        (201 * "a", 100 * "a" + "..."),
+        ("", "''"),
+        (GRAY, "the array of shape (16, 16)"),
+        (Image.fromarray(GRAY), "the Image"),
+    ],
+)
+def test_messages_name_an_image(image, name):
+    assert name_of(image) == name
+
+
+def test_an_opened_image_has_the_name_of_its_file(tmp_path):
+    Image.fromarray(GRAY).save(tmp_path / "a.png")
+    assert name_of(Image.open(tmp_path / "a.png")) == str(tmp_path / "a.png")
+
+
+def test_suffixes_of_images():
+    assert {".jpg", ".png", ".webp"} <= image_suffixes()
+    assert not {".eps", ".wmf", ".h5", ".pdf"} & image_suffixes()
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "warns"), [(130, 100, False), (100, 131, True), (448, 448, False), (449, 449, True)]
+)
+def test_what_is_hardly_a_crop_of_112_pixels(height, width, warns, recwarn):
+    def read():
+        warn_of_photograph(height, width, image_size=112)
+
+    read()
+    assert [warning.filename for warning in recwarn] == [__file__] * warns  # it names who had the image read
+
+
 def test_transparent_areas_are_white_as_in_transformers(tmp_path):
     colors = np.dstack([COLORS, np.where(GRAY < 128, 0, 255).astype(np.uint8)])
     expected = np.where(colors[..., 3:] == 0, 255, COLORS)
@@ -222,6 +294,19 @@ def test_a_header_that_claims_more_than_the_file_can_hold(width, height, tmp_pat
     (tmp_path / "a.jpg").write_bytes(forged(width, height))
     with pytest.raises(ValueError, match="cannot hold"):
         processed(str(tmp_path / "a.jpg"))
+
+
+def test_a_claim_that_the_file_can_hold():
+    _check_claimed_size(2048, 2048, num_bytes=1)
+    _check_claimed_size(4096, 4096, num_bytes=8192)
+    with pytest.raises(ValueError, match="which 8191 bytes cannot hold"):
+        _check_claimed_size(4096, 4096, num_bytes=8191)
+
+
+@pytest.mark.parametrize("limit", [256, None])
+def test_as_many_pixels_as_pillow_allows(monkeypatch, limit):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    assert np.array_equal(loaded(encoded(Image.fromarray(COLORS), "PNG")), COLORS)
 
 
 def test_pillows_limit_of_pixels_is_an_error(monkeypatch):

@@ -110,4 +110,34 @@ EQUIVALENT = (
         "generator.manual_seed(seed - block)",
         "one head's random start cannot be told from another's",
     ),
+    (
+        "hf_face/models/alignment.py",
+        "pixels = to_image.detach()[:, :, 0].norm(dim=1) - 1e-6  # of the image, in a pixel of the crop",
+        "pixels = to_image.detach()[:, :, 1].norm(dim=1) - 1e-6  # of the image, in a pixel of the crop",
+        "both columns of a similarity are equally long",
+    ),
+    (
+        "hf_face/models/alignment.py",
+        "shrunk = avg_pool2d(patches, factor) if factor > 1 else patches",
+        "shrunk = avg_pool2d(patches, factor) if factor >= 1 else patches",
+        EITHER_WAY,
+    ),
+    (
+        "hf_face/models/alignment.py",
+        'if isinstance(images, Tensor) and images.device.type != "cpu":',
+        'if isinstance(images, Tensor) and images.device.type == "cpu":',
+        EITHER_WAY,
+    ),
+    (
+        "hf_face/models/alignment.py",
+        "return avg_pool2d(sampled, samples) if samples > 1 else sampled",
+        "return avg_pool2d(sampled, samples) if samples >= 1 else sampled",
+        EITHER_WAY,
+    ),
+    (
+        "hf_face/models/pipeline_face_embedding.py",
+        'if self.device.type == "cpu":  # convolutions are faster this way',
+        'if self.device.type != "cpu":  # convolutions are faster this way',
+        EITHER_WAY,
+    ),
 )

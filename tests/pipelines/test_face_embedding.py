@@ -15,6 +15,7 @@ from transformers.pipelines.pt_utils import KeyDataset
 
 from hf_face import FaceAlignerConfig, FaceAlignerModel, FaceImageProcessor, ViTFaceConfig, ViTFaceModel
 from hf_face.data.alignment import ARCFACE_LANDMARKS, align_faces
+from hf_face.models.pipeline_face_embedding import POLICIES
 
 
 def test_a_face_is_described(embed, detector, noise):
@@ -39,11 +40,12 @@ def test_its_embedding_is_that_of_the_aligned_crop(embed, detector, noise, model
 
 
 def test_policies_choose_among_faces(embed, detector, noise):
-    photograph = detector.put(noise(240, 320), (0, 0, 40), (210, 100, 110), (120, 80, 70))
-    lefts = {policy: [face["box"]["xmin"] for face in embed(photograph, policy=policy)] for policy in ("all", "center")}
-    assert lefts == {"all": [0, 210, 120], "center": [120]}
-    assert [face["box"]["xmin"] for face in embed(photograph, policy="largest")] == [210]
-    assert len(embed(photograph)) == 3
+    """The largest is neither the lowest nor that farthest to the right, and each axis has its own center."""
+    faces = (150, 0, 110), (200, 180, 50), (120, 80, 70), (90, 70, 30), (140, 140, 40)
+    photograph = detector.put(noise(240, 320), *faces)
+    lefts = {policy: [face["box"]["xmin"] for face in embed(photograph, policy=policy)] for policy in POLICIES}
+    assert lefts == {"all": [150, 200, 120, 90, 140], "center": [120], "largest": [150]}
+    assert len(embed(photograph)) == 5
     with pytest.raises(ValueError, match="policy must be one of all, largest, center, found 'biggest'"):
         embed(photograph, policy="biggest")
 
@@ -61,6 +63,7 @@ def test_no_face_is_an_empty_list_also_in_a_batch(embed, detector, noise):
     assert embed(nobody) == []
     assert [len(faces) for faces in embed([nobody, somebody, nobody], batch_size=3)] == [0, 2, 0]
     assert embed([nobody, nobody], batch_size=2) == [[], []]
+    assert embed(nobody, policy="largest") == embed(nobody, policy="center") == []
     assert embed([]) == []
 
 
@@ -121,8 +124,11 @@ def website(tmp_path):
 def test_urls(embed, detector, noise, website, tmp_path):
     photograph = detector.put(noise(150, 160), (10, 10, 100))
     Image.fromarray(photograph).save(tmp_path / "face.png")
-    ((face,), (same,)) = embed([f"{website}/face.png", photograph])
+    (tmp_path / "moved").mkdir()  # the server redirects to the folder's index
+    (tmp_path / "moved" / "index.html").write_bytes((tmp_path / "face.png").read_bytes())
+    ((face,), (moved,), (same,)) = embed([f"{website}/face.png", f"{website}/moved", photograph])
     np.testing.assert_array_equal(face["embedding"], same["embedding"])
+    np.testing.assert_array_equal(moved["embedding"], same["embedding"])
     with pytest.raises(ValueError, match=rf"{website}/none.png .*could not be downloaded .*404"):
         embed(f"{website}/none.png", timeout=5)
     with pytest.raises(ValueError, match=r"http://127.0.0.1:9/face.png .*could not be downloaded"):
