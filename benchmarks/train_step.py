@@ -251,9 +251,8 @@ def load_crops(args: argparse.Namespace, folder: str) -> Dataset:
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--models", nargs="+", choices=MODELS, default=[name for name in MODELS if name != "vit_narrow"]
-    )
+    trained = [name for name in MODELS if name != "vit_narrow"]
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=trained)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=["trainer", "bare", "plain"])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--batch_size", type=int, default=64)
