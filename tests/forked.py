@@ -3,6 +3,7 @@ Scripts in processes forked from one that has the libraries imported, so that st
 ranks. What launchers themselves do, and what the first import of a library does, needs a process of its own.
 """
 
+import functools
 import multiprocessing
 import os
 import runpy
@@ -10,17 +11,31 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import Any
 
 import torch
 from torch.distributed import TCPStore
 
 ROOT = Path(__file__).parents[1]
 LIBRARIES = ["datasets", "evaluate", "peft", "timm", "torch.nn.parallel.distributed", "transformers.trainer"]
-multiprocessing.set_forkserver_preload(LIBRARIES)
+CONTEXT: Any = multiprocessing.get_context("forkserver")
+
+
+@functools.cache
+def start_server() -> None:
+    """Start the process that is forked: the only one of its kind, so it imports what any of its users need."""
+    CONTEXT.set_forkserver_preload([*LIBRARIES, "victims"])
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)  # it would not look for modules where this process does
+    forkserver.ensure_running()
+    os.environ.pop("PYTHONPATH")
+    if before is not None:
+        os.environ["PYTHONPATH"] = before
 
 
 @dataclass
@@ -67,11 +82,11 @@ def start(arguments: Sequence[object], num_ranks: int = 1, cwd: Path = ROOT, **e
     folder = Path(mkdtemp())
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT)} | environment
-    context = multiprocessing.get_context("forkserver")
+    start_server()
     processes = []
     for rank in range(num_ranks):
         own = environment | ({} if num_ranks == 1 else _environment_of(rank, num_ranks, store.port))
-        processes.append(context.Process(target=_run, args=(rank, [*map(str, arguments)], own, cwd, folder)))
+        processes.append(CONTEXT.Process(target=_run, args=(rank, [*map(str, arguments)], own, cwd, folder)))
         processes[-1].start()
     return Ranks(processes, folder, store)
 

@@ -1,8 +1,6 @@
 """Starts work in a child process and kills it at a random moment of a stage."""
 
 import contextlib
-import functools
-import multiprocessing
 import os
 import random
 import signal
@@ -12,29 +10,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from multiprocessing import forkserver
 from pathlib import Path
-from typing import Any
 
+import forked
 import victims
 
 PATIENCE = 120  # seconds, for anything a child does; it takes one
-
-# Children are forks of a process that has imported what they need, and has trained nothing: torch's threads, of which a
-# process that has computed a gradient has some, do not survive a fork.
-CONTEXT: Any = multiprocessing.get_context("forkserver")
-
-
-@functools.cache
-def start_server() -> None:
-    """Start that process. It does not look for what it imports where this one would."""
-    CONTEXT.set_forkserver_preload(["victims"])
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
-    forkserver.ensure_running()
-    os.environ.pop("PYTHONPATH")
-    if before is not None:
-        os.environ["PYTHONPATH"] = before
 
 
 @dataclass
@@ -62,9 +43,9 @@ class Child:
     """Work that runs in a process of its own."""
 
     def __init__(self, work: Callable, folder: Path):
-        start_server()
-        self.connection, other = CONTEXT.Pipe(duplex=False)
-        self.process = CONTEXT.Process(target=victims.live, args=(work, folder, other))
+        forked.start_server()  # which has trained nothing: torch's threads do not survive a fork
+        self.connection, other = forked.CONTEXT.Pipe(duplex=False)
+        self.process = forked.CONTEXT.Process(target=victims.live, args=(work, folder, other))
         self.process.start()
         other.close()
         self.life = Life()

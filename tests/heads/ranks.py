@@ -1,13 +1,12 @@
 """Trains a small model on one or more processes, for tests that compare numbers of ranks."""
 
-import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing
-from forked import LIBRARIES
+from forked import start_server
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -140,7 +139,7 @@ def on_ranks(world_size: int, folder: Path, function: Callable, calls: list[dict
     """For each rank, the list of results of `function(**kwargs)` for each of `calls`."""
     folder.mkdir()
     # Forked from a server that has imported the libraries: starting ranks then takes no time, and no threads fork.
-    multiprocessing.set_forkserver_preload(LIBRARIES)
+    start_server()
     torch.multiprocessing.start_processes(
         _run, (world_size, folder, function, calls), nprocs=world_size, start_method="forkserver"
     )
