@@ -1,5 +1,6 @@
 """Fixtures every test file may ask for."""
 
+import gc
 import sys
 from pathlib import Path
 
@@ -18,6 +19,10 @@ sys.path[:0] = [str(Path(__file__).parent / name) for name in ("", "hub", "fault
 FIXTURES = Path(__file__).parent / "fixtures"
 
 
+def pytest_collection():
+    gc.disable()  # imports leave no garbage
+
+
 def pytest_terminal_summary(terminalreporter):
     """Print what tests recorded as `record_property("row", {column: cell})`, a table for each file."""
     tables: dict[str, list[dict[str, str]]] = {}
@@ -31,6 +36,15 @@ def pytest_terminal_summary(terminalreporter):
             widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
             for line in lines:
                 terminalreporter.line("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def imports_stay():
+    """The garbage collector, which every training calls, need not look through what has been imported."""
+    gc.freeze()
+    gc.enable()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

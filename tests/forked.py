@@ -4,6 +4,7 @@ ranks. What launchers themselves do, and what the first import of a library does
 """
 
 import functools
+import gc
 import multiprocessing
 import os
 import runpy
@@ -18,24 +19,33 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
+import pytest
 import torch
 from torch.distributed import TCPStore
 
 ROOT = Path(__file__).parents[1]
-LIBRARIES = ["datasets", "evaluate", "peft", "timm", "torch.nn.parallel.distributed", "transformers.trainer"]
+PRELOADED = [
+    "datasets",
+    "deepspeed",
+    "evaluate",
+    "matplotlib.figure",
+    "peft",
+    "timm",
+    "torch.nn.parallel.distributed",
+    "transformers.trainer",
+    "victims",
+]
 CONTEXT: Any = multiprocessing.get_context("forkserver")
 
 
 @functools.cache
 def start_server() -> None:
     """Start the process that is forked: the only one of its kind, so it imports what any of its users need."""
-    CONTEXT.set_forkserver_preload([*LIBRARIES, "victims"])
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)  # it would not look for modules where this process does
-    forkserver.ensure_running()
-    os.environ.pop("PYTHONPATH")
-    if before is not None:
-        os.environ["PYTHONPATH"] = before
+    CONTEXT.set_forkserver_preload(PRELOADED)
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # where this process looks for modules
+        environment.setenv("DS_ACCELERATOR", "cpu")
+        forkserver.ensure_running()
 
 
 @dataclass
@@ -113,6 +123,7 @@ def _run(rank: int, arguments: list[str], environment: dict[str, str], cwd: Path
         name = "stdout" if stream is sys.stdout else "stderr"
         os.dup2(os.open(folder / f"{name}{rank}", os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream.fileno())
     torch.set_num_threads(1)
+    gc.freeze()  # what has been imported stays: trainings, which collect garbage, need not look through it
     sys.path.insert(0, str(ROOT))
     if arguments[0] == "-m":
         sys.argv = arguments[1:]

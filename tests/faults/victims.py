@@ -5,7 +5,6 @@ Each piece of work is a function of its folder and of `say(stage, what)`, called
 child of a process that has imported this module (`killing.py`): a fork, rather than a start of Python.
 """
 
-import contextlib
 import gc
 import multiprocessing
 import os
@@ -17,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub.constants
-import matplotlib.figure  # noqa: F401  imported once rather than by every child
 import torch
 import transformers.models.auto.modeling_auto  # noqa: F401
 from transformers import AutoModel, TrainerCallback
@@ -28,9 +26,6 @@ from hf_face.data import convert_to_parquet, load_orl, make_verification_pairs, 
 from hf_face.embedding import Embedder, embed_to_parquet
 from hf_face.hub import FaceModelCardData, TrainingData, push_to_hub
 from hf_face.training import FaceTrainer, FaceTrainingArguments, MarginSoftmax
-
-with contextlib.suppress(ImportError):  # which accelerate would import in every child
-    import deepspeed  # noqa: F401
 
 Say = Callable[[str, str], None]
 
