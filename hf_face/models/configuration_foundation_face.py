@@ -256,11 +256,12 @@ def _native_image_size(backbone_config: PreTrainedConfig) -> int:
     size = getattr(backbone_config, "image_size", 224)
     if isinstance(size, int):
         return size
-    if len(set(size)) > 1:
+    height, width = size
+    if height != width:
         raise ValueError(
-            f"The backbone's native size of {size[0]} x {size[1]} pixels is not square. Set image_size for the crop."
+            f"The backbone's native size of {height} x {width} pixels is not square. Set image_size for the crop."
         )
-    return size[0]
+    return height
 
 
 __all__ = ["FoundationFaceConfig"]

@@ -87,7 +87,8 @@ class YuNetDetector:
         self.min_score = min_score
         self.max_size = max_size
         self.max_overlap = max_overlap
-        self._network: tuple[int, Any] = (0, None)
+        self._process: int | None = None  # for which the network was loaded
+        self._network: Any = None
 
     def detect(self, images: Sequence[np.ndarray | Image.Image]) -> list[Faces]:
         """
@@ -106,22 +107,22 @@ class YuNetDetector:
 
     def _detect(self, image: np.ndarray) -> Faces:
         cv2 = opencv()
-        longer = max(image.shape[:2])
+        height, width = image.shape[:2]
+        longer = max(height, width)
         sizes = [min(longer, self.max_size)] + [SMALL_COPY] * (min(longer, self.max_size) > FULL_SIZE_UP_TO)
         rows = np.concatenate([self._detect_at(image, size / longer) for size in sizes])  # (K, 15)
         if len(sizes) > 1 and len(rows):
             boxes, scores = rows[:, :4].astype(float).tolist(), rows[:, 14].tolist()
             rows = rows[np.asarray(cv2.dnn.NMSBoxes(boxes, scores, self.min_score, self.max_overlap)).flatten()]
         corner, size, points, scores = rows[:, :2], rows[:, 2:4], rows[:, 4:14], rows[:, 14]
-        return np.concatenate([corner, corner + size], axis=1), points.reshape(-1, 5, 2), scores
+        return np.concatenate([corner, corner + size], axis=1), points.reshape(len(rows), 5, 2), scores
 
     def _detect_at(self, image: np.ndarray, scale: float) -> np.ndarray:
         """Faces (K, 15) of a shrunk copy, as OpenCV gives them: corner, width and height, landmarks, score."""
         cv2 = opencv()
         height, width = image.shape[:2]
         shrunk = (max(1, round(width * scale)), max(1, round(height * scale)))
-        if scale < 1:
-            image = cv2.resize(image, shrunk, interpolation=cv2.INTER_AREA)
+        image = cv2.resize(image, shrunk, interpolation=cv2.INTER_AREA)
         right, bottom = (max(0, LEAST_SIDE - side) for side in shrunk)
         bgr = cv2.copyMakeBorder(cv2.cvtColor(image, cv2.COLOR_RGB2BGR), 0, bottom, 0, right, cv2.BORDER_CONSTANT)
         network = self._load()
@@ -130,24 +131,24 @@ class YuNetDetector:
         if rows is None:
             return np.empty((0, 15), dtype=np.float32)
         per_axis = np.array([width / shrunk[0], height / shrunk[1]], dtype=np.float32)
-        rows[:, :14] = (rows[:, :14].reshape(-1, 7, 2) * per_axis).reshape(-1, 14)
+        rows[:, :14] = (rows[:, :14].reshape(len(rows), 7, 2) * per_axis).reshape(len(rows), 14)
         return rows
 
     def _load(self):
         """The network of this process: those that load data have their own."""
-        if self._network[0] != os.getpid():
+        if self._process != os.getpid():
             cv2 = opencv()
             level = cv2.utils.logging.getLogLevel()
             cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # it warns of its own defaults
-            network = cv2.FaceDetectorYN.create(
-                str(self.weights), "", (320, 320), self.min_score, self.max_overlap, MAX_CANDIDATES
+            self._network = cv2.FaceDetectorYN.create(
+                str(self.weights), "", (SMALL_COPY, SMALL_COPY), self.min_score, self.max_overlap, MAX_CANDIDATES
             )
             cv2.utils.logging.setLogLevel(level)
-            self._network = (os.getpid(), network)
-        return self._network[1]
+            self._process = os.getpid()
+        return self._network
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_network": (0, None)}
+        return {**self.__dict__, "_process": None, "_network": None}
 
 
 def opencv() -> ModuleType:

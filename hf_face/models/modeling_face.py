@@ -139,7 +139,7 @@ def face_embedding_output(
     difference between two thresholds. A zero embedding has no direction: it stays zero, without gradient.
     """
     raw = raw.float()
-    norm = torch.linalg.vector_norm(raw, dim=-1, keepdim=True)
+    norm = torch.linalg.vector_norm(raw, dim=1, keepdim=True)
     return FaceEmbeddingOutput(
         pooler_output=torch.where(norm > 1e-12, raw / norm.clamp_min(1e-12), 0),
         norm=norm,

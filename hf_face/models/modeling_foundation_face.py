@@ -107,7 +107,7 @@ class FoundationFaceModel(FoundationFacePreTrainedModel):
             outputs = self.backbone(**inputs)
         if output_attentions and not outputs.get("attentions"):
             raise ValueError(f"output_attentions: {self.config.backbone_config.model_type} has no attention maps.")
-        height, width = pixel_values.shape[-2:]
+        height, width = pixel_values.shape[2:]
         raw = self.projection(_pool(outputs, self.config, height, width))
         return face_embedding_output(raw, outputs.last_hidden_state, outputs.hidden_states, outputs.get("attentions"))
 

@@ -26,7 +26,7 @@ class ConvLayer(nn.Sequential):
         padding: int | None = None,
         activation: str | None = None,
     ):
-        padding = kernel_size // 2 if padding is None else padding
+        padding = (kernel_size - 1) // 2 if padding is None else padding
         convolution = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False)
         norm = nn.BatchNorm2d(out_channels, eps=config.batch_norm_eps)
         super().__init__(OrderedDict(convolution=convolution, norm=norm))

@@ -25,7 +25,7 @@ class ConvLayer(nn.Sequential):
         super().__init__(
             OrderedDict(
                 convolution=nn.Conv2d(
-                    in_channels, out_channels, kernel_size, stride, kernel_size // 2, groups=groups, bias=False
+                    in_channels, out_channels, kernel_size, stride, (kernel_size - 1) // 2, groups=groups, bias=False
                 ),
                 norm=nn.BatchNorm2d(out_channels, eps=config.batch_norm_eps),
                 activation=nn.PReLU(out_channels),

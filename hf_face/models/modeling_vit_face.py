@@ -1,6 +1,5 @@
 """InsightFace's and TransFace's vision transformers."""
 
-import math
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -18,8 +17,8 @@ from .layers import FusableMixin, TimmAttentionMixin, check_crop_size, refuse_un
 from .modeling_face import FaceEmbeddingOutput, FacePreTrainedModel, FormerName, face_embedding_output
 
 NUM_KEYPOINTS = 5
-NEAR = 1.9  # distances up to this many patches have a class of their own
-BUCKETS = 7  # classes of distances along an axis
+CLASSES_FROM = (1, 2, 4)  # patches at which a class of distances begins, in both directions
+BUCKETS = 2 * len(CLASSES_FROM) + 1  # classes of distances along an axis
 
 
 @dataclass
@@ -98,30 +97,30 @@ class ViTFaceKeypointBias(nn.Module):
 def distance_buckets(side: int, device: torch.device) -> Tensor:
     """
     The class of the distance between any two of `side` x `side` patches, `(patches, patches)`: iRPE's product method
-    (Wu et al., ICCV 2021, equations 18 and 20), exact for neighbors and logarithmic beyond.
+    (Wu et al., ICCV 2021, equations 18 and 20), exact for neighbors and logarithmic beyond. For whole numbers of
+    patches and the published parameters (1.9 and its multiples by 2 and 8), the logarithm comes to `CLASSES_FROM`.
     """
     place = torch.arange(side, device=device)
-    distance = (place[:, None] - place).float()
-    size = distance.abs().clamp_min(1)
-    far = (NEAR + (size / NEAR).log() / math.log(8) * NEAR).round().clamp_max(2 * NEAR)
-    bucket = torch.where(size <= NEAR, distance, distance.sign() * far).trunc().long() + BUCKETS // 2
+    distance = place[:, None] - place
+    bucket = distance.sign() * sum((distance.abs() >= least).long() for least in CLASSES_FROM) + BUCKETS // 2
     rows, columns = bucket[:, None, :, None], bucket[None, :, None, :]
     return (rows * BUCKETS + columns).view(side**2, side**2)
+
+
+class ViTFaceGateLinear(nn.Linear):
+    """A linear layer that starts as PyTorch's, as in TransFace: the weights of other layers would saturate gates."""
 
 
 class ViTFacePatchWeighting(nn.Sequential):
     """Computes a gate in (0, 1) for each patch `(batch, patches)` from all flattened tokens."""
 
-    squeeze: nn.Linear
-    excite: nn.Linear
-
     def __init__(self, config: ViTFaceConfig):
         patches = config.num_patches
         super().__init__(
             OrderedDict(
-                squeeze=nn.Linear(patches * config.hidden_size, patches, bias=False),
+                squeeze=ViTFaceGateLinear(patches * config.hidden_size, patches, bias=False),
                 activation=nn.ReLU(),
-                excite=nn.Linear(patches, patches, bias=False),
+                excite=ViTFaceGateLinear(patches, patches, bias=False),
                 gate=nn.Sigmoid(),
             )
         )
@@ -153,14 +152,12 @@ class ViTFacePreTrainedModel(FacePreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module):
         std = self.config.initializer_range
-        if isinstance(module, nn.Linear):
+        if isinstance(module, ViTFaceGateLinear):
+            module.reset_parameters()
+        elif isinstance(module, nn.Linear):
             nn.init.trunc_normal_(module.weight, std=std)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-        elif isinstance(module, ViTFacePatchWeighting):
-            # TransFace uses PyTorch's default for these two; the narrow initialization above would saturate the gates.
-            for linear in (module.squeeze, module.excite):
-                nn.init.kaiming_uniform_(linear.weight, a=5**0.5)
         elif isinstance(module, ViTFaceEmbeddings):
             nn.init.trunc_normal_(module.position, std=std)
             if module.mask_token is not None:
@@ -263,7 +260,7 @@ class ViTFaceModel(FusableMixin, TimmAttentionMixin, ViTFacePreTrainedModel):
             gates = self.patch_weighting(tokens.flatten(1))  # (B, N)
             tokens = tokens * gates.unsqueeze(-1)
             if output_patch_weights:
-                patches = {"patch_weights": gates.softmax(-1), "patch_entropy": tokens.std(-1)}
+                patches = {"patch_weights": gates.softmax(1), "patch_entropy": tokens.std(-1)}
         output = face_embedding_output(self.neck(tokens.flatten(1)), last_hidden_state, hidden_states)
         return ViTFaceOutput(**output, **patches)
 

@@ -3,10 +3,17 @@
 import json
 
 import pytest
+from huggingface_hub.errors import StrictDataclassClassValidationError
 from transformers import AutoConfig, AutoModel
 from transformers.utils import logging
 
-from hf_face import FaceRecognitionConfig, IResNetConfig
+from hf_face import (
+    FaceRecognitionConfig,
+    GhostFaceNetConfig,
+    InceptionResNetConfig,
+    IResNetConfig,
+    MobileNetFaceConfig,
+)
 
 TINY = {"depths": [1], "hidden_sizes": [8], "stem_size": 8, "embedding_size": 8, "image_size": 16}
 
@@ -32,6 +39,40 @@ def test_the_constructor_takes_transformers_own_settings(name, value):
     for config_class in (IResNetConfig, FaceRecognitionConfig):
         config = config_class(**{name: value})
         assert getattr(config, name if hasattr(config, name) else f"_{name}") == value
+
+
+@pytest.mark.parametrize("name", ["embedding_size", "image_size", "num_channels"])
+def test_sizes_are_positive(name):
+    assert getattr(IResNetConfig(**{**TINY, name: 1}), name) == 1
+    with pytest.raises(StrictDataclassClassValidationError, match=f"{name} must be at least 1, found 0"):
+        IResNetConfig(**{**TINY, name: 0})
+
+
+@pytest.mark.parametrize(
+    ("config_class", "wrong"),
+    [
+        (InceptionResNetConfig, {"depths": [5, 10]}),
+        (InceptionResNetConfig, {"depths": [5, 10, 0]}),
+        (InceptionResNetConfig, {"residual_scales": [0.17, 0.1]}),
+        (GhostFaceNetConfig, {"strides": [1, 2]}),
+        (MobileNetFaceConfig, {"strides": [1, 2]}),
+        (MobileNetFaceConfig, {"hidden_sizes": [8, 0], "strides": [1, 2]}),
+        (MobileNetFaceConfig, {"hidden_sizes": [], "strides": []}),
+    ],
+)
+def test_there_is_a_value_for_each_layer(config_class, wrong):
+    with pytest.raises(StrictDataclassClassValidationError, match=r"must have (a|one|one positive) (value|number) for"):
+        config_class(**wrong)
+
+
+@pytest.mark.parametrize("config_class", [GhostFaceNetConfig, InceptionResNetConfig, MobileNetFaceConfig])
+def test_pixels_are_divided_by_128(config_class):
+    preprocessing = config_class(image_size=100).preprocessing
+    assert preprocessing == {
+        "size": {"height": 100, "width": 100},
+        "image_mean": [127.5 / 255] * 3,
+        "image_std": [128 / 255] * 3,
+    }
 
 
 @pytest.mark.parametrize("config", [IResNetConfig(**TINY), FaceRecognitionConfig(num_identities=5)])

@@ -64,6 +64,57 @@ def test_several_faces_come_by_score_and_once_each(detector, face):
     assert sorted((boxes[:, 0] // 400).tolist()) == [0, 1, 2]
 
 
+class Network:
+    """In place of YuNet's: keeps the sizes it is shown, and finds one face in copies of 320 pixels."""
+
+    def __init__(self):
+        self.shown = []
+
+    def setInputSize(self, size):
+        self.shown.append(tuple(size))
+
+    def detect(self, image):
+        assert image.shape[1::-1] == self.shown[-1]
+        row = np.array([[0, 16, 1, 32, *5 * (0, 20), 0.9]], dtype=np.float32)
+        return 1, row if 320 in image.shape else None
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "shown"),
+    [
+        (640, 480, [(480, 640)]),
+        (480, 641, [(641, 480), (320, 240)]),
+        (2560, 1280, [(640, 1280), (160, 320)]),
+        (2000, 1, [(32, 1280), (32, 320)]),
+        (1, 2000, [(1280, 32), (320, 32)]),
+        (20, 10, [(32, 32)]),
+    ],
+)
+def test_a_large_image_is_shown_twice_and_none_is_smaller_than_the_network_takes(height, width, shown, monkeypatch):
+    detector, network = YuNetDetector(), Network()
+    monkeypatch.setattr(detector, "_load", lambda: network)
+    detector.detect([np.zeros((height, width, 3), np.uint8)])
+    assert network.shown == shown
+
+
+def test_each_axis_has_its_own_scale(monkeypatch):
+    """A column of 2,000 pixels becomes one of 320, not narrower."""
+    detector = YuNetDetector()
+    monkeypatch.setattr(detector, "_load", Network)
+    ((boxes, landmarks, scores),) = detector.detect([np.zeros((2000, 1, 3), np.uint8)])
+    assert boxes.tolist() == [[0, 100, 1, 300]] and landmarks.tolist() == [[[0, 125]] * 5]
+    assert scores == pytest.approx([0.9])
+
+
+def test_nobody_in_a_large_image(detector):
+    ((boxes, landmarks, scores),) = detector.detect([np.zeros((700, 900, 3), np.uint8)])
+    assert (boxes.shape, landmarks.shape, scores.shape) == ((0, 4), (0, 5, 2), (0,))
+
+
+def test_the_network_is_loaded_once(detector):
+    assert detector._load() is detector._load()
+
+
 def test_images_are_turned_and_arrays_are_as_images(detector, face):
     upside_down = face.transpose(Image.Transpose.ROTATE_180)
     upside_down.getexif()[0x0112] = 3

@@ -96,7 +96,7 @@ def test_position_embeddings_are_interpolated_to_the_image_size(backbone_config,
 def test_projection_is_there_only_for_another_embedding_size():
     assert not list(build(DINOV2).projection.parameters())
     projected = build(DINOV2, embedding_size=20)
-    assert projected.projection.weight.shape == (20, 32)
+    assert projected.projection.weight.shape == (20, 32) and projected.projection.bias is None
     with torch.no_grad():
         pooled = projected.backbone(faces()).pooler_output
     torch.testing.assert_close(embed(projected, faces()), pooled @ projected.projection.weight.T)
@@ -187,6 +187,11 @@ def test_backbone_comes_from_a_config_its_dict_or_a_folder(tmp_path):
         assert FoundationFaceConfig(backbone_config=source).backbone_config.to_diff_dict() == config.to_diff_dict()
     towers = transformers.CLIPConfig(vision_config=CLIP)
     assert FoundationFaceConfig(backbone_config=towers).backbone_config.model_type == "clip_vision_model"
+
+
+def test_the_native_size_is_the_default():
+    assert FoundationFaceConfig(backbone_config={**DINOV2, "image_size": [32, 32]}).image_size == 32
+    assert FoundationFaceConfig(backbone_config={"model_type": "resnet"}).image_size == 224  # it says none
 
 
 def test_poolings_that_a_backbone_does_not_have_are_refused():

@@ -1,10 +1,14 @@
 """The image processor's own setting, the channel order."""
 
+import base64
+import io
 import json
 
 import numpy as np
 import pytest
+import torch
 from huggingface_hub.errors import StrictDataclassFieldValidationError
+from PIL import Image
 from transformers import AutoImageProcessor
 
 from hf_face import FaceImageProcessor
@@ -29,6 +33,22 @@ def test_another_order_is_refused(order, tmp_path):
     for load in (FaceImageProcessor, AutoImageProcessor):
         with pytest.raises(ValueError, match=message):
             load.from_pretrained(tmp_path)
+
+
+def test_floats_stay_as_they_are():
+    """As in transformers, floats are pixels from 0 to 255 too, and are not rounded."""
+    crop = CROP + 0.25
+    for image in (crop, torch.from_numpy(crop).permute(2, 0, 1)):
+        pixels = FaceImageProcessor()(image, return_tensors="pt").pixel_values
+        assert pixels[0, :, 0, 0].tolist() == pytest.approx([(value - 127.25) / 127.5 for value in (10, 20, 30)])
+
+
+def test_base64_without_a_prefix_is_read_as_in_transformers():
+    buffer = io.BytesIO()
+    Image.fromarray(CROP).save(buffer, "PNG")
+    text = base64.b64encode(buffer.getvalue()).decode()
+    pixels = FaceImageProcessor(do_normalize=False)(text, return_tensors="pt").pixel_values
+    assert (pixels[0, :, 0, 0] * 255).round().tolist() == [10, 20, 30]
 
 
 def test_another_order_is_refused_when_called():

@@ -87,6 +87,14 @@ def test_what_the_last_batch_norm_learns(embedding_norm, learned, tmp_path):
     assert {name for name, p in loaded.neck.projection.norm.named_parameters() if p.requires_grad} == learned
 
 
+def test_new_weights():
+    model = IResNetModel(IResNetConfig(**TINY))
+    assert {value for m in model.modules() if isinstance(m, nn.PReLU) for value in m.weight.tolist()} == {0.25}
+    linear = model.neck.projection.linear
+    bound = linear.in_features**-0.5  # as PyTorch's linear layers
+    assert 0.99 * bound < linear.weight.abs().max() <= bound and not linear.bias.any()
+
+
 def test_dropout_is_for_training():
     model = IResNetModel(IResNetConfig(**TINY, dropout=0.5))
     zeros = []

