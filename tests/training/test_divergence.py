@@ -4,6 +4,7 @@ import json
 import math
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from transformers import TrainerCallback
 
 from hf_face import FaceRecognitionConfig, FaceRecognitionModel, IResNetConfig
 from hf_face.training import MarginSoftmax, TrainingDivergedError
-from hf_face.training.divergence import NumberedCollator
+from hf_face.training.divergence import DivergenceCheck, NumberedCollator, _shorten
 
 
 class Poisoned(MarginSoftmax):
@@ -131,7 +132,73 @@ def test_batches_of_a_stream_have_no_rows(faces):
     assert set(batch) == {"pixel_values", "labels"}
 
 
+def test_many_rows_are_shortened():
+    assert _shorten([3, 5]) == "3, 5"
+    shown = ", ".join(map(str, range(64)))
+    assert _shorten(range(64)) == shown
+    assert _shorten(range(65)) == f"{shown} ... (65 rows)"
+
+
 # Steps that are skipped
+
+
+class Steps:
+    """Checks of a trainer's steps, one after the other."""
+
+    def __init__(self, folder: Path, on_divergence: str, scaler=None):
+        self.check = DivergenceCheck(SimpleNamespace(on_divergence=on_divergence, output_dir=str(folder)))
+        self.counted: list[tuple[int, bool]] = []
+        self.trainer = SimpleNamespace(
+            state=SimpleNamespace(global_step=0),
+            stopping=SimpleNamespace(requested=False, agreed=None),
+            losses=SimpleNamespace(end_step=lambda number, skipped: self.counted.append((number, skipped))),
+            optimizer=None,
+            accelerator=SimpleNamespace(scaler=scaler, distributed_type="NO"),
+            model=FaceRecognitionModel(
+                FaceRecognitionConfig(backbone_config=IResNetConfig(depths=[1], hidden_sizes=[4], stem_size=4))
+            ),
+        )
+
+    def step(self, *losses: float, norm: torch.Tensor | float | None = 1.0) -> None:
+        self.check.start(self.trainer.model.buffers())
+        for row, loss in enumerate(losses):
+            self.check.add(torch.tensor(loss), torch.tensor([row]))
+        self.check.check(self.trainer, norm)
+        self.trainer.state.global_step += 1
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize("norm", [NAN, torch.tensor(NAN)])
+def test_a_norm_that_is_not_finite_is_noticed_however_it_is_told(tmp_path, norm):
+    steps = Steps(tmp_path, "raise")
+    steps.step(1.0, norm=None)
+    steps.step(1.0, norm=0.0)
+    with pytest.raises(TrainingDivergedError, match=r"in step 3, the norm of the gradient is nan .* rows 0, 1 of"):
+        steps.step(1.0, 2.0, norm=norm)
+    with pytest.raises(TrainingDivergedError, match=r"in step 3, the loss is nan .* rows 1 of"):
+        steps.step(1.0, NAN, norm=None)
+    assert steps.counted == [(1, False), (1, False), (2, True), (2, True)]
+    assert steps.trainer.stopping.agreed is False
+
+
+def test_steps_are_skipped_unless_too_many_in_a_row(tmp_path, monkeypatch):
+    monkeypatch.setattr("hf_face.training.divergence.MOST_IN_A_ROW", 2)
+    steps = Steps(tmp_path, "skip")
+    for loss in (NAN, NAN, 1.0, NAN, NAN):
+        steps.step(loss)
+    with pytest.raises(TrainingDivergedError, match="in step 6, the loss is nan"):
+        steps.step(NAN)
+
+
+@pytest.mark.parametrize("scaler", [None, "a scaler"])
+def test_a_skipped_step_has_no_gradient_but_for_a_scaler(tmp_path, scaler):
+    steps = Steps(tmp_path, "skip", scaler)
+    weight = steps.trainer.model.head.weight
+    weight.grad = torch.full_like(weight, NAN)
+    steps.step(1.0, norm=NAN)
+    assert (weight.grad is None) == (scaler is None)
 
 
 class States(TrainerCallback):

@@ -3,11 +3,13 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from hf_face.data import load_identities, load_orl, split_identities, write_recordio
+from hf_face.data import FaceStream, load_identities, load_orl, split_identities, write_recordio
+from hf_face.training.streaming import StreamedBatches
 
 from .test_launch import losses as losses_of_run
 from .test_launch import train
@@ -32,6 +34,29 @@ def make_streaming_trainer(make_trainer, folder):
 
 def losses(trainer) -> list[float]:
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+@pytest.mark.parametrize(("workers", "parts"), [(0, 2), (1, 2), (3, 6)])
+def test_a_stream_has_a_part_for_each_reader_and_counts_batches(tmp_path, monkeypatch, workers, parts):
+    args = SimpleNamespace(
+        max_steps=5,
+        gradient_accumulation_steps=3,
+        world_size=2,
+        dataloader_num_workers=workers,
+        should_save=True,
+        ignore_data_skip=False,
+    )
+    monkeypatch.setattr(FaceStream, "state_dict", lambda self, batch: {"positions": [[0, batch]]})
+    loaded = []
+    monkeypatch.setattr(FaceStream, "load_state_dict", lambda self, state: loaded.append(state))
+    batches = StreamedBatches(load_orl().to_iterable_dataset(), args, batch_size=4)
+    assert (batches.stream.num_batches, batches.stream.num_parts, batches.stream.batch_size) == (30, parts, 4)
+    batches.save(tmp_path, step=2)
+    batches.load(tmp_path)
+    assert loaded == [{"positions": [[0, 12]]}]
+    args.ignore_data_skip = True
+    batches.load(tmp_path)
+    assert len(loaded) == 1
 
 
 @pytest.mark.parametrize("settings", [{}, {"dataloader_num_workers": 2, "gradient_accumulation_steps": 3}])
