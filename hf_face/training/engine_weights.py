@@ -103,8 +103,8 @@ def own_part_of(whole: Tensor, tensor: Tensor) -> Tensor:
         return whole
     weight: Any = tensor
     size, rank = weight.ds_tensor.numel(), weight.ds_zero_partition_rank
-    padding = size * weight.ds_zero_partition_world_size - whole.numel()
-    return pad(whole.flatten(), (0, padding))[size * rank : size * (rank + 1)]
+    part = whole.flatten()[size * rank : size * (rank + 1)]
+    return pad(part, (0, size - part.numel()))
 
 
 def distribute(whole: Tensor, like: DTensor) -> DTensor:

@@ -44,9 +44,10 @@ class Publisher(TrainerCallback):
         started_at, started_at_step: When this process started training, in seconds since the epoch and in steps.
     """
 
+    started_at, started_at_step = 0.0, 0
+
     def __init__(self, trainer: Run, card: FaceModelCardData | None):
         self.trainer, self.card = trainer, card
-        self.started_at, self.started_at_step = 0.0, 0
         self.weights_changed(step=0)
 
     def check_card(self) -> None:

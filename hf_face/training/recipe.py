@@ -243,8 +243,6 @@ def parse_recipe(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments, Ca
     actions = {action.dest: action for action in parser._actions}
     recipe = merge([check_fields(fields, file, actions) for file, fields in read_layers(path)])
     parser.set_defaults(**recipe)
-    for action in parser._actions:
-        action.required = action.required and action.dest not in recipe
     try:
         model, data, card, args = parser.parse_args_into_dataclasses(options)
     except ValueError as error:

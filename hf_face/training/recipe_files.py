@@ -2,12 +2,13 @@
 
 import difflib
 from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from ..user_input import parse_yaml
 
-PACKAGE = Path(__file__).parents[1]
+PACKAGE = Path(str(files("hf_face")))
 # Next to the package in a checkout, inside it when installed from a wheel.
 FOLDER = next(folder for folder in (PACKAGE / "recipes", PACKAGE.parent / "recipes") if folder.is_dir())
 EXTENDS = "extends"
@@ -27,7 +28,7 @@ def find_recipe(name: str) -> Path:
         if path.is_file():
             return path
     known = recipe_names()
-    near = difflib.get_close_matches(name.removeprefix("recipes/").removesuffix(".yaml"), known, n=1)
+    near = difflib.get_close_matches(name.removeprefix("recipes/").removesuffix(".yaml"), known)
     hint = f"did you mean {near[0]}?" if near else "`hf-face recipes` lists those of hf_face; or name a YAML file."
     raise FileNotFoundError(f"no such file or recipe: {name}; {hint}")
 
@@ -92,7 +93,7 @@ def find_base(name: str, path: Path) -> Path:
         if base.is_file():
             return base
     known = [file.relative_to(place).as_posix() for place in places for file in place.rglob("*.yaml")]
-    near = difflib.get_close_matches(name, known, n=1)
+    near = difflib.get_close_matches(name, known)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise FileNotFoundError(
         f"{path} extends {name!r}, which is neither a file relative to {path.parent} nor a recipe of hf_face.{hint}"

@@ -70,7 +70,7 @@ def test_what_works(make, settings):
             {"partial_fc_sample_rate": 0.5, "n_gpu": 2},
             "partial_fc_sample_rate requires one process per GPU, not one for 2",
         ),
-        ({"shard_head": True, "n_gpu": 3}, "shard_head requires one process per GPU, not one for 3 GPUs"),
+        ({"shard_head": True, "n_gpu": 2}, "shard_head requires one process per GPU, not one for 2 GPUs"),
         ({"fp16_full_eval": True, "fsdp": "full_shard"}, "fp16_full_eval does not work with FSDP"),
     ],
 )

@@ -1,18 +1,23 @@
 """The list of a checkpoint's files, and the checkpoints of a run."""
 
 import json
+import math
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from hf_face.training.checkpoint_files import (
     checkpoints_of,
     find_defect,
+    find_weights_defect,
     finish_checkpoint,
     naming_full_disks,
     remove_old_checkpoints,
     remove_unfinished_checkpoints,
+    saved_whole,
     start_checkpoint,
 )
 
@@ -43,6 +48,75 @@ def test_a_state_has_steps(tmp_path, state, complete):
     (tmp_path / "trainer_state.json").write_text(json.dumps(state))
     defect = "model.safetensors is missing" if complete else "it has no complete trainer_state.json"
     assert find_defect(tmp_path) == defect
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A complete checkpoint."""
+    folder = tmp_path / "checkpoint-1"
+    folder.mkdir()
+    (folder / "trainer_state.json").write_text('{"global_step": 1}')
+    save_file({"weight": torch.ones(3)}, folder / "model.safetensors")
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+        torch.save({}, folder / name)
+    finish_checkpoint(folder)
+    return folder
+
+
+def half(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+@pytest.mark.parametrize("listed", [True, False])
+@pytest.mark.parametrize(
+    ("name", "change", "defect"),
+    [
+        ("optimizer.pt", None, "optimizer.pt is missing"),
+        ("trainer_state.json", None, "it has no complete trainer_state.json"),
+        ("trainer_state.json", half, "it has no complete trainer_state.json"),
+        ("rng_state.pth", half, r"rng_state.pth (has \d+ bytes instead of|is not a complete torch file)"),
+        ("model.safetensors", half, r"model.safetensors (has \d+ bytes instead of|is not a complete safetensors)"),
+        ("trainer_state.json", lambda content: content + b" ", "trainer_state.json has 19 bytes instead of 18"),
+    ],
+)
+def test_what_is_missing_or_broken_is_named(checkpoint, listed, name, change, defect):
+    assert find_defect(checkpoint) is None
+    if not listed:
+        (checkpoint / "checkpoint_files.json").unlink()
+        assert find_defect(checkpoint) is None
+    content = (checkpoint / name).read_bytes()
+    (checkpoint / name).unlink()
+    if change is not None:
+        (checkpoint / name).write_bytes(change(content))
+    found = find_defect(checkpoint)
+    assert re.search(defect, found) if listed or "of 18" not in defect else found is None
+    assert find_weights_defect(checkpoint) == (found if name.startswith("model") else None)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_not_finite_are_a_defect(checkpoint, value):
+    save_file({"a": torch.ones(3), "b": torch.tensor([1.0, value])}, checkpoint / "model.safetensors")
+    finish_checkpoint(checkpoint)
+    assert find_defect(checkpoint) == find_weights_defect(checkpoint) == "b in model.safetensors is not finite"
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_checkpoint_is_complete_and_others_are_removed_when_it_has_been_saved(tmp_path, first):
+    for step in (1, 2):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    trainer = SimpleNamespace(
+        args=SimpleNamespace(should_save=first, save_total_limit=1),
+        state=SimpleNamespace(global_step=3, best_model_checkpoint=None),
+        accelerator=SimpleNamespace(wait_for_everyone=lambda: None),
+    )
+    with saved_whole(trainer, tmp_path):
+        assert trainer.args.save_total_limit is None
+        assert (tmp_path / "checkpoint-3" / "checkpoint-is-incomplete.txt").exists() == first
+        assert len(checkpoints_of(tmp_path)) == 2 + first
+    assert trainer.args.save_total_limit == 1
+    assert [path.name for path in checkpoints_of(tmp_path)] == (
+        ["checkpoint-3"] if first else ["checkpoint-2", "checkpoint-1"]
+    )
 
 
 def test_checkpoints_are_counted_by_their_steps(tmp_path):

@@ -38,7 +38,7 @@ def check(num_images: int, batch_size: int = 4, drop_last=True, world_size=1, ba
         {"num_images": 2, "drop_last": False},
         {"num_images": 6, "drop_last": False},
         {"num_images": 5, "drop_last": False, "batch_norm": False},
-        {"num_images": 5, "drop_last": False, "world_size": 2},
+        {"num_images": 9, "drop_last": False, "world_size": 2},
         {"num_images": 5, "batch_size": 1, "batch_norm": False},
         {"num_images": 5, "batch_size": 1, "world_size": 2},
         {"num_images": 6, "batch_size": 2},

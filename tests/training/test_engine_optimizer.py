@@ -15,7 +15,7 @@ from hf_face.training.engine_optimizer import (
     whole_optimizer_state,
 )
 
-SHAPES = ((3, 2), (4,), (2, 5))  # two weights of the backbone, and the class centers
+SHAPES = ((3, 2), (4,), (2, 5), (1,))  # two weights of the backbone, and two of the class centers
 
 
 class Zero:
@@ -75,7 +75,7 @@ def make(monkeypatch):
         combined = SimpleNamespace(combine_grad_norm_groups=sum)
         monkeypatch.setitem(sys.modules, "deepspeed.runtime.utils", combined)
         zero._get_norm_groups, zero._global_grad_norm = lambda: [3.0], 5.0
-        own = torch.optim.AdamW([weights[2]], lr=0.2) if with_centers else None
+        own = torch.optim.AdamW(weights[2:], lr=0.2) if with_centers else None
         scaled = []
         centers = SimpleNamespace(own_optimizer=own, grad_norm=lambda: 4.0, scaled=scaled)
         centers.scale_grad = lambda max_norm, norm: scaled.append((max_norm, float(norm)))
@@ -96,16 +96,16 @@ def equal(first, second) -> bool:
 def test_the_state_is_that_of_an_optimizer_without_an_engine(make, grouping, with_centers, by_stage_2):
     plain, ours = weights(), weights()
     groups = [{"params": [plain[i] for i in group], "lr": 0.1} for group in grouping]
-    usual = torch.optim.AdamW(groups + ([{"params": [plain[2]], "lr": 0.2}] if with_centers else []))
+    usual = torch.optim.AdamW(groups + ([{"params": plain[2:], "lr": 0.2}] if with_centers else []))
     step(usual, plain)
     optimizer = make(ours, grouping, by_stage_2, with_centers)
     step(optimizer.zero.optimizer, optimizer.zero.flat)
     if with_centers:
-        step(optimizer.own, [ours[2]])
+        step(optimizer.own, ours[2:])
     saved = whole_optimizer_state(optimizer)
     assert equal(saved["state"], usual.state_dict()["state"])
     assert saved["param_groups"] == usual.state_dict()["param_groups"]
-    assert whole_optimizer_state(optimizer, keep=False)["state"].keys() <= {2}
+    assert whole_optimizer_state(optimizer, keep=False)["state"].keys() <= {2, 3}
 
     fresh = make(weights(), grouping, by_stage_2, with_centers)
     saved["param_groups"][0]["lr"] = 0.7
@@ -130,9 +130,9 @@ def test_a_state_of_some_weights_is_loaded(make):
 def test_a_state_of_the_class_centers_alone_is_loaded(make):
     ours = weights()
     optimizer = make(ours, [[0], [1]])
-    step(optimizer.own, [ours[2]])
+    step(optimizer.own, ours[2:])
     saved = whole_optimizer_state(optimizer)
-    assert saved["state"].keys() == {2}
+    assert saved["state"].keys() == {2, 3}
     fresh = make(weights(), [[0], [1]])
     load_optimizer_state(fresh, saved)
     assert equal(whole_optimizer_state(fresh)["state"], saved["state"])
@@ -159,7 +159,7 @@ def test_a_plain_optimizer_has_its_state_gathered():
     step(optimizer, ours)
     saved = whole_optimizer_state(optimizer)
     assert equal(saved["state"], optimizer.state_dict()["state"])
-    assert whole_optimizer_state(optimizer, keep=False)["state"] == {0: {}, 1: {}, 2: {}}
+    assert whole_optimizer_state(optimizer, keep=False)["state"] == {0: {}, 1: {}, 2: {}, 3: {}}
     fresh = torch.optim.AdamW(ours)
     load_optimizer_state(fresh, saved)
     assert equal(fresh.state_dict(), optimizer.state_dict())

@@ -213,7 +213,7 @@ def test_deepspeeds_optimizer_is_wrapped_once(make, monkeypatch):
 
 @pytest.mark.parametrize("uses_head", [True, False])
 def test_the_class_centers_number_in_the_optimizers_state(make_trainer, uses_head):
-    trainer = make_trainer()
+    trainer = make_trainer(partial_fc_sample_rate=0.5)
     trainer.model.head.requires_grad_(uses_head)
     optimizer = trainer.create_optimizer()
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]

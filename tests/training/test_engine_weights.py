@@ -37,15 +37,18 @@ def partitioned(rank: int, whole: torch.Tensor, num_ranks: int = 3) -> nn.Parame
     padded = torch.cat([whole.flatten(), torch.zeros(size * num_ranks - whole.numel())])
     weight = nn.Parameter(torch.empty(0))
     weight.ds_tensor, weight.ds_shape = padded[size * rank : size * (rank + 1)].clone(), whole.shape
-    weight.ds_zero_partition_rank, weight.ds_zero_partition_world_size = rank, num_ranks
+    weight.ds_zero_partition_rank = rank
     return weight
 
 
-@pytest.mark.parametrize(("rank", "expected"), [(0, [0, 1, 2, 3]), (1, [4, 5, 6, 7]), (2, [8, 9, 0, 0])])
-def test_the_part_of_each_rank(rank, expected):
+@pytest.mark.parametrize("num_ranks", [3, 8])
+def test_the_part_of_each_rank(num_ranks):
     whole = torch.arange(10.0).view(5, 2)
-    weight = partitioned(rank, whole)
-    assert own_part_of(whole, weight).tolist() == own_part(weight).tolist() == expected
+    weights = [partitioned(rank, whole, num_ranks) for rank in range(num_ranks)]
+    expected = [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 0, 0]] if num_ranks == 3 else [[2 * i, 2 * i + 1] for i in range(5)]
+    expected += [[0, 0]] * (num_ranks - len(expected))
+    assert [own_part(weight).tolist() for weight in weights] == expected
+    assert [own_part_of(whole, weight).tolist() for weight in weights] == expected
     assert own_part_of(whole, torch.zeros(5, 2)) is whole
 
 

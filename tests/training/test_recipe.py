@@ -1,16 +1,20 @@
 """Recipes: one YAML, overridable, and wrong keys named."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from datasets import Value
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 from transformers.image_utils import OPENAI_CLIP_MEAN
 
+import hf_face
 from hf_face.data import load_orl
 from hf_face.evaluation import AllPairsEvaluator, IdentificationEvaluator
 from hf_face.heads import save_head
 from hf_face.hub import FaceModelCardData
-from hf_face.training import MarginSoftmax
+from hf_face.training import MarginSoftmax, recipe_files
 from hf_face.training.recipe import (
     DataArguments,
     ModelArguments,
@@ -19,7 +23,8 @@ from hf_face.training.recipe import (
     load_data,
     parse_recipe,
 )
-from hf_face.training.recipe_files import recipe_names
+from hf_face.training.recipe_card import create_recipe_card
+from hf_face.training.recipe_files import find_recipe, merge, recipe_names
 
 RECIPE = """
 backbone: {model_type: timm_face, architecture: resnet10t, embedding_size: 16, image_size: 32}
@@ -69,6 +74,10 @@ def test_an_unknown_key_is_named_with_what_was_meant(recipe):
         ("lr_scheduler_kwargs: {min_lr: 1e-6}", "lr_scheduler_kwargs", {"min_lr": 1e-6}),
         ("train_data: faces", "train_data", ["faces"]),
         ("train_data: 2024", "train_data", ["2024"]),
+        ("train_data: [faces, 2024]", "train_data", ["faces", 2024]),
+        ("run_name: null", "run_name", None),
+        ("max_grad_norm: null", "max_grad_norm", None),
+        ("save_strategy: epoch", "save_strategy", "epoch"),
         ("eval_data: lfw.bin", "eval_data", ["lfw.bin"]),
         ("plugins: json", "plugins", ["json"]),
         ("run_name: 7", "run_name", "7"),
@@ -112,6 +121,44 @@ def test_a_wrong_value_is_named_with_file_and_field(recipe, line, message):
     recipe.write_text(RECIPE + line)
     with pytest.raises(ValueError, match=f"recipe.yaml: {message}"):
         parse_recipe([str(recipe)])
+
+
+@pytest.mark.parametrize("override", [["--ema_decay", "2"], ["--ema_decay=2"]])
+def test_a_wrong_value_of_the_command_line_is_not_the_recipes(recipe, override):
+    with pytest.raises(ValueError, match=r"^ema_decay must be between 0 and 1, found 2.0"):
+        parse_recipe([str(recipe), *override])
+    with pytest.raises(ValueError, match=r"recipe.yaml: lr_milestones is a schedule without warm-up"):
+        recipe.write_text(RECIPE + "lr_milestones: [0.5]\nwarmup_steps: 3")
+        parse_recipe([str(recipe), "--ema_decay", "0.5"])
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("demo/orll", "did you mean demo/orl"),
+        ("recipes/demo/orll.yaml", "did you mean demo/orl"),
+        ("???", "`hf-face recipes` lists those"),
+    ],
+)
+def test_a_recipe_that_is_not_there_is_named_with_what_was_meant(name, hint):
+    with pytest.raises(FileNotFoundError, match=f"no such file or recipe: {re.escape(name)}; {hint}"):
+        parse_recipe([name])
+
+
+def test_recipes_are_beside_the_package_or_in_it():
+    assert Path(hf_face.__file__).parent == recipe_files.PACKAGE
+    assert find_recipe("demo/orl") == find_recipe("demo/orl.yaml") == recipe_files.FOLDER / "demo" / "orl.yaml"
+
+
+def test_a_recipe_without_a_suffix_stands_first(tmp_path):
+    (tmp_path / "mine").write_text(RECIPE)
+    assert parse_recipe([str(tmp_path / "mine"), "--seed", "3"])[3].seed == 3
+
+
+def test_mappings_are_merged_and_everything_else_is_replaced():
+    layers = [{"a": {"b": 1, "c": 2}, "d": [1, 2], "e": 5}, {"a": {"b": 3}, "d": [3], "e": {"f": 1}}, {"a": 7}]
+    assert merge(layers[:2]) == {"a": {"b": 3, "c": 2}, "d": [3], "e": {"f": 1}}
+    assert merge(layers) == {"a": 7, "d": [3], "e": {"f": 1}}
 
 
 def write(folder, **files: str) -> str:
@@ -221,6 +268,15 @@ def test_the_card_says_what_was_published(recipe, tmp_path):
     assert FaceModelCardData.load(tmp_path) == built
 
 
+def test_a_card_before_training_has_the_recipes_settings(recipe):
+    recipe.write_text(PUBLISHED.replace("  parameters: 4_903_000\n", "") + "augmentation: flip\nweight_decay: null")
+    card = create_recipe_card(str(recipe), "org/mine")
+    assert f"Nobody has trained this model yet: the card is that of hf_face's recipe `{recipe}`." in card.text
+    assert "| learning_rate | 0.01 |" in card.text and "| augmentation | flip |" in card.text
+    assert "weight_decay" not in card.text and "cosface" in card.text
+    assert 'AutoModel.from_pretrained("org/mine"' in card.text
+
+
 @pytest.mark.parametrize("override", [["--margin", "arcface"], ["--backbone", "{model_type: timm_face}"]])
 def test_another_model_has_nothing_published(recipe, override):
     recipe.write_text(PUBLISHED)
@@ -301,6 +357,13 @@ def test_a_recipe_names_any_protocol_with_its_options():
     _, evaluators = load_data(DataArguments(eval_data=specs))
     assert [type(evaluator) for evaluator in evaluators] == [IdentificationEvaluator, AllPairsEvaluator]
     assert [evaluator.name for evaluator in evaluators] == ["identification", "everybody"]
+
+
+def test_people_of_several_sources_are_held_out():
+    train, (evaluator,) = load_data(DataArguments(train_data=["orl", "orl"], held_out_identities=3))
+    assert train.features["label"].num_classes == 77 and len(train) == 770
+    assert evaluator.name == "held_out"
+    assert {name.partition("/")[0] for name in train.features["label"].names} == {"0", "1"}
 
 
 def test_a_choice_of_people_and_images():
