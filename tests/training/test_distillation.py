@@ -1,10 +1,13 @@
 """A teacher's embeddings as targets of a student."""
 
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from datasets import Dataset, Image, concatenate_datasets
+from datasets import Array2D, Array3D, Dataset, Features, Image, concatenate_datasets
 from safetensors.torch import load_file
 from torch.nn.parallel import DistributedDataParallel
 from transformers import AutoModel
@@ -156,6 +159,15 @@ def test_what_cannot_be_distilled_is_refused_before_training(make_trainer, teach
         )
     with pytest.raises(ValueError, match=r"must have two embeddings .* found ClassLabel"):
         make_trainer(method=Distillation(column="label"))
+
+
+@pytest.mark.parametrize("shape", [(3, 12), (2, 4, 4)])
+def test_a_column_has_two_embeddings_of_each_image(faces, shape):
+    feature = (Array2D if len(shape) == 2 else Array3D)(shape, "float32")
+    column = Dataset.from_dict({"targets": np.zeros((1, *shape), dtype=np.float32)}, Features({"targets": feature}))
+    data = FaceDataset(concatenate_datasets([faces[0].select([0]), column], axis=1))
+    with pytest.raises(ValueError, match=r"The column 'targets' must have two embeddings of each image, Array2D"):
+        Distillation(column="targets")._find_targets(SimpleNamespace(train_dataset=data))
 
 
 def test_rows_of_images_that_are_skipped_become_those_of_their_replacements(faces):

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from itertools import chain
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from transformers import AutoModel
 from hf_face import FaceRecognitionModel, FoundationFaceModel
 from hf_face.models import FaceImageProcessor
 from hf_face.training import FaceTrainer, FaceTrainingArguments
+from hf_face.training.lora import LAYERS, save_statistics
 from hf_face.training.recipe import ModelArguments, build_model
 
 VIT = {
@@ -160,6 +162,38 @@ def test_layers_are_chosen_by_name_or_number(layers, expected):
     assert len(adapted) == 2 * len(expected)
 
 
+@pytest.mark.parametrize("number", range(9))
+def test_parts_of_few_layers(number):
+    layers = list(range(number))
+    assert [list(LAYERS[name](number)) for name in ("top2", "top3", "all")] == [layers[-2:], layers[-3:], layers]
+    thirds = [list(LAYERS[name](number)) for name in ("bottom", "mid", "up")]
+    halves = [list(LAYERS[name](number)) for name in ("half-bottom", "half-up")]
+    assert list(chain(*thirds)) == list(chain(*halves)) == layers
+    assert all(abs(len(part) - number / len(parts)) < 1 for parts in (thirds, halves) for part in parts)
+
+
+def test_further_modules_are_trained_and_saved():
+    model, _ = build(modules_to_save=["layernorm"])
+    config = model.backbone.peft_config["default"]
+    assert set(config.modules_to_save) == {"layernorm", "projection"}
+    trained = {name for name, weight in model.backbone.named_parameters() if weight.requires_grad}
+    start = "base_model.model."
+    assert f"{start}projection.modules_to_save.default.weight" in trained
+    assert f"{start}backbone.layernorm.modules_to_save.default.weight" in trained
+    assert not any("patch_embeddings.projection" in name for name in trained), "which ends like the projection"
+
+
+def test_statistics_are_saved_beside_further_modules():
+    model, _ = build(IRESNET, ["convolution1"], modules_to_save=["stem.convolution"])
+    save_statistics(model)
+    saved = model.backbone.peft_config["default"].modules_to_save
+    assert saved[0] == "stem.convolution" and len(saved) > 1
+    norms = {name for name, module in model.backbone.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    assert all(".modules_to_save." in name or ".original_module" in name for name in norms)
+    frozen = {name for name, weight in model.backbone.named_parameters() if not weight.requires_grad}
+    assert frozen >= {f"{name}.weight" for name in norms}
+
+
 def test_layers_are_found_at_the_top_of_a_model_too():
     config = {"model_type": "vit_face", "hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 3}
     model, _ = build({**config, "image_size": 32, "patch_size": 16, "embedding_size": 8}, ["qkv"], layers="top")
@@ -183,6 +217,8 @@ def test_options_have_peft_names_and_short_ones():
             r"'value', 'nope' match no module .* called fc1, fc2, k_proj, o_proj, projection, q_proj, v_proj",
         ),
         ({"layers": "upper"}, "layers must be one of all, top"),
+        ({"layers": []}, r"layers=\[\] does not fit the 6 numbered layers"),
+        ({"layers": [0, 6]}, r"layers=\[0, 6\] does not fit the 6 numbered layers"),
         ({"layers": [6]}, r"layers=\[6\] does not fit the 6 numbered layers"),
         ({"target_modules": ["projection"], "layers": "top"}, "does not fit the 0 numbered layers"),
         ({"target_modules": "all-linear", "layers": "top"}, "requires target_modules as a list"),

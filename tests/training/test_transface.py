@@ -94,14 +94,16 @@ def test_the_paper_weights_by_the_entropy_of_a_normal_distribution():
 # A batch
 
 
-def test_patches_are_perturbed_as_by_a_loop_over_them(dpap):
+@pytest.mark.parametrize("number", [0, 1, 3])
+def test_patches_are_perturbed_as_by_a_loop_over_them(dpap, number):
     torch.manual_seed(0)
     images = 255 * torch.rand(6, 3, 32, 35, dtype=torch.float64)  # 4 x 5 patches of 7, with a rest of 4 pixels
     patch_weights = torch.rand(6, 20)
-    method = TransFace(probability=0.5, num_patches=3)
+    lowest = [0.0, *torch.rand(6, generator=torch.Generator()).sort().values.tolist()]  # of the draws below
+    method = TransFace(probability=(lowest[number] + lowest[number + 1]) / 2, num_patches=3)
     method.patch_size, method.normalize, method.generator = 7, nn.Identity(), torch.Generator()
     chosen, *drawn = (values.tolist() for values in method.draw(6, 20))
-    assert 0 < len(chosen) < 6
+    assert len(chosen) == number
     method.generator = torch.Generator()  # the same draws again
     perturbed = images.clone()
     method.perturb(images, perturbed, patch_weights)
@@ -234,3 +236,8 @@ def test_a_backbone_that_does_not_weight_its_patches_is_refused(make, name):
 def test_options_out_of_range_are_refused(make, options, message):
     with pytest.raises(ValueError, match=message):
         make(TransFace(**options))
+
+
+@pytest.mark.parametrize("options", [{"num_patches": 1}, {"num_patches": 16}, {"probability": 1.0}, {"alpha": 0.0}])
+def test_options_at_the_ends_of_their_ranges_are_taken(make, options):
+    assert vars(make(TransFace(**options)).method).items() >= options.items()
