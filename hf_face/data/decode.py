@@ -7,6 +7,7 @@ than twice the speed, and is faster than torchvision.io, which has deprecated it
 
 import math
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import fsspec
@@ -41,7 +42,7 @@ def empty_batch(batch_size: int, image_size: int) -> Tensor:
     num_bytes = MISALIGNMENT + math.prod(shape)
     in_worker = get_worker_info() is not None
     storage = torch.UntypedStorage._new_shared(num_bytes) if in_worker else torch.UntypedStorage(num_bytes)
-    return torch.empty(0, dtype=torch.uint8).set_(storage, MISALIGNMENT, shape)  # type: ignore[call-overload]  # contiguous: no strides needed
+    return torch.tensor([], dtype=torch.uint8).set_(storage, MISALIGNMENT, shape)  # type: ignore[call-overload]  # contiguous: no strides needed
 
 
 class ImageDecoder:
@@ -80,10 +81,8 @@ class ImageDecoder:
         """RGB (H, W, 3), in `place` if it has that size."""
         if is_upright_jpeg(data):
             for buffer in (place, self._scratch):
-                try:
+                with suppress(ValueError):  # larger than the buffer, or incomplete
                     return simplejpeg.decode_jpeg(data, "RGB", buffer=buffer)
-                except ValueError:  # larger than the buffer, or incomplete
-                    continue
         return decode_with_pillow(data)
 
     def _resize(self, pixels: np.ndarray) -> np.ndarray:

@@ -53,12 +53,12 @@ def name_labels(column: pa.ChunkedArray, source: str, compact: bool = False) -> 
     """
     if pa.types.is_integer(column.type):
         present, labels = np.unique(column.to_numpy(), return_inverse=True)
-        if len(present) and present[0] < 0:
-            check_label_range(column.to_numpy(), int(present[-1]) + 1, source)
-        gaps = np.flatnonzero(present != np.arange(len(present)))
-        if len(gaps) and not compact:
+        if len(present):
             count = int(present[-1]) + 1
-            raise_empty_identity(source, str(gaps[0]), int(gaps[0]), count - len(present), count)
+            check_label_range(column.to_numpy(), count, source)
+            gaps = np.flatnonzero(present != np.arange(len(present)))
+            if len(gaps) and not compact:
+                raise_empty_identity(source, str(gaps[0]), int(gaps[0]), count - len(present), count)
         return labels, present.astype(str).tolist()
     if any(is_kind(column.type) for is_kind in STRINGS):
         encoded = column.cast(pa.large_string()).combine_chunks().dictionary_encode()

@@ -96,7 +96,8 @@ class FaceDataset(TorchDataset):
         if not 0 <= index < len(self):
             raise IndexError(f"row {index} of {len(self)}")
         place = index if self._places is None else int(self._places[index])
-        return self._dataset.data.slice(place, 1).to_pylist()[0]
+        (row,) = self._dataset.data.slice(place, 1).to_pylist()
+        return row
 
     def __getitems__(self, indices: Sequence[int]) -> EncodedRows:
         """The rows of a batch."""
@@ -115,7 +116,7 @@ class _EncodedChunk:
         encoded = pc.struct_field(chunk, "bytes")
         _, offsets, data = encoded.buffers()
         offset_type = np.int64 if pa.types.is_large_binary(encoded.type) else np.int32
-        self._offsets = np.frombuffer(offsets, offset_type)[encoded.offset : encoded.offset + len(encoded) + 1]
+        self._offsets = np.frombuffer(offsets, offset_type)[encoded.offset :]
         self._data = memoryview(b"" if data is None else data).cast("B")
         self._missing = encoded.is_null() if encoded.null_count else None
 

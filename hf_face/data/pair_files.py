@@ -63,7 +63,9 @@ def load_verification_pairs(
     dataset = _select_images(wanted.tolist(), path.parent if images is None else images, path)
     if landmarks is not None:
         dataset = dataset.add_column("landmarks", _read_landmarks(Path(landmarks), dataset["name"][:]))
-    return VerificationPairs(dataset, pairs.reshape(-1, 2), listing.same, listing.fold, name, listing.group)
+    return VerificationPairs(
+        dataset, pairs.reshape(listing.files.shape), listing.same, listing.fold, name, listing.group
+    )
 
 
 class _Listing(NamedTuple):
@@ -79,7 +81,7 @@ def _read_bin(path: Path, name: str) -> VerificationPairs:
     pairs = np.array([rows.setdefault(image, len(rows)) for image in images], dtype=np.int64)
     encoded = image_column(pa.array(rows, pa.binary()))
     dataset = Dataset.from_dict({"image": encoded}, features=Features({"image": Image()}))
-    return VerificationPairs(dataset, pairs.reshape(-1, 2), same, name=name)
+    return VerificationPairs(dataset, pairs.reshape(len(same), 2), same, name=name)
 
 
 def _read_pairs_txt(path: Path) -> _Listing:
@@ -117,7 +119,7 @@ def _promised_folds(path: Path, header: str, num_pairs: int) -> np.ndarray | Non
     expected = 2 * num_folds * pairs_per_fold
     if num_pairs != expected:
         raise ValueError(f"{path}: expected {expected} pairs from the first line, {header!r}, found {num_pairs}")
-    return np.arange(expected) * num_folds // expected if num_folds > 1 else None
+    return np.repeat(np.arange(num_folds), 2 * pairs_per_fold) if num_folds > 1 else None
 
 
 def _read_landmarks(path: Path, names: list[str]) -> list[list[float]]:

@@ -172,7 +172,7 @@ def _impostor_pairs(labels: np.ndarray, count: int, rng: np.random.Generator) ->
     available = (size * size - (sizes * sizes).sum()) // 2
     if count > available:
         raise ValueError(f"{count} impostor pairs are required, but {size} images have only {available}")
-    codes = np.empty(0, dtype=np.int64)  # a pair (a, b) with a < b, as a * size + b
+    codes = np.array([], dtype=np.int64)  # a pair (a, b) with a < b, as a * size + b
     while len(codes) < count:
         a, b = np.sort(rng.integers(size, size=(2, 2 * count)), axis=0)
         different = labels[a] != labels[b]

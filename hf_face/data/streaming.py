@@ -29,7 +29,8 @@ class StreamedRows(EncodedRows):
         return cls(images, int64_labels(table["label"]), table)
 
     def row(self, i: int) -> Mapping:
-        return self._rows.slice(i, 1).to_pylist()[0]
+        (row,) = self._rows.slice(i, 1).to_pylist()
+        return row
 
 
 class FaceStream(TorchDataset):

@@ -103,7 +103,7 @@ def _rank_within_identity(labels: np.ndarray, seed: int | None) -> np.ndarray:
     """The position of each row among the rows of its identity (N,), in row order or, with a seed, in random order."""
     order = np.arange(len(labels)) if seed is None else np.random.default_rng(seed).permutation(len(labels))
     order = order[np.argsort(labels[order], kind="stable")]  # rows grouped by identity
-    starts = np.flatnonzero(np.diff(labels[order], prepend=-1))  # first row of each identity
+    _, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)
     ranks = np.empty(len(labels), dtype=np.int64)
-    ranks[order] = np.arange(len(labels)) - np.repeat(starts, np.diff([*starts, len(labels)]))
+    ranks[order] = np.arange(len(labels)) - np.repeat(starts, counts)
     return ranks

@@ -87,20 +87,20 @@ def _check_opcodes(pickled: bytes):
     that hold others twice, which hold others twice ..., take forever to hash or print. So the instructions are followed
     with the size of each object, written out in full, in its place.
     """
-    stack: list[int | None] = []  # None is a mark
-    memo: dict[int, int | None] = {}
+    stack: list[int] = []  # of sizes, and 0 for a mark
+    memo: dict[int, int] = {}
     for count, (opcode, argument, position) in enumerate(_opcodes(pickled)):
         size = 1
         taken = len(opcode.stack_before)
         if markobject in opcode.stack_before:
             taken = opcode.stack_before.index(markobject)
-            while (top := stack.pop()) is not None:
+            while top := stack.pop():
                 size += top
         for _ in range(taken):
-            size += stack.pop() or 0
+            size += stack.pop()
         if opcode.name.endswith("GET"):
-            size = memo[int(argument)] or 0
-        stack += [None if kind is markobject else size for kind in opcode.stack_after]
+            size = memo[int(argument)]
+        stack += [0 if kind is markobject else size for kind in opcode.stack_after]
         if opcode.name.endswith("PUT") or opcode.name == "MEMOIZE":
             number = len(memo) if argument is None else int(argument)
             memo[number] = stack[-1]

@@ -1,7 +1,9 @@
 """Conversion to Parquet: bytes, labels and counts; interruptions; errors."""
 
 import mmap
+import os
 import struct
+from concurrent.futures import ThreadPoolExecutor as ThreadPool
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from hf_face.data import (
     RecordIO,
     UndecodableImageError,
     as_identities,
+    conversion,
     convert_to_parquet,
     load_identities,
     open_for_conversion,
@@ -62,6 +65,19 @@ def test_features_are_in_the_files(recordio, tmp_path):
     dataset = load_dataset("parquet", data_files=str(tmp_path / "parquet/data/*.parquet"), split="train")
     assert dataset.features == {"image": Image(), "label": ClassLabel(num_classes=6)}
     assert dataset[0]["image"].size == (92, 112)
+
+
+def test_shards_are_written_by_as_many_threads_as_there_are_cores(recordio, tmp_path, monkeypatch):
+    threads = []
+    monkeypatch.setattr(conversion, "ThreadPoolExecutor", lambda number: threads.append(number) or ThreadPool(number))
+    for number in (None, 3):
+        convert_to_parquet(recordio, tmp_path / "parquet", num_threads=number)
+    assert threads == [os.cpu_count(), 3]
+
+
+def test_the_card_counts_people_with_images():
+    text = conversion._card("faces", np.array([0, 1, 3, 8])).text
+    assert "12 images of 3 people" in text and "1 to 8 images per person" in text
 
 
 def test_card(recordio, tmp_path):
@@ -188,7 +204,8 @@ def test_nothing_to_convert(small, tmp_path):
     assert not (tmp_path / "parquet").exists()
 
 
-def test_label_out_of_range(recordio, tmp_path):
+def test_label_out_of_range(recordio, tmp_path, monkeypatch):
+    monkeypatch.setattr("hf_face.data.columns.MAX_BATCH_BYTES", 20_000)  # the row is not in the first batch
     recordio.path.with_name("property").write_text("5,112,92")
     with pytest.raises(
         ValueError, match=r"train.rec: label 5 in row 25 is out of range: there are 5 identities, 0 to 4"

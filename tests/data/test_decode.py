@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hf_face.data.decode import ImageDecoder, UndecodableImageError
+from hf_face.data import decode
+from hf_face.data.decode import ImageDecoder, UndecodableImageError, empty_batch, is_upright_jpeg
 
 
 @pytest.fixture(scope="module")
@@ -111,3 +112,38 @@ def test_a_truncated_image_is_undecodable(photograph, file_format):
 def test_nothing_to_decode(image, message):
     with pytest.raises(UndecodableImageError, match=message):
         decoded(image)
+
+
+def segment(marker: int, content: bytes) -> bytes:
+    return bytes([0xFF, marker, *(len(content) + 2).to_bytes(2, "big")]) + content
+
+
+SCAN = b"\xff\xda\x00\x00"
+
+
+@pytest.mark.parametrize(
+    ("segments", "upright"),
+    [
+        (SCAN, True),
+        (b"\xff" + SCAN, True),  # a fill byte
+        (segment(0xE0, bytes(257)) + SCAN, True),
+        (segment(0xE1, b"http://ns.adobe.com/xap/1.0/") + SCAN, True),
+        (segment(0xE1, b"Exif") + SCAN, False),
+        (segment(0xE1, b"<tiff:Orientation>") + SCAN, False),
+        (segment(0xE0, b"Exif") + SCAN, True),  # no Exif segment
+        (SCAN + segment(0xE1, b"Exif"), True),  # pixels
+        (segment(0xE0, b""), False),  # without pixels
+        (SCAN[:3], False),
+        (b"\xff", False),
+        (b"", False),
+        (b"\x00" + SCAN[1:], False),
+    ],
+)
+def test_only_images_whose_segments_state_no_orientation_are_upright(segments, upright):
+    assert is_upright_jpeg(b"\xff\xd8" + segments) is upright
+
+
+def test_batches_of_workers_are_in_shared_memory(monkeypatch):
+    assert empty_batch(2, 4).shape == (2, 4, 4, 3) and not empty_batch(2, 4).is_shared()
+    monkeypatch.setattr(decode, "get_worker_info", object)
+    assert empty_batch(2, 4).shape == (2, 4, 4, 3) and empty_batch(2, 4).is_shared()

@@ -11,6 +11,8 @@ from PIL import Image as PillowImage
 from torch.utils.data import DataLoader
 
 from hf_face.data import DeviceDecoder, FaceCollator, FaceDataset, UndecodableImageError
+from hf_face.data.device_decoding import decode_jpegs
+from hf_face.data.encoded_jpegs import EncodedJpegs
 from hf_face.training.divergence import NumberedCollator
 
 CPU = torch.device("cpu")
@@ -21,6 +23,14 @@ def encoded(size: int = 32, format: str = "JPEG", seed: int = 0, **options) -> b
     file = io.BytesIO()
     PillowImage.fromarray(low).resize((size, size), PillowImage.Resampling.BICUBIC).save(file, format, **options)
     return file.getvalue()
+
+
+def high_and_wide() -> list[bytes]:
+    files = []
+    for size in ((32, 40), (40, 32)):
+        files.append(io.BytesIO())
+        PillowImage.new("RGB", size).save(files[-1], "JPEG")
+    return [file.getvalue() for file in files]
 
 
 def turned() -> bytes:
@@ -55,6 +65,8 @@ def test_images_of_other_sizes_are_resized_as_workers_resize_them(size):
     decoded = DeviceDecoder(FaceCollator(32), CPU)(collate(FaceCollator(32, keep_jpeg=True), *images))
     expected = collate(FaceCollator(32), *images)["pixel_values"]
     assert (decoded["pixel_values"].int() - expected.int()).abs().max() <= 1
+    jpegs = EncodedJpegs.from_images([*images, *high_and_wide()])
+    assert decode_jpegs(jpegs, 32, CPU).shape == (4, 3, 32, 32)  # none is left to the collator
 
 
 @pytest.mark.parametrize(

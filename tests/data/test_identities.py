@@ -94,6 +94,12 @@ def test_a_stream_needs_numbers(small, tmp_path):
         load_identities(path, streaming=True)
 
 
+def test_a_stream_keeps_the_bytes_of_a_column_that_it_renames(small, tmp_path):
+    small.rename_column("image", "photo").to_parquet(tmp_path / "a.parquet")
+    stream = load_identities(tmp_path / "a.parquet", streaming=True).cast_column("image", Image(decode=False))
+    assert [row["image"]["bytes"] for row in stream] == images(small)
+
+
 def test_orl_by_name():
     assert len(load_identities("orl")) == 400
     assert len(list(load_identities("orl", streaming=True))) == 400
@@ -138,7 +144,7 @@ def write_parquet(path, small, **columns):
 
 
 def test_integers_become_classes(small, tmp_path):
-    dataset = load_identities(write_parquet(tmp_path / "a.parquet", small))
+    dataset = load_identities(write_parquet(tmp_path / "a.parquet", small, cls=[0] * 12))
     assert dataset.features["label"] == ClassLabel(num_classes=4)
     assert dataset[11]["image"].size == (92, 112)
 
@@ -180,7 +186,7 @@ def test_class_label_that_is_missing(small, tmp_path):
 
 def test_label_out_of_range(small):
     features = Features({"image": Image(), "label": Value("int64")})
-    rows = {"image": [{"bytes": image, "path": None} for image in images(small)], "label": [0, 1, 2, 7] * 3}
+    rows = {"image": [{"bytes": image, "path": None} for image in images(small)], "label": [0, 1, 2, 7, 8, 9] * 2}
     dataset = Dataset.from_dict(rows, features=features)
     dataset.info.features["label"] = ClassLabel(num_classes=4)  # like a wrong schema in a file
     with pytest.raises(ValueError, match=r"faces: label 7 in row 3 is out of range: there are 4 identities, 0 to 3"):
@@ -227,6 +233,7 @@ def test_shards_without_rows_are_named(small, tmp_path):
 def test_one_identity(orl):
     with pytest.raises(ValueError, match="faces: at least 2 identities are required, found 1"):
         check_identities(select_identities(orl, 1), "faces", min_identities=2)
+    check_identities(select_identities(orl, 2), "faces", min_identities=2)
 
 
 @pytest.mark.parametrize("at_once", [4, 10_000])
@@ -239,9 +246,10 @@ def test_missing_images(small, tmp_path, monkeypatch, at_once):
         load_identities(path)
     (tmp_path / "lost.png").write_bytes(images(small)[5])
     assert load_identities(path)[5]["image"].size == (92, 112)
-    none = [*stored[:7], None, *stored[8:]]
-    with pytest.raises(ValueError, match=r"b.parquet: row 7 has no image"):
-        load_identities(write_parquet(tmp_path / "b.parquet", small, image=none))
+    for row in (0, 7):
+        none = [*stored[:row], None, *stored[row + 1 :]]
+        with pytest.raises(ValueError, match=rf"b.parquet: row {row} has no image"):
+            load_identities(write_parquet(tmp_path / "b.parquet", small, image=none))
 
 
 def test_paths_that_do_not_exist(tmp_path):

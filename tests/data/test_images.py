@@ -27,6 +27,7 @@ def test_a_folder_of_images_with_subfolders_or_without(folder):
 
 def test_recordio_and_orl_keep_their_labels(orl, tmp_path):
     write_recordio(select_identities(orl, 2, 3), tmp_path / "rec")
+    (tmp_path / "rec" / "property").write_text("100,112,92")  # more people than images
     assert load_images(tmp_path / "rec")["label"][:] == [0, 0, 0, 1, 1, 1]
     assert load_images("orl").column_names == ["image", "label"]
 

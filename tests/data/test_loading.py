@@ -48,6 +48,10 @@ def test_a_row_is_not_decoded(orl):
     row = FaceDataset(orl)[0]
     assert row["label"] == 0
     assert row["image"]["bytes"].startswith(b"\x89PNG")
+    assert FaceDataset(orl)[399]["label"] == 39
+    for outside in (-1, 400):
+        with pytest.raises(IndexError, match=f"row {outside} of 400"):
+            FaceDataset(orl)[outside]
 
 
 def test_two_ranks_share_the_rows_without_overlap_or_loss(orl):
@@ -144,6 +148,25 @@ def test_normalization_is_that_of_the_image_processor(channel_order):
     assert normalized.dtype == torch.float32
     assert normalized.is_contiguous()
     torch.testing.assert_close(normalized, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"do_rescale": False},
+        {"do_normalize": False},
+        {"rescale_factor": 1 / 128},
+        {"do_rescale": False, "do_normalize": False},
+    ],
+    ids=str,
+)
+def test_an_image_processors_settings_are_followed(settings):
+    images = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    processor = FaceImageProcessor(image_mean=[0.4, 0.5, 0.6], image_std=[0.2, 0.3, 0.4], do_resize=False, **settings)
+    expected = processor(list(images), return_tensors="pt")["pixel_values"].float()
+    normalize = BatchNormalize.from_image_processor(processor)
+    torch.testing.assert_close(normalize(images), expected, rtol=1e-5, atol=1e-5)
+    assert not normalize.state_dict()  # checkpoints hold weights only
 
 
 def test_an_unknown_channel_order_is_refused():

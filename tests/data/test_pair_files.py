@@ -60,7 +60,7 @@ def test_pairs_txt_of_one_set(tmp_path, images):
 
 def test_pairs_txt_without_a_header(tmp_path, images):
     write_images(tmp_path, images)
-    (tmp_path / "African_pairs.txt").write_text(LFW_LIST.removeprefix("2\t1\n"))
+    (tmp_path / "African_pairs.txt").write_text(LFW_LIST.removeprefix("2\t1\n").replace("\ns2", "\n\ns2", 1))
     pairs = load_verification_pairs(tmp_path / "African_pairs.txt")
     assert pairs.same.tolist() == [True, False, True, False] and pairs.fold is None
     assert image(pairs, 0, 0) == images["s1_0001"] and image(pairs, 3, 1) == images["s10_0001"]
@@ -91,7 +91,9 @@ def test_landmarks_of_the_images_of_a_list(tmp_path, images):
         ("s1\t1\n", "the first line must be '<folds> <pairs>' or a pair, found 's1\\\\t1'"),
         ("", "the first line must be '<folds> <pairs>' or a pair"),
         ("s1\t1\t2\ns1\t1\n", r"pairs.txt, line 2: expected 'name i j'"),
-        (LFW_LIST + "s1\tone\ttwo\n", r"pairs.txt, line 6: expected 'name i j'"),
+        (LFW_LIST + "s1\tone\t2\n", r"pairs.txt, line 6: expected 'name i j'"),
+        ("s1 1 two", r"pairs.txt, line 1: expected 'name i j'"),
+        ("s1 1 s2 two", r"pairs.txt, line 1: expected 'name i j'"),
         ("3 1\n" + LFW_LIST[4:], r"expected 6 pairs from the first line, '3 1', found 4"),
     ],
 )
@@ -235,6 +237,7 @@ def test_accents_composed_and_decomposed(tmp_path, images, on_disk, in_list):
         "C:\\Users\\x\\lfw\\{}\\{}.png",
         "\\\\server\\lfw\\{}\\{}.png",
         "../faces/{}/{}.png",
+        "../{}/{}.png",
         "ABSOLUTE/{}/{}.png",
     ],
 )

@@ -42,10 +42,21 @@ def test_seed_decides(held_out):
     assert (pairs != make_verification_pairs(held_out, seed=2).pairs).any()
 
 
+def test_a_seed_stands_for_the_same_pairs_in_every_version(orl):
+    pairs = make_verification_pairs(select_identities(orl, 5, 2))
+    assert pairs.pairs[~pairs.same].tolist() == [[6, 8], [6, 9], [2, 6], [3, 9], [0, 7]]
+    assert sorted(pairs.pairs[pairs.same].tolist()) == [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]]
+
+
+def test_the_card_counts_pairs_of_both_kinds(orl):
+    pairs = VerificationPairs(orl.select(range(4)), [[0, 1], [0, 2], [0, 3]], [True, False, False])
+    assert "4 images, 1 pairs of the same person and 2 of different people" in pairs._card().text
+
+
 def test_impostors_that_do_not_exist(orl):
     with pytest.raises(ValueError, match="no identity has two images"):
         make_verification_pairs(select_identities(orl, 5, 1))
-    with pytest.raises(ValueError, match="45 impostor pairs are required, but 10 images have only 0"):
+    with pytest.raises(ValueError, match=r"45 impostor pairs are required, but 10 images have only 0$"):
         make_verification_pairs(select_identities(orl, 1))
 
 
@@ -58,6 +69,7 @@ def test_all_impostors_are_found_when_all_are_needed(orl):
     ("change", "message"),
     [
         ({"pairs": [[0, 1, 2]]}, r"shape \(P, 2\)"),
+        ({"pairs": [0, 1]}, r"shape \(P, 2\), found \(2,\)"),
         ({"pairs": [[0, 4], [1, 2]]}, r"pair 0 is \(0, 4\), but there are only 4 images"),
         ({"same": [True]}, r"2 pairs, but same has shape \(1,\)"),
         ({"fold": [0, 1, 2]}, r"2 pairs, but fold has shape \(3,\)"),
@@ -73,7 +85,8 @@ def test_checks(orl, change, message):
 def test_parquet_round_trip(held_out, tmp_path):
     pairs = make_verification_pairs(held_out, name="orl_10")
     pairs.group = np.where(pairs.fold < 5, "first", "second")
-    read = VerificationPairs.from_parquet(pairs.to_parquet(tmp_path / "pairs"))
+    pairs.to_parquet(tmp_path / "pairs")
+    read = VerificationPairs.from_parquet(pairs.to_parquet(tmp_path / "pairs"))  # in the place of the first
     for column in ("pairs", "same", "fold", "group"):
         assert (getattr(read, column) == getattr(pairs, column)).all()
     assert read.name == "orl_10"

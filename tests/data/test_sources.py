@@ -20,10 +20,19 @@ from hf_face.data import (
     load_identities,
     make_verification_pairs,
     select_identities,
+    sources,
     write_recordio,
 )
 from hf_face.data.decode import read_bytes
-from hf_face.data.sources import _check_claimed_classes, check_paths_of_hub_dataset
+from hf_face.data.sources import (
+    _check_claimed_classes,
+    _has_paths_only,
+    check_output_dir,
+    check_paths,
+    check_paths_of_hub_dataset,
+    check_shard,
+    load_shards,
+)
 from hf_face.embedding import Embedder
 
 from .test_identities import write_tars
@@ -257,3 +266,52 @@ def test_a_data_set_without_rows_is_named(tmp_path, small):
     empty = IterableDataset.from_generator(lambda: iter([]), features=features)
     with pytest.raises(ValueError, match="has no images"):
         FaceStream(empty, 2, 1)[0]
+
+
+def test_the_row_of_an_image_outside_is_counted_over_all_chunks(tmp_path):
+    kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    inside, outside, none = ({"bytes": None, "path": str(tmp_path / "a.png")}, {"bytes": None, "path": "/b.png"}, None)
+    chunks = [pa.array(rows, kind) for rows in ([inside, none], [{"bytes": b"x", "path": "/b.png"}], [inside, outside])]
+    with pytest.raises(ValueError, match=r"the image of row 4 is '/b.png'"):
+        check_paths(pa.chunked_array(chunks), [tmp_path], "faces")
+
+
+def test_files_that_state_that_no_bytes_are_missing_are_not_read(tmp_path):
+    def has_paths_only(images: list, **options) -> bool:
+        table = pa.table({"image": pa.array(images, pa.struct({"bytes": pa.binary(), "path": pa.string()}))})
+        pq.write_table(table, tmp_path / "a.parquet", **options)
+        return _has_paths_only(pq.read_metadata(tmp_path / "a.parquet"), "image")
+
+    held, path = {"bytes": b"x", "path": None}, {"bytes": None, "path": "a.png"}
+    assert not has_paths_only([held, held])
+    assert has_paths_only([held, path])
+    assert has_paths_only([held, held], write_statistics=False)  # who knows
+    assert has_paths_only([held, path], row_group_size=1)
+
+
+def test_only_the_end_of_a_complete_tar_is_read(tmp_path, small, monkeypatch):
+    tars = write_tars(small, tmp_path / "tars", num_shards=1)
+    monkeypatch.setattr(sources, "_read_through", None)
+    check_shard(tars / "faces-000.tar", tars)
+
+
+@pytest.mark.parametrize("cause", [None, OSError("the disk")])
+def test_what_cannot_be_read_though_no_file_is_damaged(tmp_path, small, monkeypatch, cause):
+    def fail(*args, **kwargs):
+        raise ValueError("they differ") from cause
+
+    monkeypatch.setattr(sources, "load_dataset", fail)
+    files = [tmp_path / "a.parquet", tmp_path / "b.parquet"]
+    for file in files:
+        small.to_parquet(file)
+    for named, chosen in ((tmp_path, files), (files[0], files[:1])):
+        with pytest.raises(ValueError, match=rf"^{named} cannot be read as parquet: {cause or 'they differ'}$"):
+            load_shards(chosen, tmp_path)
+
+
+@pytest.mark.parametrize("file", ["a.parquet", "data/a.tar", "train.rec"])
+def test_an_output_folder_among_shards_is_no_person(tmp_path, file):
+    (tmp_path / "data").mkdir()
+    (tmp_path / file).touch()
+    check_output_dir(tmp_path / "out", tmp_path)
+    check_output_dir(tmp_path / file / "out", tmp_path / file)

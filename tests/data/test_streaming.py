@@ -87,7 +87,9 @@ def test_each_pass_gives_every_image_once_over_all_parts(stream, num_parts, shuf
 
 
 def test_a_batch_has_the_images_of_the_data_set_on_disk(stream, numbered):
-    batch = FaceCollator(112)(FaceStream(stream, 8, 1)[0])
+    rows = FaceStream(stream, 8, 1)[0]
+    assert all(isinstance(image, bytes) for image in rows.images)
+    batch = FaceCollator(112)(rows)
     on_disk = FaceCollator(112)(FaceDataset(numbered).__getitems__(batch["labels"].tolist()))
     assert torch.equal(batch["pixel_values"], on_disk["pixel_values"])
     assert batch["pixel_values"].float().std() > 10
@@ -138,6 +140,7 @@ def test_a_state_saves_reading_earlier_passes_again(numbered):
     data, read = counted_stream(numbered)
     first = FaceStream(data, 8, 60)
     expected = labels(first, range(60))
+    assert len(read) <= 60 * 8 + 8  # in order, each is read once
     read.clear()
     resumed = FaceStream(data, 8, 60)
     resumed.load_state_dict(first.state_dict(48))  # 24 rows into the fifth pass

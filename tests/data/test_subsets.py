@@ -51,6 +51,7 @@ def test_minimum_number_of_images(orl):
     assert names(select_identities(uneven)) == names(uneven), "one image is enough by default"
     assert names(select_identities(uneven, 1, min_images=0)) == ["s1"]
     assert names(select_identities(orl.select([10, 11]), 1, min_images=0)) == ["s2", "s2"], "not s1, without images"
+    assert names(select_identities(orl.select([10, 11, 20]), images_per_identity=1)) == ["s2", "s3"]
     with pytest.raises(ValueError, match=r"3 identities were requested, but only 2 of the 4 .* at least 2 images"):
         select_identities(uneven, 3, min_images=2)
 

@@ -171,6 +171,27 @@ def test_few_bytes_take_neither_memory_nor_time(tmp_path, content):
     assert after.ru_maxrss - before.ru_maxrss < 100_000  # KB
 
 
+HELD = b"Nq\x00"  # an object that h refers to
+H = b"h\x00"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"N.", "found NoneType"),
+        (b"Np1\n.", "found NoneType"),  # Python 2 begins with 1
+        (b"Np2\n.", "it numbers an object 2 after 1 instructions, at byte 1"),
+        (HELD + H * 2 + b"\x87.", "found tuple"),  # three copies in five instructions
+        (HELD + H * 2 + b"\x87q\x00" + H + b"\x86.", "contain one another many times, at byte 12"),  # nine in eight
+        (HELD + H * 2 + b"\x87q\x00(" + H * 3 + b"t.", "contain one another many times, at byte 17"),  # 13 in eleven
+    ],
+)
+def test_objects_hold_few_copies_of_others_for_each_instruction(tmp_path, monkeypatch, content, message):
+    monkeypatch.setattr("hf_face.data.verification_bin.MOST_COPIES", 1)
+    with pytest.raises(ValueError, match=message):
+        read_verification_bin(dump(tmp_path / "a.bin", content))
+
+
 def test_one_image_in_many_pairs_is_held_once(tmp_path):
     images, _ = read_verification_bin(
         dump(tmp_path / "a.bin", ([np.frombuffer(bytes(1000), np.uint8)] * 200, [1] * 100))
@@ -199,6 +220,7 @@ def test_odd_number_of_images(tmp_path):
         ((IMAGES, ["yes", "no"]), "must be a bool"),
         (([np.zeros((2, 2, 3), np.uint8)] * 2, [True]), r"arrays of shape \(2, 2, 3\) are not allowed"),
         (([np.zeros(2, dtype=[("a", "i4")])] * 2, [True]), "not allowed"),
+        ((IMAGES, np.array([1, 0], dtype=">i4")), "big-endian arrays are not allowed"),
     ],
 )
 def test_other_content(tmp_path, content, message):

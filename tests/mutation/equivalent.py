@@ -93,6 +93,12 @@ EQUIVALENT = (
         "both ways leave the size as it is",
     ),
     (
+        "hf_face/data/augmentation/rand_augment.py",
+        "strength = self.strengths[name][bins] * (signs if name in SIGNED else 1)",
+        "strength = self.strengths[name][bins] / (signs if name in SIGNED else 1)",
+        "a sign is 1 or -1",
+    ),
+    (
         LOW_RESOLUTION,
         "return torch.where(x <= 1, near, far)",
         "return torch.where(x < 1, near, far)",
