@@ -163,7 +163,8 @@ def _blocks(features: Tensor, labels: Tensor, block_size: int) -> Iterator[tuple
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     starts = range(0, len(features), block_size)
     corners = [(row, column) for row in starts for column in starts[row // block_size :]][rank::world]
-    buffer = features.new_empty(min(block_size, len(features)) ** 2)
+    side = min(block_size, len(features))
+    buffer = features.new_empty(side * side)
     for row, column in tqdm(corners, desc="All pairs", unit="block", disable=not is_main_process()):
         rows, columns = features[row : row + block_size], features[column : column + block_size]
         scores = buffer[: len(rows) * len(columns)].view(len(rows), len(columns))

@@ -39,7 +39,8 @@ def clustering_metrics(people: np.ndarray, groups: np.ndarray) -> dict[str, floa
 
 
 def _pairs(counts: np.ndarray) -> float:
-    return float((counts * (counts - 1)).sum() / 2)
+    """Ordered pairs, each of which counts twice everywhere."""
+    return float((counts * (counts - 1)).sum())
 
 
 def _share(part: float, whole: float) -> float:
@@ -47,5 +48,6 @@ def _share(part: float, whole: float) -> float:
 
 
 def _with_f(name: str, precision: float, recall: float) -> dict[str, float]:
-    f = _share(2 * precision * recall, precision + recall) if precision or recall else 0.0
+    total = precision + recall
+    f = 2 * precision * recall / total if total else 0.0
     return {f"{name}_precision": precision, f"{name}_recall": recall, f"{name}_f": f}

@@ -10,6 +10,8 @@ import numpy as np
 
 from .metrics import ROC, OperatingPoint, allowed_errors, checked_pairs
 
+BLOCK_SIZE = 2**24  # similarities to compute at a time
+
 
 @dataclass(frozen=True)
 class ComparisonScores:
@@ -60,7 +62,8 @@ class ComparisonScores:
         rejected = self.impostors[kept - allowed - 1] if allowed < kept else -np.inf
         genuine = np.searchsorted(self.genuine, rejected, side="right")
         impostor = np.searchsorted(self.impostors, rejected, side="right")
-        above = [*self.genuine[genuine : genuine + 1], *self.impostors[impostor : impostor + 1]]
+        sides = (self.genuine, genuine), (self.impostors, impostor)
+        above = [scores[first] for scores, first in sides if first < len(scores)]
         threshold = min(above, default=np.nextafter(rejected, np.inf))
         return OperatingPoint(
             far=(kept - impostor) / self.num_impostors,

@@ -24,7 +24,7 @@ from ..data.columns import identity_labels
 from ..embedding import Embedder, Flip
 from ..embedding.finite import check_finite
 from ..registry import protocols
-from .comparison_scores import ComparisonScores
+from .comparison_scores import BLOCK_SIZE, ComparisonScores
 from .evaluator import Evaluator, Findings
 from .metrics import OperatingPoint, allowed_errors, check_ranks, format_far
 from .plots import plot_cmc
@@ -191,7 +191,7 @@ def search(
     probe_subjects: np.ndarray,
     gallery: torch.Tensor,
     gallery_subjects: np.ndarray,
-    block_size: int = 2**24,
+    block_size: int = BLOCK_SIZE,
 ) -> SearchResult:
     """Search for every probe (P, D) in the gallery (G, D) by the dot product of unit-length features.
 
@@ -218,7 +218,7 @@ def search(
     is_own = own_columns < (first + num_own)[:, None]
     own_columns, is_own = torch.as_tensor(own_columns * is_own), torch.as_tensor(is_own)
 
-    rows = max(1, block_size // gallery.shape[1])
+    rows = -(-block_size // gallery.shape[1])
     starts = tqdm(range(0, len(probes), rows), desc="Searching", unit="block", disable=len(probes) <= rows)
     blocks = [
         _search_block(probes[block] @ gallery, own_columns[block], is_own[block])

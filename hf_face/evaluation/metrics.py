@@ -72,7 +72,7 @@ def allowed_errors(rate: float, count: int) -> int:
     """
     check_rate(rate)
     nearest = round(rate * count)
-    return nearest if nearest <= rate * count or nearest / count <= rate else nearest - 1
+    return nearest - 1 if nearest and nearest / count > rate else nearest
 
 
 def check_rate(rate: float) -> None:
@@ -171,10 +171,7 @@ class ROC:
     @property
     def eer(self) -> float:
         """Equal error rate, where FAR = 1 - TAR, linearly interpolated between the two points around the crossing."""
-        gap = self.far - (1 - self.tar)  # rises from -1 to 1
-        after = int(np.argmax(gap >= 0))
-        weight = -gap[after - 1] / (gap[after] - gap[after - 1])
-        return float(self.far[after - 1] + weight * (self.far[after] - self.far[after - 1]))
+        return float(np.interp(0, self.far - (1 - self.tar), self.far))  # the gap rises from -1 to 1
 
     @property
     def auc(self) -> float:
@@ -289,7 +286,7 @@ class ErrorDiscard:
     def area(self, max_discard: float = 1.0) -> float:
         """Area under the curve from 0 to `max_discard`; for a useless quality, the error rate times `max_discard`."""
         _check_share(max_discard)
-        widths = np.diff(np.append(self.discarded, 1.0).clip(max=max_discard))
+        widths = np.diff(np.append(self.discarded.clip(max=max_discard), max_discard))
         return float(widths @ self.error)
 
 

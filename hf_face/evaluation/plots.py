@@ -82,7 +82,7 @@ def plot_cmc(curves: dict[str, np.ndarray]) -> Figure:
 
 
 def _new_figure(xlabel: str, ylabel: str):
-    figure = Figure(figsize=(6.4, 4.8), layout="constrained")
+    figure = Figure(layout="constrained")
     axes = figure.subplots()
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.grid(which="both", alpha=0.3)

@@ -18,6 +18,9 @@ from ..registry import Spec, parse_spec, protocols
 from ..user_input import FILE_SUFFIXES, parse_yaml
 from .evaluator import Evaluator
 
+HELP_WIDTH = 112
+INDENT = "      "
+
 
 def load_protocol(spec: Spec) -> list[Evaluator]:
     """
@@ -208,6 +211,6 @@ def describe_protocols() -> str:
     paragraphs = []
     for same in names.values():
         lines = [protocols[same[0]].summary, f"Options: {', '.join(options_of(same[0]))}."]
-        indented = [textwrap.fill(line, 112, initial_indent=" " * 6, subsequent_indent=" " * 6) for line in lines]
+        indented = [textwrap.fill(line, HELP_WIDTH, initial_indent=INDENT, subsequent_indent=INDENT) for line in lines]
         paragraphs.append("\n".join([f"  {', '.join(same)}", *indented]))
     return "\n".join(paragraphs)

@@ -10,9 +10,11 @@ import numpy as np
 import torch
 
 from ..embedding.finite import check_finite
-from .comparison_scores import ComparisonScores
+from .comparison_scores import BLOCK_SIZE, ComparisonScores
 from .identification import SearchResult
 from .metrics import OperatingPoint, check_ranks, check_rate, format_far
+
+BELOW_ANY_COSINE = -2.0
 
 
 def insightface_roc(scores: ComparisonScores) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -42,15 +44,12 @@ def insightface_tar_at_far(scores: ComparisonScores, fars: Sequence[float]) -> l
     Raises:
         ValueError: if a target is not from 0 to 1.
     """
-    far, tar, thresholds = insightface_roc(scores)
+    far, tar, thresholds = (values[::-1] for values in insightface_roc(scores))  # the larger TAR comes first
     points = []
     for target in fars:
         if target:  # 0 is the first point of the curve
             check_rate(target)
-        above = min(int(np.searchsorted(far, target)), len(far) - 1)
-        below = max(above - 1, 0)
-        nearest = far[above] if abs(far[above] - target) <= abs(far[below] - target) else far[below]
-        index = np.searchsorted(far, nearest, side="right") - 1
+        index = np.argmin(np.abs(far - target))
         points.append(OperatingPoint(float(far[index]), float(tar[index]), float(thresholds[index])))
     return points
 
@@ -88,15 +87,15 @@ def insightface_identification(
     for fpir in fpirs:
         check_rate(fpir)
     wanted = [math.ceil(fpir * len(probes)) for fpir in fpirs]
-    own, places_found, wrong = [], [], torch.empty(0).to(probes)
-    for rows in torch.arange(len(probes)).split(max(1, 2**24 // len(gallery))):
+    own, places_found, wrong = [], [], []
+    for rows in torch.arange(len(probes)).split(-(-BLOCK_SIZE // len(gallery))):
         similarity = probes[rows] @ gallery.T
         mates = torch.as_tensor(columns[places[rows]], device=similarity.device)[:, None]
         own.append(similarity.gather(1, mates)[:, 0])
         places_found.append((similarity > own[-1][:, None]).sum(1) + 1)
-        similarity.scatter_(1, mates, -2.0)
-        wrong = torch.cat([wrong, similarity.flatten().topk(min(max(wanted), similarity.numel())).values])
-    own, places_found = torch.cat(own), torch.cat(places_found)
+        similarity.scatter_(1, mates, BELOW_ANY_COSINE)
+        wrong.append(similarity.flatten().topk(min(max(wanted), similarity.numel())).values)
+    own, places_found, wrong = torch.cat(own), torch.cat(places_found), torch.cat(wrong)
     wrong = wrong.sort(descending=True).values
     metrics = {f"rank{rank}": float((places_found <= rank).double().mean()) for rank in ranks}
     for fpir, count in zip(fpirs, wanted, strict=True):

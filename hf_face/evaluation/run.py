@@ -103,4 +103,4 @@ def evaluate_model(
 
 
 def as_json(report: dict[str, Any]) -> str:
-    return json.dumps(report, indent=2, allow_nan=False)
+    return json.dumps(report, indent=2)

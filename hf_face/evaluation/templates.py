@@ -13,9 +13,11 @@ import torch
 import torch.nn.functional as F
 
 from ..embedding.finite import check_finite, first_not_finite
+from .comparison_scores import BLOCK_SIZE
 
 # Computing the grid of all similarities is faster if at least one in this many entries is used.
 DENSE_ENTRIES_PER_PAIR = 64
+GATHERED_PAIRS = 2**13  # to gather the rows of at a time
 
 
 @dataclass
@@ -99,7 +101,7 @@ def pool_templates(features, templates, medias, weights=None) -> TemplateFeature
     return TemplateFeatures(ids, F.normalize(pooled))
 
 
-def pair_scores(features: torch.Tensor, rows_a, rows_b, block_size: int = 2**24) -> np.ndarray:
+def pair_scores(features: torch.Tensor, rows_a, rows_b, block_size: int = BLOCK_SIZE) -> np.ndarray:
     """Compute the dot product (P,) of each pair of rows of `features` (T, D), given as two integer arrays (P,).
 
     If the pairs fill enough of the grid of all pairs, as in the IJB protocols, the grid is computed in blocks of about
@@ -126,7 +128,7 @@ def pair_scores(features: torch.Tensor, rows_a, rows_b, block_size: int = 2**24)
 
 
 def _grid_scores(features: torch.Tensor, left: np.ndarray, right: np.ndarray, block_size: int) -> np.ndarray:
-    num_rows = max(1, block_size // len(features))
+    num_rows = -(-block_size // len(features))
     blocks = left // num_rows
     order = np.argsort(blocks.astype(np.min_scalar_type(blocks.max())), kind="stable")  # small integers: a radix sort
     ends = np.cumsum(np.bincount(blocks))
@@ -144,10 +146,10 @@ def _grid_scores(features: torch.Tensor, left: np.ndarray, right: np.ndarray, bl
     return scores
 
 
-def _gathered_scores(features: torch.Tensor, left: np.ndarray, right: np.ndarray, chunk: int = 2**13) -> np.ndarray:
+def _gathered_scores(features: torch.Tensor, left: np.ndarray, right: np.ndarray) -> np.ndarray:
     scores = torch.empty(len(left), dtype=features.dtype)
-    for start in range(0, len(left), chunk):
-        pairs = slice(start, start + chunk)
+    for start in range(0, len(left), GATHERED_PAIRS):
+        pairs = slice(start, start + GATHERED_PAIRS)
         rows, columns = (torch.as_tensor(side[pairs], device=features.device) for side in (left, right))
         scores[pairs] = torch.linalg.vecdot(features[rows], features[columns])
     return scores.numpy()

@@ -185,7 +185,7 @@ class MarginHead(nn.Module):
         return sample_classes(labels, num_classes, self.sample_rate, self.first_label, self.num_samples, self.seed)
 
     def _classes(self, labels: Tensor) -> Classes:
-        labels = torch.where(labels >= 0, labels - self.first_label, -1)
+        labels = labels - self.first_label  # -1 stays negative: not available
         if self.sample_rate == 1 or not self.training:
             return Classes(self.weight, labels, sub_centers=self.sub_centers)
         sample = self.sample(labels)

@@ -45,7 +45,7 @@ def sampled_classes(weight: Tensor, labels: Tensor, sample: Tensor, rate: float,
     rows = (sample[:, None] * sub_centers + torch.arange(sub_centers, device=sample.device)).flatten()
     centers = F.embedding(rows, weight, sparse=True)
     if len(sample) == 0:
-        return Classes(centers, torch.full_like(labels, -1), None, sub_centers)
+        return Classes(centers, labels, None, sub_centers)
     position = torch.searchsorted(sample, labels).clamp(max=len(sample) - 1)
     at_hand = sample[position] == labels
     log_weight = torch.full_like(sample, -math.log(rate), dtype=torch.float32)

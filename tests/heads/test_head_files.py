@@ -1,5 +1,6 @@
 """A head on disk; test_sharding.py tests resuming on other numbers of ranks."""
 
+import copy
 import json
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from safetensors.numpy import load_file
 
 from hf_face.heads import MarginHead, load_head, load_head_optimizer, save_head
+from hf_face.heads.head_files import keep_own_rows, read_head_optimizer, read_weight, write_head
 from hf_face.heads.margin_softmax import unit_and_norm
 
 
@@ -16,7 +18,7 @@ def trained(num_identities=10, steps=3, **kwargs):
     head = MarginHead(4, num_identities, margin="adaface", **kwargs)
     optimizer = torch.optim.AdamW(head.parameters(), lr=0.1)
     for _ in range(steps):
-        head(*unit_and_norm(torch.randn(6, 4) * 9), torch.arange(6)).loss.backward()
+        head(*unit_and_norm(torch.randn(6, 4) * 9), torch.arange(6) % num_identities).loss.backward()
         optimizer.step()
     return head, optimizer
 
@@ -36,11 +38,62 @@ def test_round_trip_restores_centers_statistics_and_moments(tmp_path):
 
 def test_files_are_readable_without_this_library(tmp_path):
     head, _ = trained()
-    save_head(head, tmp_path)
-    index = json.loads((tmp_path / "head.index.json").read_text())
+    folder = tmp_path / "new" / "head"
+    save_head(head, folder)
+    text = (folder / "head.index.json").read_text()
+    index = json.loads(text)
+    assert text == json.dumps(index, indent=2) + "\n"
     assert (index["num_identities"], index["embedding_size"], index["sub_centers"]) == (10, 4, 1)
-    whole = np.concatenate([load_file(tmp_path / shard["file"])["weight"] for shard in index["shards"]])
+    whole = np.concatenate([load_file(folder / shard["file"])["weight"] for shard in index["shards"]])
     np.testing.assert_array_equal(whole, head.weight.detach())
+
+
+def test_a_head_saved_by_three_ranks_is_read_by_one_and_by_two(tmp_path, be_rank):
+    whole, optimizer = trained(2, sub_centers=2)
+    for rank in (2, 1, 0):  # the first of which has no identities
+        be_rank(rank, 3)
+        part = copy.deepcopy(whole)
+        part.shard("ranks")
+        own = torch.optim.AdamW([part.weight])
+        own.state[part.weight] = dict(optimizer.state[whole.weight])
+        keep_own_rows(part, own)
+        save_head(part, tmp_path, own)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "head.index.json",
+        "head-00002-of-00003.safetensors",
+        "head-00003-of-00003.safetensors",
+    }
+    assert torch.equal(read_weight(tmp_path), whole.weight)
+    moments = optimizer.state[whole.weight]
+    for rank, group in ((0, None), (0, "ranks"), (1, "ranks")):
+        be_rank(rank, 2)
+        head = MarginHead(4, 2, margin="adaface", sub_centers=2, group=group)
+        load_head(head, tmp_path)
+        assert torch.equal(head.weight, whole.weight[head.own_rows])
+        assert head.margin.norm_mean == whole.margin.norm_mean
+        state = read_head_optimizer(head, tmp_path)
+        assert state["step"] == moments["step"] and torch.equal(state["exp_avg"], moments["exp_avg"][head.own_rows])
+
+
+def test_own_rows_are_kept_of_what_has_a_row_for_each_center(be_rank):
+    be_rank(1, 2)
+    head = MarginHead(3, 4, sub_centers=2, group="ranks")
+    optimizer = torch.optim.SGD([head.weight], lr=1.0)
+    rows = torch.arange(24.0).view(8, 3)
+    optimizer.state[head.weight] = {"moment": rows, "step": torch.tensor(5.0), "vector": rows[0], "flag": True}
+    keep_own_rows(head, optimizer)
+    state = optimizer.state[head.weight]
+    assert torch.equal(state["moment"], rows[4:]) and torch.equal(state["vector"], rows[0])
+    assert (state["step"], state["flag"]) == (5, True)
+
+
+def test_a_whole_head_is_written_from_its_tensors(tmp_path):
+    head, _ = trained()
+    write_head(head, {"weight": head.weight.detach(), **dict(head.named_buffers())}, tmp_path)
+    other, _ = trained(steps=0)
+    load_head(other, tmp_path)
+    assert torch.equal(other.weight, head.weight) and other.margin.norm_std == head.margin.norm_std
+    assert (tmp_path / "head-00001-of-00001.safetensors").is_file()
 
 
 def test_another_size_is_named(tmp_path):

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from hf_face.heads import ArcFaceMargin, ElasticArcFaceMargin, Margin, MarginHead, build_margin
-from hf_face.heads.margins import angle_of
+from hf_face.heads.counter_random import counter_normal
+from hf_face.heads.margins import add_angle, angle_of
 from hf_face.registry import citation_key, margins
 
 
@@ -108,12 +109,41 @@ def test_an_easy_margin_leaves_what_is_at_right_angles_or_beyond():
 
 
 def test_angles_near_zero_and_pi_are_held_without_gradient():
-    cosine = torch.tensor([1.0, 0.95, 0.5, -0.95, -1.0], requires_grad=True)
-    angles = angle_of(cosine, eps=0.1)
-    expected = [math.acos(0.9), math.acos(0.9), math.acos(0.5), math.acos(-0.9), math.acos(-0.9)]
-    assert angles.tolist() == pytest.approx(expected)
+    cosine = torch.tensor([1.0, 0.9, 0.75, 0.5, -0.75, -0.9, -1.0], requires_grad=True)
+    angles = angle_of(cosine, eps=0.25)
+    held = math.acos(0.75)
+    assert angles.tolist() == pytest.approx([held] * 3 + [math.acos(0.5)] + [math.pi - held] * 3)
     angles.sum().backward()
-    assert cosine.grad[[0, 1, 3, 4]].abs().sum() == 0 and cosine.grad[2] < 0
+    assert cosine.grad.nonzero().tolist() == [[3]] and cosine.grad[3] < 0
+
+
+def test_the_fallback_begins_where_the_angle_reaches_pi():
+    end = math.cos(math.pi - 0.5)
+    cosine = torch.tensor([end + 1e-6, end], dtype=torch.float64)
+    assert add_angle(cosine, 0.5, "fallback").tolist() == pytest.approx([-1, end - 0.5 * math.sin(0.5)])
+
+
+def test_curricularface_raises_what_is_above_the_margined_cosine():
+    margin = build_margin("curricularface", m=0.5)
+    margin.t.fill_(0.3)
+    target = torch.tensor([0.8], dtype=torch.float64)
+    threshold = add_angle(target, 0.5, "wrap", eps=0.0)[:, None]
+    assert threshold.item() == pytest.approx(math.cos(math.acos(0.8) + 0.5))
+    below_at_above = torch.cat([threshold - 0.1, threshold, threshold + 0.1], dim=1)
+    expected = below_at_above * torch.tensor([1, 1, 0.3 + below_at_above[0, 2]])
+    torch.testing.assert_close(margin.negative_rule(target)(below_at_above), expected, check_dtype=False)
+
+
+@pytest.mark.parametrize("plus", [False, True])
+@pytest.mark.parametrize(
+    "name, m, stds", [("elastic_arcface", 0.5, (0.05, 0.0175)), ("elastic_cosface", 0.35, (0.05, 0.025))]
+)
+def test_elastic_margins_are_drawn_by_their_seed_and_count(name, m, stds, plus):
+    margin = build_margin(name, plus=plus, seed=7)
+    for draw in range(2):
+        expected = m + stds[plus] * counter_normal(torch.arange(5), torch.tensor(draw), seed=7)
+        drawn = margin.draw_margins(torch.linspace(-0.5, 0.5, 5))
+        assert torch.equal(drawn, expected.sort(descending=True).values if plus else expected)
 
 
 def test_elastic_margins_count_their_draws():
