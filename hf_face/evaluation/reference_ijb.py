@@ -88,9 +88,10 @@ def insightface_identification(
         check_rate(fpir)
     wanted = [math.ceil(fpir * len(probes)) for fpir in fpirs]
     own, places_found, wrong = [], [], []
-    for rows in torch.arange(len(probes)).split(-(-BLOCK_SIZE // len(gallery))):
-        similarity = probes[rows] @ gallery.T
-        mates = torch.as_tensor(columns[places[rows]], device=similarity.device)[:, None]
+    rows = -(-BLOCK_SIZE // len(gallery))
+    own_columns = torch.as_tensor(columns[places], device=probes.device)[:, None]
+    for block, mates in zip(probes.split(rows), own_columns.split(rows), strict=True):
+        similarity = block @ gallery.T
         own.append(similarity.gather(1, mates)[:, 0])
         places_found.append((similarity > own[-1][:, None]).sum(1) + 1)
         similarity.scatter_(1, mates, BELOW_ANY_COSINE)

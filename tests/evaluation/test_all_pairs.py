@@ -37,6 +37,11 @@ def test_operating_points_are_those_of_the_whole_matrix(block_size):
         assert blockwise.at_far(far) == pytest.approx(whole.at_far(far), abs=1e-12)
 
 
+def test_progress_is_shown(capsys):
+    all_pairs_scores(*faces(), max_far=1e-2)
+    assert "All pairs" in capsys.readouterr().err
+
+
 def test_pairs_are_counted_without_overflow():
     assert count_pairs(np.array([3, 3, 3, 1, 1, 7])) == (4, 11)
     assert count_pairs(np.zeros(100_000, dtype=np.int32))[0] == 4_999_950_000
@@ -44,10 +49,11 @@ def test_pairs_are_counted_without_overflow():
 
 def test_highest_scores_keeps_little_and_loses_nothing():
     scores = torch.randn(50, 8, 40, generator=torch.Generator().manual_seed(0))
-    highest = HighestScores(100, torch.empty(0))
+    highest, held = HighestScores(100, torch.empty(0)), []
     for block in scores:
         highest.add(block)
-        assert sum(len(held) for held in highest._held) <= 200
+        held.append(sum(len(part) for part in highest._held))
+    assert 150 < max(held[1:]) <= 200, "thinned out once twice as many are held, not after every block"
     torch.testing.assert_close(highest.highest().sort().values, scores.flatten().sort().values[-100:])
 
 
@@ -86,6 +92,8 @@ def test_curve_ends_where_the_kept_impostors_end():
     tail, whole = all_pairs_scores(features, labels, 1e-2).curve(), every_pair(features, labels).curve()
     assert whole.far[-1] == whole.tar[-1] == 1
     assert 0.005 < tail.far[-1] <= 0.0101
+    kept = all_pairs_scores(features, labels, 1e-2)
+    assert (tail.far[-1], tail.thresholds[-1]) == (len(kept.impostors) / kept.num_impostors, kept.impostors[0])
     shared = len(tail.far) - 1
     np.testing.assert_allclose(tail.tar[:shared], whole.tar[:shared])
     np.testing.assert_allclose(tail.far[:shared], whole.far[:shared])

@@ -48,6 +48,18 @@ def test_curve_starts_above_the_highest_score_of_either_kind(kind):
     assert curve.thresholds[-1] == 0.1 and curve.far[-1] == curve.tar[-1] == 1
 
 
+def test_curve_has_the_corner_above_the_lowest_score():
+    curve = ComparisonScores(np.array([0.1, 0.9]), np.array([0.5]), 1).curve()
+    assert auc(curve.far, curve.tar) == 0.5
+
+
+def test_threshold_where_no_impostor_scores_higher():
+    scores = ComparisonScores(np.array([0.1, 0.9]), np.array([0.5, 0.5]), 2)
+    assert scores.at_far(0.5) == (0, 0.5, 0.9)
+    scores = ComparisonScores(np.array([0.1, 0.2]), np.array([0.5, 0.5]), 2)
+    assert scores.at_far(0.5) == (0, 0, np.nextafter(0.5, 1))
+
+
 def test_far_finer_than_one_impostor_is_not_measurable():
     scores = ComparisonScores(np.array([0.9]), np.linspace(-1, 0, 999), 999)
     with pytest.raises(ValueError, match=r"FAR 0\.001 is not measurable with 999 impostor pairs"):

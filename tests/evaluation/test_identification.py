@@ -48,8 +48,13 @@ def test_a_search_in_several_blocks_shows_its_progress(capsys):
 
 def test_someone_else_of_the_same_score_stands_before():
     result = search(unit([10.0]), [1], unit([0.0, 20.0]), [1, 2])
-    assert result.ranks.tolist() == [2]
+    assert result.mate_ranks.tolist() == [[2]]
     assert search(torch.ones(1, 2), [1], torch.ones(3, 2), [1, 2, 3]).ranks.tolist() == [3]
+
+
+def test_a_search_for_strangers_alone():
+    result = search(PROBES[3:], SUBJECTS[3:], GALLERY, ENROLLED)
+    assert result.mate_ranks.tolist() == [[0], [0]] and not result.mated.any()
 
 
 def test_cmc_rises_to_one():
@@ -102,6 +107,19 @@ def test_insightface_closed_set_needs_every_subject_once():
         insightface_identification(unit([0.0, 1.0]), [8, 5], GALLERY[2:], ENROLLED[2:])
     with pytest.raises(ValueError, match="probe 0: subject 7 occurs 2 times in the gallery"):
         insightface_identification(unit([0.0]), [7], GALLERY, ENROLLED)
+    with pytest.raises(ValueError, match="probe 0: subject 99 occurs 0 times in the gallery"):
+        insightface_identification(unit([0.0]), [99], GALLERY, ENROLLED)
+
+
+def test_insightface_closed_set_finds_what_scores_above_a_wrong_similarity():
+    """The own entries are at 0, 15 and 40 degrees, the nearest wrong ones at 5, 20 and 45."""
+    probes, gallery = unit([0.0, 20.0, 50.0]), unit([0.0, 5.0, 90.0])
+    metrics = insightface_identification(probes, [1, 2, 3], gallery, [1, 2, 3], fpirs=(0.3, 0.4, 1.0))
+    for fpir, degrees, found in (("3e-1", 5, 1 / 3), ("4e-1", 20, 2 / 3), ("1e0", 45, 1)):
+        assert metrics[f"threshold@fpir={fpir}"] == pytest.approx(np.cos(np.deg2rad(degrees)))
+        assert metrics[f"tpir@fpir={fpir}"] == pytest.approx(found)
+    tied = insightface_identification(torch.ones(1, 2), [1], torch.eye(2), [1, 2], fpirs=(1.0,))
+    assert tied["tpir@fpir=1e0"] == 0
 
 
 def test_features_and_subjects_of_one_length():

@@ -139,7 +139,7 @@ def test_what_cannot_be_measured_goes_by_the_impostors_and_the_probes_that_are_n
     assert evaluator.not_measurable == ["tar@far=1e-3", "tpir@fpir=1e-2"], "252 impostor pairs, 14 of 16 probes"
     with pytest.raises(ValueError, match="ijbc: 252 impostor pairs are too few for any of the FARs"):
         IJBEvaluator(protocol, fars=[1e-3])
-    many = replace(protocol, same=np.arange(10_001) == 0)
+    many = replace(protocol, same=np.arange(100_001) == 0)
     assert IJBEvaluator(many).primary_metric == "tar@far=1e-4"
     assert IJBEvaluator(many, fars=[1e-1, 1e-3]).primary_metric == "tar@far=1e-3"
 

@@ -83,7 +83,8 @@ def test_cmc_is_drawn_from_rank_one():
 def test_figures_are_saved_as_png_without_pyplot(same_and_scores, tmp_path):
     import sys
 
-    save_figure(plot_roc({"lfw": ROC.from_scores(*same_and_scores)}), tmp_path / "new" / "roc.png")
-    with Image.open(tmp_path / "new" / "roc.png") as image:
+    file = tmp_path / "new" / "figures" / "roc.png"
+    save_figure(plot_roc({"lfw": ROC.from_scores(*same_and_scores)}), file)
+    with Image.open(file) as image:
         assert (image.format, image.size) == ("PNG", (960, 720))
     assert "matplotlib.pyplot" not in sys.modules

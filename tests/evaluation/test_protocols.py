@@ -238,6 +238,16 @@ def test_built_in_sets_are_found_as_bin_converted_or_listed(orl_pairs, shared_da
         find_pairs(tmp_path, set_name="cplfw")
 
 
+@pytest.mark.parametrize("folder", ["", "xqlfw_images"])
+def test_images_of_a_listed_set_are_in_a_folder_of_its_name_or_beside_the_list(folder, orl, tmp_path):
+    for name in ("Ann/Ann_0001", "Ann/Ann_0002", "Bob/Bob_0001"):
+        file = tmp_path / folder / f"{name}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        orl[0]["image"].save(file)
+    (tmp_path / "xqlfw_pairs.txt").write_text("1\t1\nAnn\t1\t2\nAnn\t1\tBob\t1\n")
+    assert find_pairs(tmp_path, set_name="xqlfw")[0].pairs.tolist() == [[0, 1], [0, 2]]
+
+
 def test_groups_are_found_as_bins_or_as_a_column(orl_pairs, shared_data, tmp_path):
     sample = shared_data / "insightface_sample"
     for group, file in {"African": "lfw_sample_py3.bin", "Asian": "lfw_sample_py2.bin"}.items():

@@ -81,6 +81,8 @@ def test_any_score_can_be_the_quality(model, image_processor, orl_pairs, tmp_pat
     images = orl_pairs.images.add_column("sharpness", quality.tolist())
     pairs = type(orl_pairs)(images, orl_pairs.pairs, orl_pairs.same, orl_pairs.fold, "orl")
     assert QualityEvaluator(pairs, "sharpness", far=0.05).evaluate(embedder) == given
+    measures = [QualityEvaluator(pairs, measure, far=0.05).measure for measure in (None, quality, "sharpness")]
+    assert measures == ["norm", "quality", "sharpness"], "in the legend"
 
 
 def test_threshold_is_by_default_of_the_finest_far_that_the_pairs_show(model, image_processor, orl_pairs):

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hf_face.evaluation import Embedder
+from hf_face.evaluation.run import evaluate_model
 from hf_face.registry import protocols
 
 ROOT = Path(__file__).parents[2]
@@ -92,9 +93,11 @@ def test_sample_bin_of_insightface(model_folder, shared_data, tmp_path, capsys):
 
 def run_for_report(capsys, tmp_path, model_folder, *arguments) -> tuple[dict, list, set[str]]:
     """Metrics, what was not measurable, and the figures that the script made."""
-    run_here("--model", model_folder, "--output_dir", tmp_path / "results", *arguments)
+    folder = tmp_path / "new" / "results"
+    run_here("--model", model_folder, "--output_dir", folder, *arguments)
     report = json.loads(capsys.readouterr().out)
-    return report["metrics"], report["not_measurable"], {path.stem for path in (tmp_path / "results").glob("*.png")}
+    assert (folder / "metrics.json").is_file()
+    return report["metrics"], report["not_measurable"], {path.stem for path in folder.glob("*.png")}
 
 
 def test_ijb(model_folder, ijb_folder, tmp_path, capsys):
@@ -194,6 +197,24 @@ def test_option_that_no_chosen_protocol_takes_is_named(model_folder, ijb_folder)
         run_here("--model", model_folder, "--protocol", "ijb", "--data", ijb_folder, "--similarity", "cosine")
     with pytest.raises(ValueError, match=r"--data has no effect on the chosen protocols: lfw\.bin"):
         run_here("--model", model_folder, "--protocol", "lfw.bin", "--data", ijb_folder)
+
+
+@pytest.mark.parametrize("counts", [{"batch_size": 0}, {"num_workers": -1}])
+def test_counts_below_the_least_are_refused_before_anything_is_loaded(counts):
+    ((name, count),) = counts.items()
+    with pytest.raises(ValueError, match=f"{name} must be at least {count + 1}, found {count}"):
+        evaluate_model("nowhere", [], **counts)
+
+
+@pytest.mark.parametrize("has_accelerator", [True, False])
+def test_the_least_counts_are_taken_and_the_cpu_only_without_an_accelerator(has_accelerator):
+    with (
+        patch("torch.accelerator.is_available", lambda: has_accelerator),
+        patch("hf_face.evaluation.run.PartialState", side_effect=InterruptedError) as state,
+        pytest.raises(InterruptedError),
+    ):
+        evaluate_model("nowhere", [], batch_size=1, num_workers=0)
+    state.assert_called_once_with(cpu=not has_accelerator)
 
 
 def test_unknown_protocol_is_named(model_folder):

@@ -12,9 +12,12 @@ from sklearn.model_selection import KFold
 from hf_face.evaluation import (
     ROC,
     Embedder,
+    QualityEvaluator,
     VerificationEvaluator,
+    VerificationFairnessEvaluator,
     cross_validated_accuracy,
     embed_images,
+    split_by_group,
     verification_metrics,
 )
 from hf_face.evaluation.metrics import cosine_similarities, format_far, squared_distances
@@ -82,6 +85,16 @@ def test_insightface_val_searches_thresholds_from_0_up_to_4(target, largest):
     np.testing.assert_allclose(val.thresholds, expected[3], atol=1e-9)
 
 
+def test_insightface_accepts_what_is_strictly_below_the_threshold():
+    same = np.arange(40) % 2 == 0
+    distances = np.where(same, 0.5, np.arange(0, 4, 0.01)[51])  # the first threshold that accepts all genuine pairs
+    folds = insightface_accuracy(distances, same)
+    assert (folds.thresholds == distances[1]).all() and (folds.accuracies == 1).all()
+    # No threshold has this FAR, so that it is 0, which no distance is below.
+    val = insightface_val(np.where(same | (np.arange(40) == 1), 0.0, 4.0), same, far_target=0.5)
+    assert (val.val, val.far, val.thresholds.tolist()) == (0, 0, [0] * 10)
+
+
 def test_insightface_rates_of_a_fold_with_one_or_no_pair_of_a_kind():
     same = np.array([True] + [False] * 9 + [True] * 5)
     folds = insightface_accuracy(np.linspace(0.1, 3.9, 15), same, num_folds=3)
@@ -93,11 +106,13 @@ def test_insightface_rates_of_a_fold_with_one_or_no_pair_of_a_kind():
 @given(st.lists(st.tuples(st.booleans(), st.integers(-5, 5)), min_size=20, max_size=60))
 def test_timm_face_threshold_is_the_first_best_of_every_candidate(rows):
     same, scores = np.array([same for same, _ in rows]), np.array([score / 10 for _, score in rows])
-    folds = timm_face_accuracy(scores, same)
-    for (train, _), threshold in zip(KFold(10).split(scores), folds.thresholds, strict=True):
+    folds, expected = timm_face_accuracy(scores, same), []
+    for (train, test), threshold in zip(KFold(10).split(scores), folds.thresholds, strict=True):
         candidates = roc_curve(same[train], scores[train])[2]
         correct = ((scores[train] >= candidates[:, None]) == same[train]).sum(1)
         assert threshold == candidates[np.argmax(correct)]
+        expected.append(np.mean((scores[test] >= threshold) == same[test]))
+    assert folds.accuracies.tolist() == expected
 
 
 def test_timm_face_accuracy_of_many_pairs_in_little_memory():
@@ -179,6 +194,8 @@ def test_each_fold_is_judged_at_the_others_threshold():
     # Fold 7 is judged just above 0.85, where fold 9 accepts nothing; fold 9 at 0.8, which gets both its pairs wrong.
     assert folds.accuracies.tolist() == [0.75, 0.0]
     assert folds.thresholds.tolist() == [np.nextafter(0.85, 1), 0.8]
+    one_out = cross_validated_accuracy(np.array([1, 0, 1, 0]), np.array([0.9, 0.2, 0.8, 0.1]), num_folds=4)
+    assert one_out.thresholds.tolist() == [0.8, 0.8, 0.9, 0.8]
     consecutive = cross_validated_accuracy(same, scores, num_folds=3)
     assert consecutive.thresholds.tolist() == [0.3, 0.9, 0.8]
     assert consecutive.accuracies.tolist() == [1.0, 0.5, 0.0]
@@ -209,6 +226,21 @@ def test_few_pairs_with_folds_leave_out_the_references_figures(model, image_proc
     ten = replace(orl_pairs, pairs=orl_pairs.pairs[rows], same=orl_pairs.same[rows], fold=[0] * 4 + [1] * 6)
     metrics = VerificationEvaluator(ten)(model, image_processor)
     assert "orl_insightface_accuracy" in metrics and "orl_timm_face_accuracy" in metrics
+
+
+def test_impostors_alone_decide_which_far_is_measurable(model, image_processor, orl_pairs):
+    rows = [*np.flatnonzero(orl_pairs.same)[:120], *np.flatnonzero(~orl_pairs.same)[:98]]
+    pairs = replace(orl_pairs, pairs=orl_pairs.pairs[rows], same=orl_pairs.same[rows], fold=np.arange(218) // 2 % 2)
+    evaluator = VerificationEvaluator(pairs, fars=[1e-1, 1e-2])
+    assert evaluator.not_measurable == ["tar@far=1e-2"]
+    legend = evaluator.compute(Embedder(model, image_processor)).plots["scores"]().axes[0].get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == ["98 impostor pairs", "120 genuine pairs"]
+    for build in (
+        lambda: QualityEvaluator(pairs, far=1e-2),
+        lambda: VerificationFairnessEvaluator(split_by_group(replace(pairs, group=np.arange(218) % 2)), far=1e-2),
+    ):
+        with pytest.raises(ValueError, match=r"FAR 0\.01 is not measurable with 98 impostor pairs"):
+            build()
 
 
 def test_far_finer_than_one_impostor_is_left_out_not_zero():

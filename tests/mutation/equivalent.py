@@ -36,9 +36,9 @@ EQUIVALENT = (
     ),
     (
         TEMPLATES,
-        "num_rows = max(1, block_size // len(features))",
-        "num_rows = max(2, block_size // len(features))",
-        "the rows of a block matter to memory only",
+        "columns = features[low : high + 1]",
+        "columns = features[low : high + 2]",
+        "a column more of the grid is not looked up",
     ),
     (
         ALL_PAIRS,
@@ -63,6 +63,12 @@ EQUIVALENT = (
         "return held.topk(self.size, sorted=False).values if len(held) > self.size else held",
         "return held.topk(self.size, sorted=False).values if len(held) >= self.size else held",
         "the highest K of K scores are all of them",
+    ),
+    (
+        ALL_PAIRS,
+        "return held.topk(self.size, sorted=False).values if len(held) > self.size else held",
+        "return held.topk(self.size, sorted=True).values if len(held) > self.size else held",
+        EITHER_WAY,
     ),
     (
         "hf_face/data/collator.py",
@@ -104,17 +110,12 @@ EQUIVALENT = (
         "return torch.where(x < 1, near, far)",
         "both are zero at 1",
     ),
+    ("hf_face/heads/head_files.py", "if start >= stop:", "if start > stop:", EITHER_WAY),
     (
-        "hf_face/heads/margin_head.py",
-        'generator, seed = torch.Generator(), int(torch.randint(2**62, (), device="cpu"))',
-        'generator, seed = torch.Generator(), int(torch.randint(2 * 62, (), device="cpu"))',
-        "one head's random start cannot be told from another's",
-    ),
-    (
-        "hf_face/heads/margin_head.py",
-        "generator.manual_seed(seed + block)",
-        "generator.manual_seed(seed - block)",
-        "one head's random start cannot be told from another's",
+        "hf_face/heads/margin_softmax.py",
+        "NEVER = -1e30  # a logit with no effect on a softmax; minus infinity would give NaN if all logits have it",
+        "NEVER = -1e+30  # a logit with no effect on a softmax; minus infinity would give NaN if all logits have it",
+        "the same number",
     ),
     (
         "hf_face/models/alignment.py",
