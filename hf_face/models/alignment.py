@@ -40,10 +40,10 @@ def similarity_transforms(landmarks: np.ndarray | Tensor, image_size: int = ARCF
         raise ValueError(f"expected landmarks of shape (faces, 5, 2), found {tuple(landmarks.shape)}")
     reference = torch.as_tensor(ARCFACE_LANDMARKS, device=landmarks.device) * (image_size / ARCFACE_SIZE)
     source, target = torch.view_as_complex(landmarks.contiguous()), torch.view_as_complex(reference)
-    source_mean, target_mean = source.mean(1, keepdim=True), target.mean()
-    source, target = source - source_mean, target - target_mean
+    source_mean = source.mean(1, keepdim=True)
+    source = source - source_mean  # the target need not be centered too
     slope = (source.conj() * target).sum(1) / source.abs().square().sum(1)  # (B,)
-    shift = target_mean - slope * source_mean[:, 0]
+    shift = target.mean() - slope * source_mean[:, 0]
     if not slope.isfinite().all():
         first = int(slope.isfinite().int().argmin())
         raise ValueError(f"face {first}: landmarks {landmarks[first].tolist()} do not define a similarity transform")
@@ -160,7 +160,8 @@ def _sample(patches: Tensor, to_patch: Tensor, image_size: int, samples: int) ->
     """Crops (N, C, S, S) of patches, interpolated bilinearly at as many places of a pixel on a side, and averaged."""
     places = (torch.arange(image_size * samples, dtype=torch.float64) + 0.5) / samples - 0.5  # in pixels of the crop
     sizes = torch.tensor(patches.shape[:1:-1])
-    linear, shift = 2 * to_patch[:, :, :2] / sizes[:, None], (2 * to_patch[:, None, :, 2] + 1) / sizes - 1  # to -1..1
+    linear, shift = to_patch.split([2, 1], dim=2)
+    linear, shift = 2 * linear / sizes[:, None], (2 * shift.mT + 1) / sizes - 1  # to -1..1
     across, down = (places[:, None] * linear[:, None, :, axis] for axis in (0, 1))  # (N, S * samples, 2)
     grid = (down + shift)[:, :, None].to(patches) + across[:, None].to(patches)
     sampled = grid_sample(patches, grid, align_corners=False)

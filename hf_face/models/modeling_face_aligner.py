@@ -304,10 +304,10 @@ def crop_to_image(landmarks: Tensor, image_size: int, output_size: int) -> Tenso
     """
     target = torch.view_as_complex(landmarks.new_tensor(LANDMARKS, dtype=torch.float64)) * (output_size / 112)
     source = torch.view_as_complex(landmarks.double())  # (B, 5); with complex numbers, a similarity is a line
-    source_mean, target_mean = source.mean(1, keepdim=True), target.mean()
-    centered, reference = source - source_mean, target - target_mean
-    slope = centered.abs().square().sum(1) / (centered.conj() * reference).sum(1)  # from crop to image
-    shift = source_mean[:, 0] - slope * target_mean
+    source_mean = source.mean(1, keepdim=True)
+    centered = source - source_mean  # the target need not be centered too
+    slope = centered.abs().square().sum(1) / (centered.conj() * target).sum(1)  # from crop to image
+    shift = source_mean[:, 0] - slope * target.mean()
     # Half a side is 1, and the center 0: pixels are `(x + 1) * size / 2`.
     linear = slope * (output_size / image_size)
     shift = linear * (1 + 1j) + shift * (2 / image_size) - (1 + 1j)

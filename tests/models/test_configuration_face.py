@@ -90,6 +90,8 @@ def test_a_file_may_say_more(read, tmp_path, warnings):
     assert "IResNetConfig does not know of_a_later_version, use_cache" in warnings.text
     assert read(tmp_path, use_cache=True).use_cache is True
     assert IResNetConfig.from_json_file(tmp_path / "config.json").use_cache is False
+    loaded, unused = read(tmp_path, return_unused_kwargs=True, of_nobody=1)
+    assert loaded.use_cache is False and unused == {"of_nobody": 1}
 
 
 def test_what_transformers_writes_in_every_file_is_not_worth_a_warning(tmp_path, warnings):

@@ -97,12 +97,15 @@ def test_a_large_image_is_shown_twice_and_none_is_smaller_than_the_network_takes
     assert network.shown == shown
 
 
-def test_each_axis_has_its_own_scale(monkeypatch):
-    """A column of 2,000 pixels becomes one of 320, not narrower."""
+@pytest.mark.parametrize(
+    ("shape", "box", "point"), [((2000, 1, 3), [0, 100, 1, 300], [0, 125]), ((1, 2000, 3), [0, 16, 6.25, 48], [0, 20])]
+)
+def test_each_axis_has_its_own_scale(shape, box, point, monkeypatch):
+    """2,000 pixels in a line become 320, and the line does not become narrower."""
     detector = YuNetDetector()
     monkeypatch.setattr(detector, "_load", Network)
-    ((boxes, landmarks, scores),) = detector.detect([np.zeros((2000, 1, 3), np.uint8)])
-    assert boxes.tolist() == [[0, 100, 1, 300]] and landmarks.tolist() == [[[0, 125]] * 5]
+    ((boxes, landmarks, scores),) = detector.detect([np.zeros(shape, np.uint8)])
+    assert boxes.tolist() == [box] and landmarks.tolist() == [[point] * 5]
     assert scores == pytest.approx([0.9])
 
 

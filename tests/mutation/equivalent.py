@@ -125,6 +125,12 @@ EQUIVALENT = (
     ),
     (
         "hf_face/models/alignment.py",
+        'at_once = CROPS_AT_ONCE_ON_CPU if device.type == "cpu" else CROPS_AT_ONCE',
+        'at_once = CROPS_AT_ONCE_ON_CPU if device.type != "cpu" else CROPS_AT_ONCE',
+        "how many crops are made at once matters to memory and speed only",
+    ),
+    (
+        "hf_face/models/alignment.py",
         "shrunk = avg_pool2d(patches, factor) if factor > 1 else patches",
         "shrunk = avg_pool2d(patches, factor) if factor >= 1 else patches",
         EITHER_WAY,
