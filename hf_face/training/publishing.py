@@ -149,7 +149,7 @@ class Publisher(TrainerCallback):
         trainer.save_model(snapshot / "saved")
         if not trainer.is_world_process_zero():
             return
-        folder = snapshot / trainer.hub_model_id.split("/")[-1]
+        folder = snapshot / Path(trainer.hub_model_id).name
         try:
             card = complete_card(self.card, trainer)
             write_model_folder(snapshot / "saved", folder, trainer.hub_model_id, card=card)

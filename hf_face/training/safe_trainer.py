@@ -77,9 +77,7 @@ class SafeTrainer(EngineTrainer):
     def _load_finished(self, checkpoint: Path) -> bool:
         """Load the model of a run whose training is over, and return whether it is."""
         state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
-        last_step = self.args.max_steps
-        if last_step <= 0:
-            last_step = self.set_initial_training_values(self.args, self.get_train_dataloader())[-1]
+        *_, last_step = self.set_initial_training_values(self.args, self.get_train_dataloader())
         if state.global_step < last_step:
             return False
         source, step = final_weights(state, checkpoint, self.args)

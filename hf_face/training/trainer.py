@@ -389,7 +389,7 @@ class FaceTrainer(SafeTrainer):
 
     @property
     def _averaged_backbone(self) -> nn.Module:
-        backbone = self.accelerator.unwrap_model(self.model, keep_torch_compile=False).backbone
+        backbone = self.accelerator.unwrap_model(self.model).backbone
         if self.ema is None or splits_weights(self.accelerator):  # whose weights are gathered to be saved
             return backbone
         with self.averaged_weights():

@@ -14,6 +14,7 @@ from hf_face.training.evaluating import (
     build_embedder,
     choose_best_model_metric,
     choose_evaluators,
+    embed_dataset,
     run_protocols,
     search_metric,
 )
@@ -155,3 +156,13 @@ def test_all_protocols_are_run_with_their_prefixes(trainer):
         (evaluators[0], {"accuracy": 0.5}, "figures"),
         (evaluators[1], {"eer": 0.5}, "figures"),
     ]
+
+
+def test_images_are_embedded_with_their_labels_if_they_have_some(trainer, model, orl):
+    trainer.evaluated_model = model
+    output = embed_dataset(trainer, orl.select([0, 399]), "test")
+    assert output.predictions.shape == (2, 16) and output.label_ids.tolist() == [0, 39]
+    assert output.metrics["test_samples_per_second"] > 0
+    assert embed_dataset(trainer, orl.select([0]).select_columns("image"), "test").label_ids is None
+    with pytest.raises(ValueError, match="predict embeds the images of a dataset, found list"):
+        embed_dataset(trainer, [], "test")
