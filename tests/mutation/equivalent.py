@@ -11,6 +11,7 @@ HELD_OR_NOT = "a score that equals the lowest of the highest K may be held or no
 MORE_OR_LESS_OFTEN = "how often the held scores are thinned out matters to memory only"
 TAPS = "pixels around a sampled position: 3 before it, and all that are averaged"
 NO_WEIGHT = "pixels further away have no weight"
+UNUSED_MIRROR_IMAGES = "the embeddings of mirror images are not used; without them, it is faster"
 
 # File, the line, what became of it, reason.
 EQUIVALENT = (
@@ -176,5 +177,53 @@ EQUIVALENT = (
         "elif stride > 1:",
         "elif stride >= 1:",
         "the largest of one value is itself",
+    ),
+    (
+        "hf_face/training/methods/identity_memory.py",
+        "last = labels.new_full((len(self.vectors),), -1)",
+        "last = labels.new_full((len(self.vectors),), -2)",
+        "any row below 0 is missing",
+    ),
+    (
+        "hf_face/training/methods/transface.py",
+        "chosen = (torch.rand(batch_size, generator=self.generator) < self.probability).nonzero()[:, 0]",
+        "chosen = (torch.rand(batch_size, generator=self.generator) <= self.probability).nonzero()[:, 0]",
+        "one draw in 2^24 is the probability itself",
+    ),
+    (
+        "hf_face/training/methods/transface.py",
+        "if ratio < 1:",
+        "if ratio <= 1:",
+        EITHER_WAY,
+    ),
+    (
+        "hf_face/training/methods/transface.py",
+        "if ratio < 1:",
+        "if ratio < 2:",
+        EITHER_WAY,
+    ),
+    (
+        "hf_face/training/divergence.py",
+        "norm = grad_norm.to(losses) if isinstance(grad_norm, Tensor) else losses.new_full((), grad_norm or 0.0)",
+        "norm = grad_norm.to(losses) if isinstance(grad_norm, Tensor) else losses.new_full((), grad_norm or 1.0)",
+        "a norm that is not known is finite, and is not told",
+    ),
+    (
+        "hf_face/training/evaluating.py",
+        "embeddings = build_embedder(trainer, flip=False).embed(dataset).embeddings",
+        "embeddings = build_embedder(trainer, flip=True).embed(dataset).embeddings",
+        UNUSED_MIRROR_IMAGES,
+    ),
+    (
+        "hf_face/training/mean_centers.py",
+        "embeddings = Embedder(model.backbone.eval(), image_processor, flip=False)(faces, None).embeddings  # (N, D)",
+        "embeddings = Embedder(model.backbone.eval(), image_processor, flip=True)(faces, None).embeddings  # (N, D)",
+        UNUSED_MIRROR_IMAGES,
+    ),
+    (
+        "hf_face/training/recipe_card.py",
+        "model, image_processor = build_model(model_args, num_identities=2)",
+        "model, image_processor = build_model(model_args, num_identities=3)",
+        "the card is that of the backbone, which has no identities",
     ),
 )

@@ -12,7 +12,13 @@ from transformers import TrainerCallback
 
 from hf_face import FaceRecognitionConfig, FaceRecognitionModel, IResNetConfig
 from hf_face.training import MarginSoftmax, TrainingDivergedError
-from hf_face.training.divergence import DivergenceCheck, NumberedCollator, _shorten
+from hf_face.training.divergence import (
+    DivergenceCheck,
+    NumberedCollator,
+    _fused_optimizer,
+    _shorten,
+    check_weights,
+)
 
 
 class Poisoned(MarginSoftmax):
@@ -193,12 +199,65 @@ def test_steps_are_skipped_unless_too_many_in_a_row(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("scaler", [None, "a scaler"])
-def test_a_skipped_step_has_no_gradient_but_for_a_scaler(tmp_path, scaler):
+def test_a_skipped_step_leaves_no_gradient_but_for_a_scaler_and_the_buffers_of_before(tmp_path, scaler):
     steps = Steps(tmp_path, "skip", scaler)
-    weight = steps.trainer.model.head.weight
+    weight, buffers = steps.trainer.model.head.weight, list(steps.trainer.model.buffers())
+    before = [buffer.clone() for buffer in buffers]
     weight.grad = torch.full_like(weight, NAN)
-    steps.step(1.0, norm=NAN)
+    for loss in (1.0, NAN):  # two batches
+        steps.check.start(buffers)
+        for buffer in buffers:
+            buffer += 1
+        steps.check.add(torch.tensor(loss), None)
+    steps.check.check(steps.trainer, 1.0)
     assert (weight.grad is None) == (scaler is None)
+    assert all(map(torch.equal, buffers, before))
+
+
+def fused_adam(**settings) -> torch.optim.Optimizer:
+    return torch.optim.AdamW([torch.nn.Parameter(torch.ones(1))], **settings)
+
+
+@pytest.mark.parametrize(
+    ("fused", "engine", "scaler", "expected"),
+    [
+        (True, "NO", None, True),
+        (False, "NO", None, False),
+        (True, "FSDP", None, False),
+        (True, "NO", "a scaler", False),
+    ],
+)
+def test_which_optimizers_hold_an_update_back(fused, engine, scaler, expected):
+    optimizer = fused_adam(fused=fused)
+    accelerator = SimpleNamespace(distributed_type=engine, scaler=scaler)
+    found = _fused_optimizer(SimpleNamespace(optimizer=optimizer, accelerator=accelerator))
+    assert found is (optimizer if expected else None)
+
+
+def test_a_step_that_is_held_back_is_looked_at_with_the_next_one(tmp_path):
+    steps = Steps(tmp_path, "raise")
+    steps.trainer.optimizer = fused_adam(fused=True)
+    steps.trainer.stopping.requested = True
+    steps.step(1.0)
+    assert steps.trainer.optimizer.found_inf == 0 and steps.counted == []
+    steps.check.look_at_last(steps.trainer)
+    assert steps.counted == [(1, False)] and steps.trainer.stopping.agreed is True
+    steps.check.look_at_last(steps.trainer)
+    steps.trainer.stopping.requested = False
+    steps.step(NAN)
+    assert steps.trainer.optimizer.found_inf == 1 and steps.counted == [(1, False)]
+    with pytest.raises(TrainingDivergedError, match="in step 2, the loss is nan"):
+        steps.step(2.0)
+    assert steps.trainer.optimizer.found_inf == 0 and steps.counted == [(1, False), (1, True)]
+
+
+def test_a_weight_that_is_not_finite_is_named():
+    model = torch.nn.Sequential(torch.nn.BatchNorm1d(2), torch.nn.Linear(2, 0))
+    model.head = torch.nn.Identity()
+    check_weights(model, 3)
+    model[0].running_var[1] = float("inf")
+    with pytest.raises(TrainingDivergedError, match=r"after step 3, 0.running_var has values that are not finite"):
+        check_weights(model, 3)
 
 
 class States(TrainerCallback):

@@ -6,12 +6,13 @@ from types import SimpleNamespace
 
 import forked
 import pytest
-from accelerate.utils import DeepSpeedPlugin, FullyShardedDataParallelPlugin
+from accelerate.utils import DeepSpeedPlugin, DistributedType, FullyShardedDataParallelPlugin
 from transformers import AutoImageProcessor, AutoModel
 
 from hf_face.data import load_orl, make_verification_pairs, split_identities
 from hf_face.embedding import Embedder
 from hf_face.evaluation import VerificationEvaluator
+from hf_face.training import engines
 from hf_face.training.engines import _check_deepspeed, _prepare_fsdp
 
 RECIPE = """
@@ -105,3 +106,48 @@ def test_an_optimizer_on_the_cpu_is_the_one_that_was_asked_for(given):
     plugin = DeepSpeedPlugin(hf_ds_config=settings)
     _check_deepspeed(plugin, "no")
     assert plugin.deepspeed_config["zero_force_ds_cpu_optimizer"] == bool(given)
+
+
+@pytest.mark.parametrize(
+    ("engine", "prepared"),
+    [
+        (DistributedType.FSDP, ["fsdp"]),
+        (DistributedType.DEEPSPEED, ["whole", ("deepspeed", "bf16")]),
+        (DistributedType.MULTI_CPU, []),
+        (DistributedType.NO, []),
+    ],
+)
+def test_each_engine_has_its_settings_checked(monkeypatch, engine, prepared):
+    calls = []
+    monkeypatch.setattr(engines, "_prepare_fsdp", calls.append)
+    monkeypatch.setattr(engines, "_check_deepspeed", lambda *given: calls.append(given))
+    monkeypatch.setattr(engines, "create_models_whole", lambda: calls.append("whole"))
+    state = SimpleNamespace(fsdp_plugin="fsdp", deepspeed_plugin="deepspeed")
+    accelerator = SimpleNamespace(distributed_type=engine, state=state, mixed_precision="bf16")
+    engines.prepare_engine(accelerator)
+    assert calls == prepared
+    assert engines.splits_weights(accelerator) == bool(prepared)
+
+
+@pytest.mark.parametrize(
+    ("checkpointing", "settings", "expected"),
+    [
+        (True, {"use_reentrant": True}, True),
+        (True, {"use_reentrant": False}, False),
+        (True, {}, False),
+        (True, None, False),
+        (False, {"use_reentrant": True}, False),
+        (False, None, False),
+    ],
+)
+def test_reentrant_checkpoints_are_asked_for(checkpointing, settings, expected):
+    args = SimpleNamespace(gradient_checkpointing=checkpointing, gradient_checkpointing_kwargs=settings)
+    assert engines.uses_reentrant_checkpoints(args) is expected
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+@pytest.mark.parametrize("offload", [{}, {"offload_param": {"device": "cpu"}}])
+def test_deepspeed_settings_that_work(stage, offload):
+    plugin = SimpleNamespace(zero_stage=stage, deepspeed_config={"zero_optimization": {"stage": stage, **offload}})
+    _check_deepspeed(plugin, "no")
+    assert plugin.deepspeed_config["zero_force_ds_cpu_optimizer"] is False
