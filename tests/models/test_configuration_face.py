@@ -65,6 +65,11 @@ def test_there_is_a_value_for_each_layer(config_class, wrong):
         config_class(**wrong)
 
 
+def test_one_layer_is_enough():
+    assert InceptionResNetConfig(depths=[1, 1, 1]).depths == [1, 1, 1]
+    assert MobileNetFaceConfig(hidden_sizes=[1], strides=[1]).hidden_sizes == [1]
+
+
 @pytest.mark.parametrize("config_class", [GhostFaceNetConfig, InceptionResNetConfig, MobileNetFaceConfig])
 def test_pixels_are_divided_by_128(config_class):
     preprocessing = config_class(image_size=100).preprocessing

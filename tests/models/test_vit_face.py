@@ -72,12 +72,12 @@ def test_without_masking_there_need_not_be_a_token_for_it():
 
 @torch.no_grad()
 def test_masking_leaves_patches_out_in_training_only():
-    model = tiny(mask_ratio=0.3, drop_path_rate=0.0)
+    model = tiny(mask_ratio=0.3, drop_path_rate=0.0, hidden_size=24)
     model.embeddings.mask_token.fill_(7.0)
     assert torch.equal(model(FACES).pooler_output, model(FACES).pooler_output)
-    assert model(FACES, output_hidden_states=True).hidden_states[0].shape == (3, 16, 16)
+    assert model(FACES, output_hidden_states=True).hidden_states[0].shape == (3, 16, 24)
     output = model.train()(FACES, output_hidden_states=True)
-    assert output.hidden_states[0].shape == (3, 11, 16)  # int(16 * 0.7) patches
+    assert output.hidden_states[0].shape == (3, 11, 24)  # int(16 * 0.7) patches
     masked = (output.last_hidden_state == 7.0).all(-1)
     assert masked.sum(1).tolist() == [5, 5, 5]
     assert len({tuple(row) for row in masked.tolist()}) > 1  # drawn for each face
