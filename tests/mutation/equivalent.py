@@ -84,6 +84,18 @@ EQUIVALENT = (
         "pages that are released too early are read again",
     ),
     (
+        "hf_face/data/sources.py",
+        "opened.seek(max(0, file.stat().st_size - tarfile.BLOCKSIZE))",
+        "opened.seek(max(1, file.stat().st_size - tarfile.BLOCKSIZE))",
+        "a file of a block or less is read through, or is a block of zeros, which reading through accepts too",
+    ),
+    (
+        "hf_face/data/orl.py",
+        'image.save(buffer, "PNG", compress_level=1)',
+        'image.save(buffer, "PNG", compress_level=2)',
+        "how well a lossless format compresses matters to size and speed only",
+    ),
+    (
         "hf_face/data/augmentation/draws.py",
         'return values.to(images.device, non_blocking=images.device.type != "mps")',
         'return values.to(images.device, non_blocking=images.device.type == "mps")',
