@@ -120,6 +120,27 @@ def hub_server(tmp_path_factory):
         yield server
 
 
+@pytest.fixture(scope="session")
+def strangers(hub_server, tmp_path_factory):
+    """Programs that have transformers, and are `alice` on the local Hub."""
+    from strangers import Strangers
+
+    auto = "transformers.models.auto"
+    libraries = ["timm", f"{auto}.modeling_auto", f"{auto}.image_processing_auto", "transformers.pipelines"]
+    environment = {
+        "HF_ENDPOINT": hub_server.url,
+        "HF_HOME": str(tmp_path_factory.mktemp("home")),
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_OFFLINE": "0",
+        "HF_TOKEN": hub_server.token,
+        "TRANSFORMERS_OFFLINE": "0",
+    }
+    strangers = Strangers(libraries, **environment)
+    yield strangers
+    strangers.end()
+
+
 @pytest.fixture
 def hub(hub_server, monkeypatch, tmp_path):
     """The local Hub, as `alice`, for the real clients of this process; downloads go to an empty cache."""

@@ -1,8 +1,6 @@
 """A class in a new file of hf_face is known by name without an edit anywhere else."""
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import hf_face
@@ -40,10 +38,9 @@ print(get_source("late_source").name)
 """
 
 
-def test_a_new_file_needs_no_other_edit(tmp_path):
+def test_a_new_file_needs_no_other_edit(strangers, tmp_path):
     package = tmp_path / "hf_face"
     shutil.copytree(Path(hf_face.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
     for name, text in FILES.items():
         (package / name).write_text(text, encoding="utf-8")
-    done = subprocess.run([sys.executable, "-c", NAMES], cwd=tmp_path, capture_output=True, text=True)
-    assert done.stdout.split() == ["0.1", "0.5", "late_source"], done.stderr
+    assert strangers.run(NAMES, tmp_path, hf_face=True).split() == ["0.1", "0.5", "late_source"]

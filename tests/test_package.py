@@ -1,7 +1,6 @@
 """What importing the package does, and what imports what."""
 
 import ast
-import json
 import re
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from importlib.util import resolve_name
 from pathlib import Path
 
 import pytest
+from strangers import Strangers
 
 import hf_face
 from hf_face.lazy import names_of_files
@@ -73,38 +73,34 @@ def test_files_that_travel_to_the_hub_import_their_siblings_only(file):
     assert all(re.fullmatch(r"\.\w+", name) for name in ours), "transformers copies `from .sibling import ...` only"
 
 
-def printed_by(code: str) -> list:
-    """What a program in a fresh process prints in its last line, as JSON."""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+IMPORT = """
+import sys
+import hf_face
+hf_face.models, hf_face.recognition, hf_face.pipelines, dir(hf_face)
+print(sorted({"torch", "timm", "transformers", "datasets", "sklearn", "matplotlib"} & set(sys.modules)))
+"""
 
 
 def test_importing_the_package_loads_nothing_heavy():
-    assert (
-        printed_by("""
-import json, sys
-import hf_face
-hf_face.models, hf_face.recognition, hf_face.pipelines, dir(hf_face)
-print(json.dumps(sorted({"torch", "timm", "transformers", "datasets", "sklearn", "matplotlib"} & set(sys.modules))))
-""")
-        == []
-    )
+    assert subprocess.check_output([sys.executable, "-c", IMPORT], text=True) == "[]\n"
 
 
-def test_models_load_without_what_only_training_and_evaluation_need():
-    assert (
-        printed_by("""
-import json, sys
+def test_models_load_without_what_only_training_and_evaluation_need(strangers, tmp_path):
+    printed = strangers.run(
+        """
+import sys
 import hf_face
 from transformers import AutoConfig, AutoModel
 for kind in [*(config.model_type for config in hf_face.FAMILIES), "face_recognition"]:
     assert type(AutoConfig.for_model(kind)) in AutoModel._model_mapping
 assert hf_face.IResNetModel.push_to_hub is hf_face.FaceRecognitionModel.push_to_hub is hf_face._push_to_hub
 heavy = {"datasets", "sklearn", "matplotlib", "cv2", "evaluate", "peft", "hf_face.hub"}
-print(json.dumps(sorted(heavy & set(sys.modules))))
-""")
-        == []
+print(sorted(heavy & set(sys.modules)))
+""",
+        tmp_path,
+        hf_face=True,
     )
+    assert printed == "[]\n"
 
 
 ORDERS = {
@@ -128,25 +124,48 @@ AutoImageProcessor.from_pretrained(backbone)""",
 }
 
 
+KNOWN_EVERYWHERE = """
+import hf_face
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, pipeline
+
+config = AutoConfig.for_model("iresnet", depths=[1], hidden_sizes=[8])
+assert type(config) is hf_face.IResNetConfig
+assert type(AutoModel.from_config(config)) is hf_face.IResNetModel
+assert type(AutoConfig.from_pretrained(backbone)) is hf_face.IResNetConfig
+assert type(AutoModel.from_pretrained(backbone)) is hf_face.IResNetModel
+assert type(AutoImageProcessor.from_pretrained(backbone)) is hf_face.FaceImageProcessor
+embed = pipeline("image-feature-extraction", model=backbone)
+assert type(embed.model) is hf_face.IResNetModel and type(embed.image_processor) is hf_face.FaceImageProcessor
+for auto_class in (AutoModel, hf_face.AutoModelForFaceRecognition):
+    assert type(auto_class.from_pretrained(training)) is hf_face.FaceRecognitionModel
+"""
+
+
 @pytest.fixture(scope="module")
-def failures(tmp_path_factory) -> dict[str, str]:
-    """What goes wrong after each order of imports."""
+def saved(tmp_path_factory) -> Path:
+    """A folder with a backbone and a training model."""
     folder = tmp_path_factory.mktemp("saved")
     config = hf_face.IResNetConfig(depths=[1], hidden_sizes=[8], stem_size=8, image_size=16, embedding_size=8)
     backbone = hf_face.IResNetModel(config)
     backbone.save_pretrained(folder / "backbone")
     hf_face.FaceImageProcessor(size={"height": 16, "width": 16}).save_pretrained(folder / "backbone")
     hf_face.FaceRecognitionModel.from_backbone(backbone).save_pretrained(folder / "training")
-    script = Path(__file__).with_name("import_orders.py")
-    done = subprocess.run(
-        [sys.executable, script, folder, json.dumps(list(ORDERS.values()))], stdout=subprocess.PIPE, check=True
-    )
-    return dict(zip(ORDERS, json.loads(done.stdout.splitlines()[-1]), strict=True))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def importers():
+    """Programs that have what transformers and hf_face import of others, and neither of them yet."""
+    strangers = Strangers(["timm", "torchvision.transforms.v2", "accelerate", "scipy.stats"])
+    assert strangers.run("import sys; print('transformers' in sys.modules)", Path.cwd(), hf_face=True) == "False\n"
+    yield strangers
+    strangers.end()
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_auto_classes_know_our_models_whatever_was_imported_first(failures, order):
-    assert failures[order] == ""
+def test_auto_classes_know_our_models_whatever_was_imported_first(importers, saved, order):
+    names = f"backbone, training = {str(saved / 'backbone')!r}, {str(saved / 'training')!r}\n"
+    importers.run(names + ORDERS[order] + KNOWN_EVERYWHERE, saved, hf_face=True)
 
 
 @pytest.mark.parametrize("name", hf_face.__all__)

@@ -1,41 +1,6 @@
 """What publishing tests share; the Hub itself is in tests/conftest.py."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-from tempfile import mkdtemp
-
 import pytest
-
-REPOSITORY = Path(__file__).parents[2]
-EMPTY_ENVIRONMENT = {"HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_TOKEN", "PYTHONPATH"}
-
-
-@pytest.fixture
-def fresh_process(hub_server, tmp_path):
-    """`fresh_process(code, hf_face=False)` runs Python code against the local Hub and returns what it printed.
-
-    With `hf_face=False` the package cannot be imported, as on the machine of someone who only has transformers.
-    """
-
-    def run(code: str, *, hf_face: bool, token: str | None = hub_server.token, check: bool = True) -> str:
-        environment = {key: value for key, value in os.environ.items() if key not in EMPTY_ENVIRONMENT}
-        environment |= {"HF_ENDPOINT": hub_server.url, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(tmp_path / "home")}
-        environment |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "OMP_NUM_THREADS": "1"}
-        # transformers does not lock the folder that it copies code to, so processes at the same time need their own.
-        environment |= {"HF_MODULES_CACHE": mkdtemp(dir=tmp_path)}
-        environment |= {"HF_TOKEN": token} if token else {}
-        if hf_face:
-            environment["PYTHONPATH"] = str(REPOSITORY)
-        else:
-            code = "import sys; sys.modules['hf_face'] = None\n" + code
-        command = [sys.executable, "-c", code]
-        result = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
-        assert result.returncode == 0 or not check, result.stderr
-        return result.stdout if check else result.stderr
-
-    return run
 
 
 @pytest.fixture(scope="session")

@@ -60,6 +60,7 @@ def api(path: str) -> str:
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # which would keep a body back until the client has acknowledged the headers
 
     def do(self) -> None:
         url = urlsplit(self.path)

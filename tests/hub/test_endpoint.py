@@ -41,13 +41,13 @@ def folder(backbone, image_processor, card, measurements, monkeypatch, tmp_path)
 
 
 @torch.inference_mode()
-def test_called_as_endpoints_do_without_hf_face(folder, backbone, image_processor, orl, fresh_process, tmp_path):
+def test_called_as_endpoints_do_without_hf_face(folder, backbone, image_processor, orl, strangers, tmp_path):
     pytest.importorskip("cv2", reason="the extra [detection] is not installed")
     crop, photograph = tmp_path / "crop.png", tmp_path / "photograph.png"
     orl[0]["image"].save(crop)
     orl[0]["image"].resize((368, 448)).save(photograph)
     arguments = f"ARGUMENTS = {[str(folder), str(crop), str(photograph)]!r}\n"
-    answers = json.loads(fresh_process(arguments + CALLED, hf_face=False).splitlines()[-1])
+    answers = json.loads(strangers.run(arguments + CALLED, tmp_path, hf_face=False).splitlines()[-1])
     expected = backbone(**image_processor(orl[0]["image"], return_tensors="pt"))
     assert answers["image"]["embedding"] == pytest.approx(expected.pooler_output[0].tolist(), abs=1e-5)
     assert answers["image"]["norm"] == pytest.approx(expected.norm.item(), rel=1e-5)

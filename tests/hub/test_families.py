@@ -23,7 +23,7 @@ for repo in json.load(open("repos.json")):
 """
 
 
-def test_each_is_used_without_hf_face(hub, card, faces, fresh_process, tmp_path):
+def test_each_is_used_without_hf_face(hub, card, faces, strangers, tmp_path):
     expected = {}
     for i, config in enumerate(CONFIGS):
         torch.manual_seed(0)
@@ -36,7 +36,7 @@ def test_each_is_used_without_hf_face(hub, card, faces, fresh_process, tmp_path)
         face.save(tmp_path / name)
     (tmp_path / "repos.json").write_text(json.dumps(list(expected)))
 
-    printed = fresh_process(USE, hf_face=False).splitlines()
+    printed = strangers.run(USE, tmp_path, hf_face=False).splitlines()
     for (repo, embeddings), modules in zip(expected.items(), printed, strict=True):
         np.testing.assert_allclose(np.load(tmp_path / f"{repo.replace('/', '-')}.npy"), embeddings, atol=1e-6)
         folder = rf"transformers_modules\.org\.{repo.split('/')[1].replace('-', '_hyphen_')}\.\w+"

@@ -19,8 +19,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / loaded)
 """
 
 
-@pytest.mark.slow  # 200 MB written, hashed and sent by two fresh processes
-def test_pushing_a_large_model_with_head_needs_little_more_than_loading_it(hub, fresh_process, tmp_path):
+@pytest.mark.slow  # 200 MB written, hashed and sent, twice
+def test_pushing_a_large_model_with_head_needs_little_more_than_loading_it(hub, strangers, tmp_path):
     from hf_face import FaceRecognitionConfig, FaceRecognitionModel, IResNetConfig
 
     backbone = IResNetConfig(depths=(1, 1, 1, 1), hidden_sizes=(64, 64, 128, 256))
@@ -28,8 +28,8 @@ def test_pushing_a_large_model_with_head_needs_little_more_than_loading_it(hub, 
     model.save_pretrained(tmp_path / "trained")
     assert 195e6 < (tmp_path / "trained" / "model.safetensors").stat().st_size < 205e6
 
-    assert float(fresh_process(LOAD + PUSH, hf_face=True)) < 1.2
+    assert float(strangers.run(LOAD + PUSH, tmp_path, hf_face=True)) < 1.2
     assert sum(request.received for request in hub.store.uploads()) > 195e6
     hub.store.requests.clear()
-    fresh_process(LOAD + PUSH, hf_face=True)
+    strangers.run(LOAD + PUSH, tmp_path, hf_face=True)
     assert hub.store.uploads() == []

@@ -34,9 +34,8 @@ print(json.dumps([type(embed).__module__, answer["threshold"], *numbers]))
 """
 
 
-def test_with_and_without_hf_face(published, fresh_process, tmp_path):
-    """One fresh process, since each takes a while: it has transformers, OpenCV and YuNet's file, and no hf_face."""
-    printed = json.loads(fresh_process(WITHOUT_HF_FACE, hf_face=False).splitlines()[-1])
+def test_with_and_without_hf_face(published, strangers, tmp_path):
+    printed = json.loads(strangers.run(WITHOUT_HF_FACE, tmp_path, hf_face=False).splitlines()[-1])
     module, threshold, embedding, box, norm, similarity = printed
     assert module.startswith("transformers_modules.org.photographs.") and threshold == 0.3125
     (face,) = pipeline("face-embedding", model=published)(tmp_path / "first.png")  # no code has to be trusted

@@ -1,8 +1,7 @@
-"""Using what was published: in fresh processes, with and without hf_face, and through the pipeline."""
+"""Using what was published: in processes of their own, with and without hf_face, and through the pipeline."""
 
 import copy
 import re
-from concurrent.futures import ThreadPoolExecutor
 
 import datasets
 import numpy as np
@@ -49,7 +48,7 @@ print(type(embed.model).__module__)
 TRUST = ", trust_remote_code=True"
 
 
-def test_three_fresh_processes_give_the_same_embeddings(published, fresh_process, embeddings, tmp_path):
+def test_three_processes_give_the_same_embeddings(published, strangers, embeddings, tmp_path):
     """In each of them one of the card's code samples runs as well."""
     samples = re.findall(
         r"```python\n(.*?)```", ModelCard.load(published).text.replace(".jpg", ".png"), flags=re.DOTALL
@@ -64,10 +63,9 @@ def test_three_fresh_processes_give_the_same_embeddings(published, fresh_process
     def run(name: str) -> list[str]:
         code, trust, sample, hf_face = programs[name]
         program = code.format(repo=published, trust=trust, name=name) + sample
-        return fresh_process(program, hf_face=hf_face).splitlines()
+        return strangers.run(program, tmp_path, hf_face=hf_face).splitlines()
 
-    with ThreadPoolExecutor() as pool:
-        printed = dict(zip(programs, pool.map(run, programs), strict=True))
+    printed = {name: run(name) for name in programs}
     found = {name: np.load(tmp_path / f"{name}.npy") for name in programs}
     assert np.array_equal(found["installed"], found["remote_code"])
     assert np.array_equal(found["installed"], found["pipeline"])

@@ -1,10 +1,6 @@
 """Tests what users of transformers expect of any model, for tiny models of every family."""
 
 import copy
-import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -227,24 +223,23 @@ def test_lora_adapts_it_and_the_adapter_loads_back(case, model, folder, tmp_path
 
 
 REMOTE = """
-import json, sys, torch
-sys.modules["hf_face"] = None  # as where it is not installed
+import torch
 from transformers import AutoConfig, AutoModel
 
-for folder in json.loads(sys.argv[1]):
+for folder in FOLDERS:
     model = AutoModel.from_pretrained(folder, trust_remote_code=True)
     saved = torch.load(folder + "/expected.pt")
     with torch.no_grad():
         found = model(saved["pixel_values"]).pooler_output
     torch.testing.assert_close(found, saved["pooler_output"], rtol=0, atol=1e-6, msg=folder)
     assert type(model).__module__.startswith("transformers_modules"), type(model)
-print("loaded", len(json.loads(sys.argv[1])))
+print("loaded", len(FOLDERS))
 """
 
 
 @torch.no_grad()
-def test_code_travels_with_the_weights(tmp_path):
-    """`trust_remote_code=True` where hf_face cannot be imported: one process for all families, to keep it quick."""
+def test_code_travels_with_the_weights(tmp_path, strangers):
+    """`trust_remote_code=True` where hf_face cannot be imported."""
     one_a_family = {type(config): case for case, (config, _) in CASES.items()}.values()
     for case in one_a_family:
         model = build(case)
@@ -252,9 +247,6 @@ def test_code_travels_with_the_weights(tmp_path):
         pixels = faces(model)
         expected = model(pixels).pooler_output
         torch.save({"pixel_values": pixels, "pooler_output": expected}, tmp_path / case / "expected.pt")
-    folders = json.dumps([str(tmp_path / case) for case in one_a_family])
-    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
-    result = subprocess.run(
-        [sys.executable, "-c", REMOTE, folders], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
-    assert result.stdout.endswith(f"loaded {len(FAMILIES)}\n"), result.stderr[-3000:]
+    folders = f"FOLDERS = {[str(tmp_path / case) for case in one_a_family]}\n"
+    printed = strangers.run(folders + REMOTE, tmp_path, hf_face=False)
+    assert printed.endswith(f"loaded {len(FAMILIES)}\n")

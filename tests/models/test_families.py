@@ -1,9 +1,6 @@
 """Registration of backbone families: built-in and custom ones."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -67,25 +64,16 @@ register_family(TinyConfig, TinyModel)
 
 
 @pytest.fixture
-def run(tmp_path):
-    """Runs a program in a new process, next to a package `my_faces` with the family, and returns the JSON it prints."""
+def run(strangers, tmp_path):
+    """Runs a program in a new process, beside a package `my_faces` with the family, and returns the JSON it prints."""
     package = tmp_path / "plugins" / "my_faces"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text(PLUGIN)
     (package / "configuration_tiny.py").write_text(CONFIGURATION)
     (package / "modeling_tiny.py").write_text(MODELING)
 
-    def run_program(code: str, plugins: str = str(package.parent)):
-        environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "PYTHONPATH": plugins}
-        done = subprocess.run(
-            [sys.executable, "-c", "import json\n" + code],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout.splitlines()[-1])
+    def run_program(code: str, plugins: tuple[Path, ...] = (package.parent,)):
+        return json.loads(strangers.run("import json\n" + code, tmp_path, hf_face=True, path=plugins).splitlines()[-1])
 
     return run_program
 
@@ -138,7 +126,7 @@ from transformers import AutoModel
 model = AutoModel.from_pretrained("saved", trust_remote_code=True)
 print(json.dumps([type(model).__module__.split(".")[0], isinstance(model, hf_face.FacePreTrainedModel)]))
 """,
-        plugins="",
+        plugins=(),
     )
     assert (module, is_ours) == ("transformers_modules", True)
 
