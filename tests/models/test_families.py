@@ -7,7 +7,9 @@ import pytest
 from huggingface_hub.dataclasses import strict
 
 import hf_face
+from hf_face import FaceAlignerConfig, FaceAlignerModel, IResNetModel
 from hf_face.models import FAMILIES, FaceConfig, FacePreTrainedModel, IResNetConfig, register_family
+from hf_face.models.families import built_in_models
 from hf_face.registry import families
 
 CONFIGURATION = '''
@@ -129,6 +131,22 @@ print(json.dumps([type(model).__module__.split(".")[0], isinstance(model, hf_fac
         plugins=(),
     )
     assert (module, is_ours) == ("transformers_modules", True)
+
+
+def test_files_of_the_package_give_its_models():
+    found = dict(built_in_models())
+    assert found[IResNetConfig] is IResNetModel and found[FaceAlignerConfig] is FaceAlignerModel
+    assert {config_class for config_class in found if issubclass(config_class, FaceConfig)} <= FAMILIES.keys()
+
+
+def test_a_folders_copy_of_a_built_in_family_changes_nothing():
+    @strict
+    class Copy(IResNetConfig):
+        pass
+
+    Copy.__module__ = "transformers_modules.copied.configuration_iresnet"
+    register_family(Copy, IResNetModel)
+    assert families["iresnet"].target is IResNetConfig and Copy not in FAMILIES
 
 
 def test_a_family_needs_a_name_of_its_own():
