@@ -104,6 +104,11 @@ def affine(face: Tensor, angle: float = 0.0, translate=(0, 0), shear=(0.0, 0.0),
         ),
         (geometric.move, F.rotate, [-30, -17, -5, 0, 1, 8, 20, 30]),
         (
+            lambda faces, degrees: geometric.move(faces, degrees, x=17, y=-9),
+            lambda face, degrees: affine(face, -degrees, translate=(17, -9)),  # theirs turns clockwise
+            [-30, -17, -5, 0, 1, 8, 20, 30],
+        ),
+        (
             geometric.shear_x,
             lambda face, slope: affine(face, shear=(torch.tensor(slope).atan().rad2deg().item(), 0.0), center=[0, 0]),
             [-0.297, -0.211, -0.053, 0, 0.0117, 0.103, 0.197, 0.289],
@@ -114,7 +119,7 @@ def affine(face: Tensor, angle: float = 0.0, translate=(0, 0), shear=(0.0, 0.0),
             [-0.297, -0.211, -0.053, 0, 0.0117, 0.103, 0.197, 0.289],
         ),
     ],
-    ids=["translate x", "translate y", "rotate", "shear x", "shear y"],
+    ids=["translate x", "translate y", "rotate", "rotate and translate", "shear x", "shear y"],
 )
 def test_geometry_agrees_with_torchvision(faces, ours, theirs, strengths):
     strengths = torch.tensor(list(strengths), dtype=torch.float32)

@@ -403,6 +403,7 @@ def test_written_records_have_their_number_as_id(small, tmp_path):
     heads = [struct.unpack_from("<IfQQ", path.read_bytes(), offset + 8) for offset in offsets]
     assert [head[2:] for head in heads] == [(i, 0) for i in range(1 + 20 + 5)]
     assert [head[0] for head in heads] == [2] + [0] * 20 + [2] * 5
+    assert [head[1] for head in heads] == [0, *sorted(small["label"]), *[0] * 5]
 
 
 def test_a_record_longer_than_the_format_allows(small, tmp_path, monkeypatch):
