@@ -49,6 +49,11 @@ def test_protocols_have_many_forms(orl_pairs, monkeypatch):
     assert mine.name == "mine"
     with pytest.raises(ValueError, match="2 protocols of this run are called 'mine'"):
         as_evaluators([mine, mine])
+    for people in (orl_pairs.images, orl_pairs.images.to_iterable_dataset()):
+        with pytest.raises(ValueError, match="A dataset alone is not a protocol"):
+            as_evaluators(people)
+    with pytest.raises(ValueError, match="the name or file of a protocol, found int"):
+        as_evaluators(5)
 
 
 def test_evaluators_are_chosen_from_a_trainers_own_or_given():
