@@ -117,6 +117,18 @@ def test_a_run_goes_on_with_its_parts(make, resumed, load_best, best_step):
     assert (("stream", "load", FOLDER) in calls) == (("base", "check", FOLDER) in calls) == (resumed is not None)
 
 
+def test_trainable_parameters_are_told_if_some_are_frozen(make, monkeypatch):
+    parts, _ = make()
+    logs: list = []
+    parts.trainer.model, parts.trainer.log, parts.trainer._resumed_from = nn.Linear(3, 2), logs.append, None
+    parts.trainer.model.bias.requires_grad_(False)
+    parts.on_train_begin(parts.trainer.args, None, None)
+    assert logs == []
+    monkeypatch.setattr(further_parts, "frozen_names", lambda model: {"bias"})
+    parts.on_train_begin(parts.trainer.args, None, None)
+    assert logs == [{"trainable_parameters": 6}]
+
+
 @pytest.mark.parametrize(
     ("load_best", "best", "loaded"), [(True, "best", True), (True, None, False), (False, "best", False)]
 )
