@@ -18,8 +18,10 @@ def test_attention_has_the_hard_sigmoid_of_keras_2():
 
 @torch.no_grad()
 def test_a_stride_alone_calls_for_a_shortcut_of_its_own():
-    lists = {"expansion_sizes": [8, 16], "squeeze_sizes": [0, 0], "kernel_sizes": [3, 3], "strides": [1, 2]}
+    lists = {"expansion_sizes": [8, 16], "squeeze_sizes": [0, 4], "kernel_sizes": [3, 3], "strides": [1, 2]}
     config = GhostFaceNetConfig(stem_size=8, hidden_sizes=[8, 8], **lists, head_size=16, image_size=20)
     model = GhostFaceNetModel(config).eval()
     assert [len(stage.shortcut) for stage in model.stages] == [0, 2]
     assert model(torch.randn(1, 3, 20, 20)).last_hidden_state.shape == (1, 8, 5, 5)
+    biased = [name for name, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear) and m.bias is not None]
+    assert biased == ["stages.1.attention.squeeze", "stages.1.attention.excite", "neck.projection.linear"]
