@@ -2,11 +2,12 @@
 
 import json
 from functools import partial
+from unittest.mock import patch
 
 import pytest
 import torch
 from tiny_models import CASES
-from transformers import AutoModel, Dinov2Config, Dinov2Model
+from transformers import AutoModel, Dinov2Config, Dinov2Model, PreTrainedModel
 from transformers.utils import logging
 
 from hf_face import (
@@ -18,7 +19,7 @@ from hf_face import (
     TimmFaceConfig,
     TimmFaceModel,
 )
-from hf_face.heads import MarginHead, save_head
+from hf_face.heads import MarginHead, load_head, save_head
 
 BACKBONE = {
     "model_type": "timm_face",
@@ -110,6 +111,37 @@ def test_a_head_that_was_saved_apart_is_put_back_without_a_warning(loader, tmp_p
     assert torch.equal(again.head.weight, model.head.weight)
     assert not info["missing_keys"]
     assert loader.from_pretrained(tmp_path, scale=32.0).head.scale == 32
+
+
+@pytest.mark.parametrize("sub_centers", [1, 2])
+def test_a_head_is_read_from_a_training_checkpoint(sub_centers, tmp_path):
+    model = build(sub_centers=sub_centers)
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    if sub_centers == 1:  # which a configuration need not say
+        config.pop("sub_centers", None)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    head = MarginHead(16, 3, sub_centers=sub_centers)
+    load_head(head, tmp_path)
+    assert torch.equal(head.weight, model.head.weight)
+
+
+def test_a_head_that_is_kept_apart_is_used_but_no_module_of_the_model():
+    model = build().eval()
+    expected = model(PIXELS, labels=LABELS).loss
+    for _ in range(2):
+        model.take_head_apart()
+        assert not [name for name, _ in model.named_parameters() if name.startswith("head")]
+    assert torch.equal(model(PIXELS, labels=LABELS).loss, expected)
+
+
+@pytest.mark.parametrize("is_in_training", [True, False])
+def test_a_trainer_saves_the_model_s_own_names_of_weights(is_in_training, tmp_path):
+    model = build()
+    model.is_in_training = is_in_training
+    with patch.object(PreTrainedModel, "save_pretrained") as save:
+        model.save_pretrained(tmp_path)
+    assert save.call_args.kwargs["save_original_format"] == (not is_in_training)
 
 
 @pytest.mark.parametrize("before", [{"margin": "cosface"}, {"margin": "adaface", "num_identities": 5}])
