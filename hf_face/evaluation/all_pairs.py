@@ -89,8 +89,8 @@ class AllPairsEvaluator(Evaluator):
 
 def count_pairs(labels: np.ndarray) -> tuple[int, int]:
     """Count genuine and impostor pairs among images with these identities (N,)."""
-    counts = np.unique(labels, return_counts=True)[1].astype(object)  # 1.6 million images: pairs beyond 2^40
-    genuine = int((counts * (counts - 1) // 2).sum())
+    counts = np.unique(labels, return_counts=True)[1]
+    genuine = int((counts * (counts - 1)).sum()) // 2
     return genuine, len(labels) * (len(labels) - 1) // 2 - genuine
 
 

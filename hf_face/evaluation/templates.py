@@ -9,6 +9,8 @@ detector-score switches, are computed as a single weighted segment sum over imag
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute
 import torch
 import torch.nn.functional as F
 
@@ -33,23 +35,15 @@ class TemplateFeatures:
         Raises:
             ValueError: if a template has no images; the message names the list, `source`.
         """
-        template_ids = np.asarray(template_ids)
-        first, span = self.ids[0], self.ids[-1] - self.ids[0] + 1
-        if span <= len(template_ids):  # a lookup table is much faster than a search for millions of pairs
-            table = np.full(span + 2, -1)
-            table[self.ids - first + 1] = np.arange(len(self.ids))
-            rows = table[(template_ids - first + 1).clip(0, span + 1)]
-            missing = rows < 0
-        else:
-            rows = np.searchsorted(self.ids, template_ids).clip(max=len(self.ids) - 1)
-            missing = self.ids[rows] != template_ids
-        if missing.any():
-            entry = int(np.argmax(missing))
+        template_ids = np.asarray(template_ids, dtype=self.ids.dtype)
+        rows = pyarrow.compute.index_in(pa.array(template_ids), pa.array(self.ids))
+        if rows.null_count:
+            entry = int(np.argmax(rows.is_null()))
             raise ValueError(
                 f"{source}: entry {entry + 1} refers to template {template_ids[entry]}, which has no images "
-                f"(as do {missing.sum()} of {len(rows)} entries); provide its images or remove the entry"
+                f"(as do {rows.null_count} of {len(rows)} entries); provide its images or remove the entry"
             )
-        return rows
+        return np.array(rows)
 
 
 def image_weights(features, detector_scores=None, norm_score: bool = True) -> torch.Tensor:
@@ -84,10 +78,8 @@ def pool_templates(features, templates, medias, weights=None) -> TemplateFeature
             "each per image, in the same order"
         )
     ids, template_rows, template_sizes = np.unique(templates, return_inverse=True, return_counts=True)
-    media_ids, media_rows = np.unique(medias, return_inverse=True)
-    _, groups, group_sizes = np.unique(
-        template_rows * len(media_ids) + media_rows, return_inverse=True, return_counts=True
-    )
+    in_groups = np.stack([templates, medias])
+    _, groups, group_sizes = np.unique(in_groups, axis=1, return_inverse=True, return_counts=True)
     # (N,), 1 / images of the same media and template
     shares = torch.as_tensor(1.0 / group_sizes[groups]).to(features)
     if weights is not None:
@@ -137,11 +129,12 @@ def _grid_scores(features: torch.Tensor, left: np.ndarray, right: np.ndarray, bl
     for block, pairs in enumerate(np.split(order, ends[:-1])):
         if len(pairs) == 0:
             continue
-        rows = features[block * num_rows : (block + 1) * num_rows]
+        first = block * num_rows
+        rows = features[first : first + num_rows]
         low, high = right[pairs].min(), right[pairs].max()
         columns = features[low : high + 1]
         torch.mm(rows, columns.T, out=grid[: len(rows) * len(columns)].view(len(rows), -1))
-        entries = (left[pairs] - block * num_rows).astype(np.int64) * len(columns) + (right[pairs] - low)
+        entries = (left[pairs] - first).astype(np.int64) * len(columns) + (right[pairs] - low)
         scores[pairs] = grid.take(torch.as_tensor(entries, device=grid.device)).cpu().numpy()
     return scores
 

@@ -69,6 +69,9 @@ def test_mean_average_precision_by_the_trapezoidal_rule():
     result = search(unit([0.0]), [1], unit([0.0, 10.0, 20.0, 90.0]), [1, 2, 1, 3])
     assert result.mate_ranks.tolist() == [[1, 3]]
     assert result.mean_average_precision == pytest.approx((1 + 7 / 12) / 2)
+    # Own entries at ranks 1 and 2; at 2; at 1.
+    result = search(PROBES, SUBJECTS, GALLERY, ENROLLED)
+    assert result.mean_average_precision == pytest.approx((1 + 1 / 4 + 1) / 3)
 
 
 def test_tpir_asks_for_rank_one_and_for_a_score_above_the_false_alarms():

@@ -29,8 +29,15 @@ def test_template_without_images_is_named():
         pooled.rows([99], "probes.csv")
 
 
+def test_a_media_is_told_by_its_number_and_its_template():
+    features = torch.tensor([[2.0, 0.0], [4.0, 0.0], [0.0, 1.0], [6.0, 0.0], [0.0, 2.0]])
+    pooled = pool_templates(features, templates=[0, 0, 0, 2, 2], medias=[1, 1, 0, 0, 1])
+    expected = torch.tensor([[3.0, 1.0], [6.0, 2.0]]) / torch.tensor([[10.0], [40.0]]).sqrt()
+    torch.testing.assert_close(pooled.features, expected)
+
+
 @pytest.mark.parametrize("missing", [-20, 2, 5, 9, 20])
-def test_long_lists_are_looked_up_in_a_table(missing):
+def test_missing_templates_are_named_wherever_they_lie(missing):
     pooled = pool_templates(torch.eye(3), [3, 8, 4], [0, 0, 0])
     assert pooled.rows([8, 3, 4, 3, 8, 8], "pairs").tolist() == [2, 0, 1, 0, 2, 2]
     with pytest.raises(ValueError, match=f"pairs: entry 4 refers to template {missing}, .*1 of 6 entries"):

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_curve
 from sklearn.model_selection import KFold
@@ -103,6 +103,7 @@ def test_insightface_rates_of_a_fold_with_one_or_no_pair_of_a_kind():
 
 
 @pytest.mark.filterwarnings("ignore:No (positive|negative) samples")  # sklearn on pairs of one kind
+@settings(deadline=None)  # ten curves each
 @given(st.lists(st.tuples(st.booleans(), st.integers(-5, 5)), min_size=20, max_size=60))
 def test_timm_face_threshold_is_the_first_best_of_every_candidate(rows):
     same, scores = np.array([same for same, _ in rows]), np.array([score / 10 for _, score in rows])
@@ -196,6 +197,8 @@ def test_each_fold_is_judged_at_the_others_threshold():
     assert folds.thresholds.tolist() == [np.nextafter(0.85, 1), 0.8]
     one_out = cross_validated_accuracy(np.array([1, 0, 1, 0]), np.array([0.9, 0.2, 0.8, 0.1]), num_folds=4)
     assert one_out.thresholds.tolist() == [0.8, 0.8, 0.9, 0.8]
+    tied = cross_validated_accuracy(np.array([1, 0, 1, 0]), np.array([0.8, 0.2, 0.8, 0.1]), num_folds=2)
+    assert tied.accuracies.tolist() == [1, 1], "accepted at the threshold"
     consecutive = cross_validated_accuracy(same, scores, num_folds=3)
     assert consecutive.thresholds.tolist() == [0.3, 0.9, 0.8]
     assert consecutive.accuracies.tolist() == [1.0, 0.5, 0.0]

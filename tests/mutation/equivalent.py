@@ -23,14 +23,6 @@ EQUIVALENT = (
     ),
     (
         TEMPLATES,
-        "if span <= len(template_ids):  # a lookup table is much faster than a search for millions of pairs",
-        "if span < len(template_ids):  # a lookup table is much faster than a search for millions of pairs",
-        EITHER_WAY,
-    ),
-    (TEMPLATES, "table = np.full(span + 2, -1)", "table = np.full(span + 2, -2)", "any row below 0 is missing"),
-    (TEMPLATES, "table = np.full(span + 2, -1)", "table = np.full(span + 3, -1)", "the last entry is not looked up"),
-    (
-        TEMPLATES,
         'order = np.argsort(~leads, kind="stable")',
         'order = np.argsort(leads, kind="stable")',
         "the order of the grid's rows matters to its size only",
