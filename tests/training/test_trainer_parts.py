@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import MultiStepLR
-from transformers import TrainerState
+from transformers import Trainer, TrainerState
 
 from hf_face.training import FaceTrainer, FaceTrainingArguments, further_parts, safe_trainer, trainer
 from hf_face.training.engine_trainer import EngineTrainer
@@ -152,3 +152,20 @@ def test_a_gradient_that_is_scaled_may_be_infinite(make_trainer, scaler, norm):
     own.divergence = SimpleNamespace(check=lambda trainer, norm: checked.append(norm))
     assert own._get_grad_norm(own.model, 3.0) == 3.0
     assert checked == [norm]
+
+
+def test_no_weights_are_counted_in_a_step(make_trainer):
+    assert make_trainer().floating_point_ops({}) == 0
+
+
+@pytest.mark.parametrize(
+    ("objective", "direction", "expected"),
+    [(None, None, "maximize"), (None, "minimize", "minimize"), (len, None, "minimize"), (len, "maximize", "maximize")],
+)
+def test_a_search_has_an_objective_and_a_direction(make_trainer, monkeypatch, objective, direction, expected):
+    monkeypatch.setattr(
+        Trainer, "hyperparameter_search", lambda self, space, objective, number, way, **given: (objective, number, way)
+    )
+    found, number, way = make_trainer().hyperparameter_search(None, objective, direction=direction)
+    assert (number, way) == (20, expected)
+    assert found({"eval_orl_accuracy": 0.75}) == (0.75 if objective is None else 1)
