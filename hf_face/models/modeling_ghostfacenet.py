@@ -1,5 +1,6 @@
 """GhostFaceNets."""
 
+import math
 from collections import OrderedDict
 
 import torch
@@ -91,7 +92,7 @@ class GhostFaceNetNeck(nn.Module):
         super().__init__()
         channels, eps, side = config.head_size, config.batch_norm_eps, config.image_size
         for stride in (config.stem_stride, *config.strides):
-            side = -(-side // stride)
+            side = math.ceil(side / stride)
         self.expand = ConvLayer(config, config.hidden_sizes[-1], channels, activation=True)
         self.pool = nn.Sequential(
             OrderedDict(

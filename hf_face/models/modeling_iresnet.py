@@ -1,5 +1,6 @@
 """Residual networks for face recognition: InsightFace, AdaFace, MagFace and pooled variants."""
 
+import math
 from collections import OrderedDict
 
 import torch
@@ -72,7 +73,7 @@ class IResNetNeck(nn.Module):
     def __init__(self, config: IResNetConfig):
         super().__init__()
         channels, eps = config.hidden_sizes[-1], config.batch_norm_eps
-        side = -(-config.image_size // 2 ** len(config.depths))  # each stage halves, rounding up
+        side = math.ceil(config.image_size / 2 ** len(config.depths))  # each stage halves
         in_features = channels * side**2 if config.neck == "flatten" else channels
         self.pooling, self.sigma = config.neck, config.gwp_sigma
         self.norm = nn.BatchNorm2d(channels, eps=eps)

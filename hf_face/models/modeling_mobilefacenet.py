@@ -1,5 +1,6 @@
 """MobileFaceNet and InsightFace's wider variants."""
 
+import math
 from collections import OrderedDict
 
 from torch import Tensor, nn
@@ -77,7 +78,7 @@ class MobileFaceNetNeck(nn.Module):
 
     def __init__(self, config: MobileFaceNetConfig, channels: int):
         super().__init__()
-        side = -(-config.image_size // 16)
+        side = math.ceil(config.image_size / 16)
         self.expand = ConvLayer(config, channels, FEATURES)
         self.pool = ConvLayer(config, FEATURES, FEATURES, side, groups=FEATURES, padding=0, activation="linear")
         self.projection = nn.Sequential(

@@ -1,5 +1,6 @@
 """MobileNet v1 for faces, the network of SFace."""
 
+import math
 from collections import OrderedDict
 from itertools import pairwise
 
@@ -52,7 +53,7 @@ class MobileNetFaceNeck(nn.Module):
         super().__init__()
         channels, side = config.hidden_sizes[-1], config.image_size
         for stride in config.strides:
-            side = -(-side // stride)
+            side = math.ceil(side / stride)
         self.norm = nn.BatchNorm2d(channels, eps=config.neck_norm_eps)
         self.dropout = nn.Dropout(config.dropout)
         self.projection = nn.Sequential(
