@@ -66,19 +66,18 @@ class FaceAlignerOutput(ModelOutput):
 
 
 class ConvLayer(nn.Sequential):
-    """Convolution - BN, and a leaky ReLU if `activation`."""
+    """Convolution - BN - leaky ReLU."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size=1, stride=1, groups=1, activation=True):
+    def __init__(self, in_channels: int, out_channels: int, kernel_size=1, stride=1, groups=1):
         super().__init__(
             OrderedDict(
                 convolution=nn.Conv2d(
                     in_channels, out_channels, kernel_size, stride, (kernel_size - 1) // 2, groups=groups, bias=False
                 ),
                 norm=nn.BatchNorm2d(out_channels),
+                activation=nn.LeakyReLU(0.1),
             )
         )
-        if activation:
-            self.activation = nn.LeakyReLU(0.1)
 
 
 class SeparableConvolution(nn.Sequential):
@@ -138,16 +137,17 @@ class FaceAlignerPyramid(nn.Module):
 
 
 class FaceAlignerContext(nn.Module):
-    """Sees 3 x 3, 5 x 5 and 7 x 7 neighborhoods (the context module of SSH and RetinaFace)."""
+    """Sees 3 x 3, 5 x 5 and 7 x 7 neighborhoods (the context module of SSH and RetinaFace, in which the last layer of
+    each has no leaky ReLU: before the ReLU, it changes nothing)."""
 
     def __init__(self, config: FaceAlignerConfig):
         super().__init__()
         size, quarter = config.feature_size, config.feature_size // 4
-        self.near = ConvLayer(size, size // 2, 3, activation=False)
+        self.near = ConvLayer(size, size // 2, 3)
         self.shared = ConvLayer(size, quarter, 3)
-        self.middle = ConvLayer(quarter, quarter, 3, activation=False)
+        self.middle = ConvLayer(quarter, quarter, 3)
         self.far1 = ConvLayer(quarter, quarter, 3)
-        self.far2 = ConvLayer(quarter, quarter, 3, activation=False)
+        self.far2 = ConvLayer(quarter, quarter, 3)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         shared = self.shared(hidden_states)
