@@ -24,24 +24,13 @@ import torch
 from torch.distributed import TCPStore
 
 ROOT = Path(__file__).parents[1]
-PRELOADED = [
-    "datasets",
-    "deepspeed",
-    "evaluate",
-    "matplotlib.figure",
-    "peft",
-    "timm",
-    "torch.nn.parallel.distributed",
-    "transformers.trainer",
-    "victims",
-]
 CONTEXT: Any = multiprocessing.get_context("forkserver")
 
 
 @functools.cache
 def start_server() -> None:
     """Start the process that is forked: the only one of its kind, so it imports what any of its users need."""
-    CONTEXT.set_forkserver_preload(PRELOADED)
+    CONTEXT.set_forkserver_preload(["preloaded"])
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # where this process looks for modules
         environment.setenv("DS_ACCELERATOR", "cpu")

@@ -5,6 +5,7 @@ stochastic model for human face identification", 1994.
 """
 
 import io
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -46,6 +47,7 @@ def _orl_folder() -> Path:
     return folder
 
 
+@cache  # a fifth of a second for all, which tests and notebooks load often
 def _as_png(path: Path) -> bytes:
     buffer = io.BytesIO()
     with PILImage.open(path) as image:

@@ -14,6 +14,7 @@ from hf_face.heads import MarginHead, clip_grad_norm_, load_head, load_head_opti
 from hf_face.heads.margin_softmax import unit_and_norm
 
 NUM_IDENTITIES, EMBEDDING_SIZE, BATCH_SIZE = 37, 8, 12
+STEPS = 12
 OPTIMIZERS = {
     "sgd": lambda groups: torch.optim.SGD(groups, lr=0.01, momentum=0.9, weight_decay=1e-3),
     "adamw": lambda groups: torch.optim.AdamW(groups, lr=1e-3, weight_decay=0.1),
@@ -51,7 +52,7 @@ def global_batch(step: int, num_identities: int) -> tuple[torch.Tensor, torch.Te
 
 def train(
     head_kwargs: dict,
-    steps: range = range(20),
+    steps: range = range(STEPS),
     optimizer: str = "sgd",
     shard: bool = True,
     weighted: bool = False,

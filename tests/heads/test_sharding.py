@@ -1,7 +1,7 @@
 """The same training on 1, 2 and 4 ranks: same losses, same backbone, same class centers."""
 
 import pytest
-from ranks import NUM_IDENTITIES, on_ranks, refusals, train
+from ranks import NUM_IDENTITIES, STEPS, on_ranks, refusals, train
 
 from hf_face.heads import MARGINS
 from hf_face.heads.sharding import shard_range
@@ -36,9 +36,9 @@ def runs(tmp_path_factory):
     checkpoints = {case: folder / str(number) for number, case in enumerate(RESUMED)}
     cases = {1: dict(CALLS), 2: {**CALLS, **REPLICATED}, 3: {}, 4: dict(CALLS)}
     for case, checkpoint in checkpoints.items():
-        cases[4]["stop " + case] = {**CALLS[case], "steps": range(10), "folder": checkpoint}
+        cases[4]["stop " + case] = {**CALLS[case], "steps": range(STEPS // 2), "folder": checkpoint}
         for world_size in (1, 2, 3):
-            resumed = {**CALLS[case], "steps": range(10, 20), "folder": checkpoint, "resume": True}
+            resumed = {**CALLS[case], "steps": range(STEPS // 2, STEPS), "folder": checkpoint, "resume": True}
             cases[world_size]["resume " + case] = resumed
     results = {}
     for world_size in (4, 3, 2):
@@ -70,7 +70,7 @@ def test_training_stopped_on_four_ranks_goes_on_with_others(case, world_size, ru
     want = runs[1][0][case]
     for rank in range(world_size):
         got = runs[world_size][rank]["resume " + case]
-        assert_same(got, {**want, "losses": want["losses"][10:], "norms": want["norms"][10:]})
+        assert_same(got, {**want, "losses": want["losses"][STEPS // 2 :], "norms": want["norms"][STEPS // 2 :]})
 
 
 @pytest.mark.parametrize("case", REPLICATED)

@@ -8,18 +8,20 @@ import gc
 import json
 import os
 import sys
+from functools import cache
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import DistributedType
+from datasets import Dataset
 from head_on_ranks import BACKBONE, BATCH_SIZE, SETTINGS
 from torch.distributed.tensor import DTensor
 from transformers import AutoConfig
 
 from hf_face import FaceRecognitionConfig, FaceRecognitionModel
-from hf_face.data import load_orl, make_verification_pairs, split_identities
+from hf_face.data import VerificationPairs, load_orl, make_verification_pairs, split_identities
 from hf_face.training import FaceTrainer, FaceTrainingArguments
 
 FSDP = {"fsdp": "full_shard", "fsdp_config": {"version": 2, "cpu_ram_efficient_loading": False}}
@@ -73,6 +75,12 @@ def check_split(trainer: FaceTrainer, engine: str) -> None:
         assert (trainer.class_centers.own_optimizer is not None) == is_apart
 
 
+@cache
+def faces_and_pairs() -> tuple[Dataset, VerificationPairs]:
+    faces, held_out = split_identities(load_orl(), num_held_out=10)
+    return faces, make_verification_pairs(held_out.select(range(40)), name="orl")
+
+
 def train(folder: str, engine: str, resume_from: str | None = None, **settings) -> None:
     """Trains from the same start under any engine, in each step on the same images on any number of ranks."""
     args = FaceTrainingArguments(folder, **{**SETTINGS, **choose(engine), **settings})
@@ -81,9 +89,7 @@ def train(folder: str, engine: str, resume_from: str | None = None, **settings) 
     config = FaceRecognitionConfig(
         backbone_config=AutoConfig.for_model(**BACKBONE), num_identities=30, margin="adaface"
     )
-    faces, held_out = split_identities(load_orl(), num_held_out=10)
-    pairs = make_verification_pairs(held_out.select(range(40)), name="orl")
-    trainer = FaceTrainer(FaceRecognitionModel(config), args, faces, pairs, augmentation=None)
+    trainer = FaceTrainer(FaceRecognitionModel(config), args, *faces_and_pairs(), augmentation=None)
     trainer.train(resume_from_checkpoint=resume_from)
     check_split(trainer, engine)
     trainer.save_model(str(Path(folder, "saved")))

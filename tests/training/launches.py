@@ -13,15 +13,11 @@ import os
 import runpy
 import sys
 
-import deepspeed  # noqa: F401
 import torch.distributed.run
 from accelerate import PartialState
 from accelerate.commands import launch as accelerate_launch
 from accelerate.utils import DistributedType, parse_flag_from_env
 from accelerate.utils.launch import prepare_simple_launcher_cmd_env
-
-from hf_face import FaceRecognitionModel  # noqa: F401
-from hf_face.training import FaceTrainer, recipe  # noqa: F401
 
 configure = torch.distributed.run.config_from_args
 prepare = PartialState.__init__

@@ -13,6 +13,7 @@ import socket
 import stat
 import subprocess
 import sys
+from itertools import groupby
 from pathlib import Path
 
 import forked
@@ -48,25 +49,38 @@ report_to: none
 disable_tqdm: true
 """
 SPLIT = ["--shard_head", "true"]
-# In the order in which they train. Each goes on from what the one before it saved, of another kind if possible.
+# In the order in which they train, those of one file in one launch. Each goes on from what the one before it saved.
 ENGINES = {
     "single": [],
     "zero3": [],
     "multi_gpu": [],
+    "multi_gpu, split head": SPLIT,
     "zero2_offload": [],
     "fsdp": [],
-    "zero1": [],
-    "multi_gpu, split head": SPLIT,
-    "zero3_offload": [],
     "fsdp, split head": SPLIT,
+    "zero1": [],
+    "zero3_offload": [],
     "zero2": [],
-    "zero1_offload": [],
     "zero2, split head": SPLIT,
+    "zero1_offload": [],
 }
 BEFORE = dict(zip(ENGINES, [list(ENGINES)[-1], *ENGINES], strict=False))
 
 pytest.importorskip("deepspeed", reason='it is an engine of its own: pip install "hf_face[deepspeed]"')
 pytestmark = pytest.mark.skipif(not shutil.which("g++"), reason="DeepSpeed compiles its operators with g++")
+
+
+def launch_file_of(engine: str) -> str:
+    return engine.partition(",")[0]
+
+
+def num_ranks(engine: str) -> int:
+    return 1 if engine == "single" else 2
+
+
+def settings(engine: str) -> list[str]:
+    batch = ["--per_device_train_batch_size", str(16 // num_ranks(engine)), *ENGINES[engine]]
+    return [*batch, "--ddp_backend", "gloo"] if engine.startswith("zero") else batch
 
 
 class Runs:
@@ -76,31 +90,34 @@ class Runs:
         self.folder = folder
         (folder / "recipe.yaml").write_text(RECIPE)
 
-    def launch(self, engine: str, *trainings: list[str]) -> list[list[str]]:
-        """The launch of trainings one after the other under one engine, on one machine."""
-        name = engine.partition(",")[0]
-        ranks = 1 if name == "single" else 2
-        own = ["--per_device_train_batch_size", str(16 // ranks), *ENGINES[engine]]
-        if name.startswith("zero"):
-            own += ["--ddp_backend", "gloo"]
-        arguments = json.dumps([[*training, str(self.folder / "recipe.yaml"), *own] for training in trainings])
-        launch = ["launch", "--config_file", str(LAUNCH_FILES / f"{name}.yaml"), "--num_processes", str(ranks)]
-        launch += ["--main_process_port", "0"]
-        return [["accelerate", *launch, str(HERE / "trainings.py"), arguments]]
+    def launch(self, launch_file: str, trainings: list[list[str]]) -> list[list[str]]:
+        """The launch of trainings one after the other, on one machine."""
+        launch = ["launch", "--config_file", str(LAUNCH_FILES / f"{launch_file}.yaml"), "--main_process_port", "0"]
+        launch += ["--num_processes", str(num_ranks(launch_file)), str(HERE / "trainings.py"), json.dumps(trainings)]
+        return [["accelerate", *launch]]
 
     def to(self, name: str) -> list[str]:
-        return ["--output_dir", str(self.folder / name)]
+        return [str(self.folder / "recipe.yaml"), "--output_dir", str(self.folder / name)]
 
     def train(self, engine: str) -> list[list[str]]:
-        return [["float32", *self.to(engine)], [*self.to(f"{engine} in bfloat16"), "--save_steps", "10"]]
+        own = settings(engine)
+        return [
+            ["float32", *self.to(engine), *own],
+            [*self.to(f"{engine} in bfloat16"), *own, "--save_steps", "10"],
+        ]
 
     def go_on(self, engine: str, source: str) -> list[list[str]]:
         """A training from the middle of another, and the model of one that has ended."""
         halfway, end = (str(self.folder / source / f"checkpoint-{step}") for step in (5, 10))
+        own = [*settings(engine), "--resume_from_checkpoint"]
         return [
-            ["float32", *self.to(f"{engine} from {source}"), "--resume_from_checkpoint", halfway],
-            ["float32", *self.to(f"{engine} of {source}"), "--resume_from_checkpoint", end],
+            ["float32", *self.to(f"{engine} from {source}"), *own, halfway],
+            ["float32", *self.to(f"{engine} of {source}"), *own, end],
         ]
+
+    def all_of(self, engine: str) -> list[list[str]]:
+        """What an engine does in its turn. The first one cannot go on from another yet."""
+        return self.train(engine) + (self.go_on(engine, BEFORE[engine]) if engine != "single" else [])
 
     def losses(self, name: str) -> np.ndarray:
         state = json.loads((self.folder / name / "checkpoint-10" / "trainer_state.json").read_text())
@@ -129,10 +146,10 @@ def run(launches: list[list[list[str]]]) -> None:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> Runs:
     runs = Runs(tmp_path_factory.mktemp("engines"))
-    first, *others = ENGINES
-    launches = [runs.launch(first, *runs.train(first))]
-    launches += [runs.launch(each, *runs.train(each), *runs.go_on(each, BEFORE[each])) for each in others]
-    run([*launches, runs.launch(first, *runs.go_on(first, BEFORE[first]))])
+    launches = []
+    for launch_file, engines in groupby(ENGINES, launch_file_of):
+        launches.append(runs.launch(launch_file, [training for each in engines for training in runs.all_of(each)]))
+    run([*launches, runs.launch("single", runs.go_on("single", BEFORE["single"]))])
     return runs
 
 
@@ -164,9 +181,8 @@ def test_an_engine_trains_saves_resumes_and_exports(engine, runs, record_propert
 @pytest.mark.slow  # each engine from each other one: what the ring of all engines shows is that they save the same
 def test_each_engine_goes_on_from_each_other(runs):
     pairs = [(engine, source) for engine in ENGINES for source in ENGINES if source not in (engine, BEFORE[engine])]
-    run(
-        [runs.launch(engine, *(run for e, s in pairs if e == engine for run in runs.go_on(e, s))) for engine in ENGINES]
-    )
+    launches = groupby(pairs, lambda pair: launch_file_of(pair[0]))
+    run([runs.launch(file, [run for pair in group for run in runs.go_on(*pair)]) for file, group in launches])
     for engine, source in pairs:
         assert largest_difference(runs.losses(f"{engine} from {source}"), runs.losses(source)) < 1e-4, (engine, source)
         assert torch.equal(runs.exported(f"{engine} of {source}"), runs.exported(source)), (engine, source)
@@ -177,7 +193,7 @@ def test_a_launch_file_says_how_it_is_used(path):
     text = path.read_text()
     assert f"    accelerate launch --config_file recipes/accelerate/{path.name} scripts/train.py RECIPE" in text
     assert yaml.safe_load(text)["mixed_precision"] == ("no" if path.stem == "cpu" else "bf16")
-    assert path.stem == "cpu" or any(engine.partition(",")[0] == path.stem for engine in ENGINES)
+    assert path.stem == "cpu" or path.stem in map(launch_file_of, ENGINES)
     assert f"`{path.stem}`" in (LAUNCH_FILES / "README.md").read_text()
 
 
@@ -208,7 +224,7 @@ def test_several_machines_train_like_one(script, programs, runs, tmp_path):
     names = {"PORT": port, "FIRST_NODE": "localhost", "NODES": "2", "GPUS_PER_NODE": "1"}
     names |= {"SLURM_JOB_NUM_NODES": "2", "SLURM_GPUS_ON_NODE": "1", "SLURM_JOB_NODELIST": "nodes"}
     launch_file = ["multi_gpu"] if script == "slurm" else []
-    training = [str(runs.folder / "recipe.yaml"), *runs.to(script), "--per_device_train_batch_size", "8"]
+    training = [*runs.to(script), "--per_device_train_batch_size", "8"]
     training += ["--use_cpu", "true"]  # without which transformers refuses --bf16 here
     command = ["bash", str(LAUNCH_FILES / f"{script}.sh"), *launch_file, *training]
     subprocess.run(command, env=os.environ | names | {"PYTHONPATH": str(ROOT)}, check=True)
