@@ -112,6 +112,7 @@ def _run(rank: int, arguments: list[str], environment: dict[str, str], cwd: Path
         name = "stdout" if stream is sys.stdout else "stderr"
         os.dup2(os.open(folder / f"{name}{rank}", os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream.fileno())
     torch.set_num_threads(1)
+    multiprocessing.set_start_method("fork", force=True)  # of data workers, as in a process that was not forked
     gc.freeze()  # what has been imported stays: trainings, which collect garbage, need not look through it
     sys.path.insert(0, str(ROOT))
     if arguments[0] == "-m":

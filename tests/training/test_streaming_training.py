@@ -14,7 +14,7 @@ from hf_face.training.streaming import StreamedBatches
 from .test_launch import losses as losses_of_run
 from .test_launch import train
 
-STEPS = 40  # of 16 images: one pass over 300 ends in step 19
+STEPS = 24  # of 16 images: one pass over 300 ends in step 19
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_goes_on_in_the_first_and_in_the_second_pass(make_streaming_trainer, tmp
     whole = make_streaming_trainer(**settings)
     whole.train()
     assert whole.state.epoch == 1
-    for step in (7, 35):
+    for step in (7, 21):
         checkpoint = tmp_path / "run" / f"checkpoint-{step}"
         resumed = make_streaming_trainer(output_dir=str(tmp_path / f"from {step}"), **settings)
         resumed.train(resume_from_checkpoint=str(checkpoint))
@@ -77,7 +77,7 @@ def test_a_checkpoint_of_another_number_of_workers_is_refused_unless_data_is_not
     make_streaming_trainer, tmp_path
 ):
     make_streaming_trainer().train()
-    checkpoint = str(tmp_path / "run" / "checkpoint-35")
+    checkpoint = str(tmp_path / "run" / "checkpoint-21")
     with pytest.raises(ValueError, match=r"num_parts=1 .* with 2"):
         make_streaming_trainer(dataloader_num_workers=2).train(resume_from_checkpoint=checkpoint)
     from_the_start = make_streaming_trainer(dataloader_num_workers=2, ignore_data_skip=True)
@@ -106,6 +106,6 @@ def test_two_ranks_read_what_two_workers_of_one_rank_read(two_ranks, folder, tmp
 
 def test_two_ranks_go_on_in_the_second_pass(two_ranks, folder, tmp_path):
     whole, expected = two_ranks
-    shutil.copytree(whole / "run" / "checkpoint-28", tmp_path / "run" / "checkpoint-28")
-    assert len(losses_of_run(tmp_path)) == 28
+    shutil.copytree(whole / "run" / "checkpoint-20", tmp_path / "run" / "checkpoint-20")
+    assert len(losses_of_run(tmp_path)) == 20
     assert train_on_ranks(tmp_path, 2, folder) == expected
