@@ -269,8 +269,7 @@ class FaceAlignerModel(FaceAlignerPreTrainedModel):
                 image = torch.from_numpy(image).permute(2, 0, 1)
             output = self((image[None].to(self.device, self.dtype) - 127.5) / 127.5)
             size = output.bbox.new_tensor([image.shape[2], image.shape[1]])
-            boxes = (output.bbox.view(-1, 2, 2) * size).flatten(1)
-            found.append((boxes, output.landmarks * size, output.score.flatten()))
+            found.append((output.bbox * size.repeat(2), output.landmarks * size, output.score.flatten()))
         return found
 
 

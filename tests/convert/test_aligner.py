@@ -8,6 +8,7 @@ from transformers import AutoImageProcessor, AutoModel
 
 from hf_face import FaceAlignerModel, convert_checkpoint, export_checkpoint
 from hf_face.convert import convert_to_folder
+from hf_face.models.modeling_face_aligner import crop_to_image
 
 TOLERANCES = {"aligned": 1e-3}  # it magnifies rounding; all others are compared within 1e-4
 
@@ -61,6 +62,12 @@ def test_landmarks_of_an_image_that_is_not_square(aligner, fill, height, width):
     corners, in_square = (output.bbox.view(2, 2, 2) for output in (found, expected))
     assert torch.allclose(corners * size, in_square * 160 - origin, atol=1e-3)
     assert not torch.allclose(aligner(square).landmarks, found.landmarks)
+
+
+def test_crops_of_any_size_show_the_same():
+    landmarks = torch.tensor([[[60.0, 70.0], [95.0, 66.0], [80.0, 90.0], [66.0, 108.0], [92.0, 106.0]]])
+    expected = crop_to_image(landmarks, image_size=160, output_size=112)
+    torch.testing.assert_close(crop_to_image(landmarks, image_size=160, output_size=56), expected)
 
 
 def test_gradients_reach_the_image_from_the_crop_and_the_landmarks(aligner, fill):
