@@ -139,8 +139,8 @@ class MarginHead(nn.Module):
             ValueError: for labels out of range, or ranks with different numbers of samples.
         """
         batch_size, copies = len(labels), self._ranks_with_copies()
-        if (self.group or copies) is not None:
-            check_same_batch_size(batch_size, self.group or copies, labels.device)
+        if ranks := self.group or copies:
+            check_same_batch_size(batch_size, ranks, labels.device)
         if self.group is not None:
             dtype = compute_dtype(direction, self.weight)
             columns = (

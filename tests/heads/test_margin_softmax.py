@@ -230,6 +230,18 @@ def test_autocast_changes_nothing(name, dtype):
         torch.testing.assert_close(grad, want_grad, rtol=2 * torch.finfo(dtype).eps, atol=1e-5)
 
 
+@pytest.mark.parametrize("sub_centers", [1, 2])
+@pytest.mark.parametrize("num_classes", [1, 4])
+def test_statistics_are_of_the_cosines_to_the_nearest_own_centers(num_classes, sub_centers):
+    margin = build_margin("curricularface", momentum=0.0)
+    embeddings, centers, _ = problem(5, num_classes * sub_centers)
+    labels = torch.tensor([0, 0, 3, 3, 2]) % num_classes
+    margin_softmax_loss(embeddings, centers, labels, margin, sub_centers=sub_centers)
+    own = centers.view(num_classes, sub_centers, -1)[labels]
+    cosine = F.cosine_similarity(embeddings[:, None], own, dim=2).amax(1)
+    assert margin.t.item() == pytest.approx(cosine.mean().item())
+
+
 def test_adaface_keeps_its_spread_for_a_batch_of_one():
     margin = build_margin("adaface")
     margin_softmax_loss(torch.randn(1, 4) * 5, torch.randn(3, 4), torch.tensor([0]), margin)
