@@ -40,6 +40,7 @@ LENGTH_MASK = (1 << LENGTH_BITS) - 1
 WHOLE, FIRST, MIDDLE, LAST = range(4)  # kinds of parts
 PART = struct.Struct("<II")
 HEAD = struct.Struct("<IfQQ")
+HEADS_SIZE = PART.size + HEAD.size  # of a record of one part: bytes before its labels and image
 MAX_LABEL = 2**31  # beyond any data set, and far from where int64 ends
 MAGIC_BYTES = MAGIC.to_bytes(4, "little")
 HEADS_AT_ONCE = 65536
@@ -311,14 +312,14 @@ class RecordIO:
 
     def _heads(self, offsets: np.ndarray) -> "_Heads":
         """Identities and image bounds of many records at once."""
-        plain = (offsets % 4 == 0) & (offsets <= len(self._map) - PART.size - HEAD.size)
-        words = self._words[offsets * plain // 4 + np.arange(4)[:, None]]  # (4, B): magic, kind and length, L, label
-        end = offsets + PART.size + (words[1] & LENGTH_MASK).astype(np.int64)
-        start = offsets + PART.size + HEAD.size + 4 * words[2].astype(np.int64)
-        plain &= (words[0] == MAGIC) & (words[1] >> LENGTH_BITS == WHOLE) & (start <= end) & (end <= len(self._map))
-        label = words[3].view("<f4")
-        in_array = plain & (words[2] > 0)
-        label[in_array] = self._words.view("<f4")[(offsets[in_array] + PART.size + HEAD.size) // 4]
+        plain = (offsets % 4 == 0) & (offsets <= len(self._map) - HEADS_SIZE)
+        magic, part, num_labels, label = self._words[offsets * plain // 4 + np.arange(4)[:, None]]  # (B,) each
+        end = offsets + PART.size + (part & LENGTH_MASK).astype(np.int64)
+        start = offsets + HEADS_SIZE + 4 * num_labels.astype(np.int64)
+        plain &= (magic == MAGIC) & (part >> LENGTH_BITS == WHOLE) & (start <= end) & (end <= len(self._map))
+        label = label.view("<f4")
+        in_array = plain & (num_labels > 0)
+        label[in_array] = self._words.view("<f4")[(offsets[in_array] + HEADS_SIZE) // 4]
         for row in np.flatnonzero(~plain):  # multi-part, or damaged
             label[row] = self._record(offsets[row]).labels[0]
         odd = np.flatnonzero((label < 0) | (label != np.floor(label)) | (label > MAX_LABEL))

@@ -2,6 +2,7 @@
 
 import re
 import textwrap
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from hf_face.data.augmentation import (
     PerImage,
     RandAugment,
     RandomAffine,
+    RandomChoice,
     RandomErasing,
     ZeroPaddedCrop,
     geometric,
@@ -159,7 +161,7 @@ def test_ten_boxes_are_drawn_until_one_fits():
 
 def test_random_boxes_are_distributed_as_torchvision_draws_them(faces):
     images = faces[:1].expand(4000, -1, -1, -1)
-    boxes = geometric.random_crops(images, 0.2, 1.0, torch.Generator().manual_seed(0)).float()
+    boxes = geometric.random_crops(images, 0.2, torch.Generator().manual_seed(0)).float()
     torch.manual_seed(0)
     crop = v2.RandomResizedCrop(112, scale=(0.2, 1.0))
     drawn = [crop.make_params([faces[0]]) for _ in range(4000)]
@@ -173,7 +175,7 @@ def test_random_boxes_are_distributed_as_torchvision_draws_them(faces):
 def test_boxes_that_cannot_fit_are_empty_and_crops_fall_back_to_the_whole_image(faces):
     assert not geometric.random_boxes(faces, 0.9, 1.0, (20.0, 30.0)).any()
     wide = faces[:, :, :20]
-    assert (geometric.random_crops(wide, 1.0, 1.0) == torch.tensor([0, 0, 20, 112])).all()
+    assert (geometric.random_crops(wide, 1.0) == torch.tensor([0, 0, 20, 112])).all()
 
 
 @pytest.fixture(scope="module")
@@ -267,9 +269,9 @@ def test_an_augmentation_without_strength_changes_nothing(faces):
 
 def test_color_jitter_makes_each_adjustment_once_in_random_order():
     jitter = ColorJitter()
-    jitter.adjustments = [(lambda images, _: 2 * images, 0, 1), (lambda images, _: images + 3, 0, 1)]
-    out = jitter(torch.ones(100, 3, 1, 1, dtype=torch.uint8), torch.Generator().manual_seed(0))
-    assert set(out.flatten().tolist()) == {2 * 1 + 3, 2 * (1 + 3)}
+    jitter.adjustments = [(lambda images, _, digit=digit: 4 * images + digit, 0, 1) for digit in (1, 2, 3)]
+    out = jitter(torch.zeros(100, 3, 1, 1, dtype=torch.uint8), torch.Generator().manual_seed(0))
+    assert set(out.flatten().tolist()) == {4 * (4 * a + b) + c for a, b, c in permutations((1, 2, 3))}
 
 
 RAND_AUGMENT = v2.RandAugment()
@@ -370,6 +372,20 @@ def test_random_choice_gives_each_image_one_of_the_choices(faces):
     flipped = (out == faces[:1].flip(-1)).flatten(1).all(1)
     assert 70 < flipped.sum() < 130
     assert LowResolution(p=1.0)(faces[:1].clone()).flip(-1).ne(faces[:1]).any()
+
+
+def test_random_choice_makes_one_of_three_choices():
+    class Add(torch.nn.Module):
+        def __init__(self, number: int):
+            super().__init__()
+            self.number = number
+
+        def forward(self, images, generator):
+            return images + self.number
+
+    choice = RandomChoice(["flip"], image_size=1)
+    choice.choices = torch.nn.ModuleList([Add(1), Add(10), Add(100)])
+    assert set(choice(torch.zeros(100, 3, 1, 1, dtype=torch.uint8)).flatten().tolist()) == {1, 10, 100}
 
 
 def test_the_adaface_recipe_leaves_about_half_of_the_images_unaugmented(faces):

@@ -367,6 +367,9 @@ def test_record_shorter_than_its_head(tmp_path):
 def test_parts_without_an_end(tmp_path):
     with pytest.raises(ValueError, match=r"multi-part record at byte .* has no last part"):
         RecordIO(write(tmp_path, [part(record(b"abcd"), 1) + part(record(b"next"))], index=False))
+    parts = part(record(b"abcd"), 1) + part(b"middle", 2) + part(record(b"next"))
+    with pytest.raises(ValueError, match=r"multi-part record at byte 0 has no last part"):
+        RecordIO(write(tmp_path, [parts], index=False))
     with pytest.raises(ValueError, match=r"train.rec is truncated: a part starts at byte 36 of 36"):
         RecordIO(write(tmp_path, [part(record(b"abcd"), 1)], index=False))
 

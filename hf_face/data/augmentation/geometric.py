@@ -78,11 +78,9 @@ def random_boxes(
     return boxes[first, torch.arange(batch_size)].long()
 
 
-def random_crops(
-    images: Tensor, min_area: Tensor | float, max_area: float, generator: Generator | None = None
-) -> Tensor:
-    """Draw [`random_boxes`] with aspect ratio 3/4 to 4/3, or the whole image if no box fits."""
-    boxes = random_boxes(images, min_area, max_area, (3 / 4, 4 / 3), generator)
+def random_crops(images: Tensor, min_area: Tensor | float, generator: Generator | None = None) -> Tensor:
+    """Draw [`random_boxes`] of up to the whole area and aspect ratio 3/4 to 4/3, or the whole image if no box fits."""
+    boxes = random_boxes(images, min_area, 1.0, (3 / 4, 4 / 3), generator)
     _, _, height, width = images.shape
     whole = torch.tensor([0, 0, height, width])
     return torch.where(boxes.any(1, keepdim=True), boxes, whole)

@@ -31,7 +31,7 @@ class ZeroPaddedCrop(PerImage):
         self.min_area = min_area
 
     def augment(self, images: Tensor, generator: Generator | None) -> Tensor:
-        return images * inside(random_crops(images, self.min_area, 1.0, generator), images)
+        return images * inside(random_crops(images, self.min_area, generator), images)
 
 
 @augmentations.register("random_erasing", citation=RANDOM_ERASING)

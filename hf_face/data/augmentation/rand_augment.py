@@ -94,7 +94,7 @@ class RandAugment(nn.Module):
         if name != "ResizedCrop":
             return OPERATIONS[name]
         return lambda images, strength: geometric.resized_crop(
-            images, geometric.random_crops(images, 1 - strength, 1.0, generator)
+            images, geometric.random_crops(images, 1 - strength, generator)
         )
 
 
