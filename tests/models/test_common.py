@@ -109,6 +109,13 @@ def test_autocast(model):
     assert (found * expected).sum(1).min() >= 0.999
 
 
+def test_a_convolution_before_a_batch_norm_has_no_bias(model):
+    if not hasattr(model, "fuse"):
+        pytest.skip("has no batch norms of its own")
+    convolutions = [layer for _, _, layer, _, _ in model.foldable_norms() if isinstance(layer, torch.nn.Conv2d)]
+    assert all(layer.bias is None for layer in convolutions)
+
+
 @torch.no_grad()
 def test_folded_model_answers_the_same(model):
     if not hasattr(model, "fuse"):
