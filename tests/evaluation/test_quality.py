@@ -62,6 +62,7 @@ def test_figures_are_those_of_the_genuine_pairs_at_the_threshold_of_the_far(
     assert metrics["error_correlation"] == pytest.approx(_spearman(quality, errors), abs=1e-6)
     assert metrics["genuine_correlation"] == pytest.approx(_spearman(quality[genuine], scores[genuine]))
     assert evaluator.primary_metric in metrics and not evaluator.greater_is_better
+    assert evaluator.is_greater_better("genuine_correlation") and not evaluator.is_greater_better("erc_area")
     assert [path.name for path in tmp_path.iterdir()] == ["orl_quality_erc.png"]
 
 

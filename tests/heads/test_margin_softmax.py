@@ -18,7 +18,7 @@ from hf_face.heads import (
     margin_logits,
     margin_softmax_loss,
 )
-from hf_face.heads.margin_softmax import unit_and_norm
+from hf_face.heads.margin_softmax import Classes, margin_softmax, unit_and_norm
 
 VARIANTS = [
     *((name, {}) for name in MARGINS),
@@ -170,6 +170,16 @@ def test_cosines_of_one_and_minus_one_zero_and_equal_embeddings_stay_finite(name
             )
             grads = torch.autograd.grad(loss, (embeddings, centers))
             assert loss.isfinite() and all(g.isfinite().all() for g in grads), what
+
+
+def test_without_any_class_there_is_neither_loss_nor_gradient():
+    """As on a rank that has no class."""
+    direction = torch.eye(3, 4).requires_grad_()
+    classes, labeled = Classes(torch.empty(0, 4), torch.arange(3)), torch.ones(3, dtype=torch.bool)
+    softmax = margin_softmax(direction, torch.ones(3, 1), classes, labeled, NoMargin(), scale=8.0)
+    assert softmax.cross_entropy.tolist() == softmax.target_cosine.tolist() == [0, 0, 0]
+    (gradient,) = torch.autograd.grad(softmax.excess.sum(), direction)
+    assert (gradient == 0).all()
 
 
 def test_zero_centers_and_a_single_class_stay_finite():
