@@ -17,6 +17,7 @@ from hf_face.data import (
     FaceStream,
     UndecodableImageError,
     VerificationPairs,
+    identities,
     load_identities,
     make_verification_pairs,
     select_identities,
@@ -144,6 +145,16 @@ def test_images_that_were_not_downloaded_with_a_dataset_of_the_hub(tmp_path, sec
         else:
             with pytest.raises(ValueError, match=r"org/faces: the image of row 0 is .*face\.png', which lies outside"):
                 check_paths_of_hub_dataset(rows, "org/faces")
+
+
+def test_a_data_set_of_the_hub_is_checked_unless_it_is_streamed(secret, monkeypatch):
+    rows = Dataset.from_dict({"image": [str(secret)], "label": [0]}).cast_column("image", Image())
+    monkeypatch.setattr(identities, "find_source", lambda source, revision: None)
+    monkeypatch.setattr(identities, "load_dataset", lambda name, **options: rows)
+    with pytest.raises(ValueError, match=r"org/faces: the image of row 0 is .*face\.png', which lies outside"):
+        load_identities("org/faces")
+    # readers check the paths of a stream
+    assert identities.open_dataset("org/faces", "train", streaming=True, compact=False, revision=None) is rows
 
 
 @pytest.mark.parametrize(("num_rows", "most"), [(6, 1_000_000), (2_000_000, 2_000_000)])

@@ -76,6 +76,12 @@ EQUIVALENT = (
         "pages that are released too early are read again",
     ),
     (
+        "hf_face/data/columns.py",
+        'embed_table_storage, batched=True, batch_size=FEW_ROWS, writer_batch_size=FEW_ROWS, desc="reading images"',
+        'embed_table_storage, batched=False, batch_size=FEW_ROWS, writer_batch_size=FEW_ROWS, desc="reading images"',
+        "rows that are read one by one make the same table, more slowly",
+    ),
+    (
         "hf_face/data/sources.py",
         "opened.seek(max(0, file.stat().st_size - tarfile.BLOCKSIZE))",
         "opened.seek(max(1, file.stat().st_size - tarfile.BLOCKSIZE))",
