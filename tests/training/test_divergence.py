@@ -11,7 +11,6 @@ from transformers import TrainerCallback
 
 from hf_face import FaceRecognitionConfig, FaceRecognitionModel, IResNetConfig
 from hf_face.training import MarginSoftmax, TrainingDivergedError
-from hf_face.training.divergence import NumberedCollator
 
 
 class Poisoned(MarginSoftmax):
@@ -122,12 +121,6 @@ def test_weights_that_are_not_finite_are_not_saved(make_trainer, tmp_path):
         with pytest.raises(TrainingDivergedError, match=r"model.norm.weight has values that are not finite"):
             trainer.save_model(str(tmp_path / folder), _internal_call=folder == "checkpoint-1")
         assert not (tmp_path / folder).exists()
-
-
-def test_batches_of_a_stream_have_no_rows(faces):
-    rows = faces[0].select(range(2)).with_format(None)
-    batch = NumberedCollator(32)([rows[0], rows[1]])
-    assert set(batch) == {"pixel_values", "labels"}
 
 
 # Steps that are skipped

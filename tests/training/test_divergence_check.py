@@ -7,8 +7,16 @@ import pytest
 import torch
 
 from hf_face import FaceRecognitionConfig, FaceRecognitionModel, IResNetConfig
+from hf_face.data import FaceDataset
 from hf_face.training import TrainingDivergedError
-from hf_face.training.divergence import DivergenceCheck, _fused_optimizer, _shorten, check_weights
+from hf_face.training.divergence import DivergenceCheck, NumberedCollator, _fused_optimizer, _shorten, check_weights
+
+
+def test_batches_know_their_rows_but_for_those_of_a_stream(orl):
+    collate = NumberedCollator(32)
+    assert collate(FaceDataset(orl.select(range(5))).__getitems__([3, 1]))["rows"].tolist() == [3, 1]
+    rows = orl.select(range(2)).with_format(None)
+    assert set(collate([rows[0], rows[1]])) == {"pixel_values", "labels"}
 
 
 def test_many_rows_are_shortened():
