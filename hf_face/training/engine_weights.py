@@ -33,6 +33,7 @@ def whole_state_dict(model: FaceRecognitionModel, keep: bool = True) -> dict[str
     Args:
         keep: Whether to return it on this rank, or to only take part in gathering it.
     """
+    split_again(model)  # the next weights may be on their way
     split = {name: parameter for name, parameter in model.named_parameters() if is_partitioned(parameter)}
     head = {f"head.{name}": tensor for name, tensor in model.head.state_dict().items()}  # may be kept apart
     whole = {}

@@ -49,13 +49,24 @@ class FurtherParts(TrainerCallback):
         self.base = BaseOfAdapter(model)
 
     def set_up(self) -> None:
-        """Set up memory format, averaging and method of the model on its device."""
+        """
+        Set up memory format, averaging and method of the model on its device.
+
+        Raises:
+            ValueError: for adapters under an engine.
+        """
         trainer, args = self.trainer, self.trainer.args
         if args.channels_last:
             trainer.model.to(memory_format=torch.channels_last)
         trainer.method.setup(trainer)
         trainer.method.to(args.device)  # including modules created in setup
         leave_out_frozen(trainer.model)
+        if frozen_names(trainer.model) and splits_weights(trainer.accelerator):
+            raise ValueError(
+                "LoRA adapters cannot be trained under FSDP or DeepSpeed: train them with plain data parallelism "
+                "(recipes/accelerate/multi_gpu.yaml), with --shard_head true for many identities. Gradients and the "
+                "optimizer's state, which engines split, are small without the frozen weights."
+            )
         if trainer.class_centers.is_apart and splits_weights(trainer.accelerator):
             trainer.model.head.to(args.device)  # an engine moves what it wraps
         if trainer.ema is not None:

@@ -7,7 +7,9 @@ DS_ACCELERATOR=cpu torchrun --standalone --nproc_per_node 2 engines_with_head.py
 import gc
 import json
 import os
+import signal
 import sys
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -18,11 +20,11 @@ from accelerate.utils import DistributedType
 from datasets import Dataset
 from head_on_ranks import BACKBONE, BATCH_SIZE, SETTINGS
 from torch.distributed.tensor import DTensor
-from transformers import AutoConfig
+from transformers import AutoConfig, TrainerCallback
 
 from hf_face import FaceRecognitionConfig, FaceRecognitionModel
 from hf_face.data import VerificationPairs, load_orl, make_verification_pairs, split_identities
-from hf_face.training import FaceTrainer, FaceTrainingArguments
+from hf_face.training import FaceTrainer, FaceTrainingArguments, TrainingInterrupted
 
 FSDP = {"fsdp": "full_shard", "fsdp_config": {"version": 2, "cpu_ram_efficient_loading": False}}
 AUTO = ("train_micro_batch_size_per_gpu", "train_batch_size", "gradient_accumulation_steps", "gradient_clipping")
@@ -81,7 +83,18 @@ def faces_and_pairs() -> tuple[Dataset, VerificationPairs]:
     return faces, make_verification_pairs(held_out.select(range(40)), name="orl")
 
 
-def train(folder: str, engine: str, resume_from: str | None = None, **settings) -> None:
+class Scheduler(TrainerCallback):
+    """Asks the first rank to stop in a step."""
+
+    def __init__(self, stop_in: int):
+        self.stop_in = stop_in
+
+    def on_substep_end(self, args, state, control, **kwargs):
+        if state.global_step + 1 == self.stop_in and args.process_index == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def train(folder: str, engine: str, resume_from: str | None = None, stop_in: int | None = None, **settings) -> None:
     """Trains from the same start under any engine, in each step on the same images on any number of ranks."""
     args = FaceTrainingArguments(folder, **{**SETTINGS, **choose(engine), **settings})
     args.per_device_train_batch_size = BATCH_SIZE // args.world_size // args.gradient_accumulation_steps
@@ -90,8 +103,15 @@ def train(folder: str, engine: str, resume_from: str | None = None, **settings) 
         backbone_config=AutoConfig.for_model(**BACKBONE), num_identities=30, margin="adaface"
     )
     trainer = FaceTrainer(FaceRecognitionModel(config), args, *faces_and_pairs(), augmentation=None)
+    if stop_in is not None:
+        trainer.add_callback(Scheduler(stop_in))
+        with suppress(TrainingInterrupted):
+            trainer.train()
+        return
     trainer.train(resume_from_checkpoint=resume_from)
     check_split(trainer, engine)
+    if args.load_best_model_at_end:
+        trainer.save_metrics("eval", trainer.evaluate())
     trainer.save_model(str(Path(folder, "saved")))
 
 

@@ -12,8 +12,9 @@ from transformers import AutoImageProcessor, AutoModel
 from hf_face.data import load_orl, make_verification_pairs, split_identities
 from hf_face.embedding import Embedder
 from hf_face.evaluation import VerificationEvaluator
-from hf_face.training import engines
+from hf_face.training import engines, further_parts
 from hf_face.training.engines import _check_deepspeed, _prepare_fsdp
+from hf_face.training.lora import add_lora
 
 RECIPE = """
 held_out_identities: 10
@@ -63,6 +64,14 @@ def test_fsdp_that_leaves_loading_to_one_rank_is_refused():
 def test_fsdp_1_is_refused():
     with pytest.raises(ValueError, match="FSDP 1 is not supported: set version to 2"):
         _prepare_fsdp(SimpleNamespace(fsdp_version=1))  # accelerate's own needs a GPU
+
+
+def test_adapters_under_an_engine_are_refused(make_trainer, monkeypatch):
+    model = make_trainer().model
+    add_lora(model, {"target_modules": ["qkv"]})
+    monkeypatch.setattr(further_parts, "splits_weights", lambda accelerator: True)
+    with pytest.raises(ValueError, match=r"LoRA adapters cannot be trained .*: train them with plain .*multi_gpu"):
+        make_trainer(parameters={"model": model})
 
 
 def test_fsdp_casts_no_weights():

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel
 
+from hf_face.training.checkpoint_files import find_defect
 from hf_face.training.hub_checkpoint import as_saved, publish_checkpoint
 
 SCRIPT = Path(__file__).with_name("engines_with_head.py")
@@ -32,7 +33,17 @@ SAMPLED = {
     "optim_args": "momentum=0.9",
     "max_grad_norm": 0.0,
 }
-CASES = {"split": SPLIT, "sampled": SAMPLED, "whole": {**SPLIT, "shard_head": False}}
+BEST = {
+    "max_steps": 4,
+    "save_steps": 2,
+    "eval_strategy": "steps",
+    "eval_steps": 2,
+    "load_best_model_at_end": True,
+    "metric_for_best_model": "orl_num_genuine",  # never gets better than at the first evaluation
+    "greater_is_better": True,
+}
+STOPPED = {**SPLIT, "save_strategy": "no", "stop_in": 2}
+CASES = {"split": SPLIT, "sampled": SAMPLED, "whole": {**SPLIT, "shard_head": False}, "best": BEST, "stopped": STOPPED}
 RUNS = [
     *(f"split/{engine}" for engine in ("ddp", "fsdp", "zero2", "zero3")),
     *(f"sampled/{engine}" for engine in ("ddp", "fsdp", "zero3")),
@@ -46,13 +57,19 @@ RUNS = [
     "sampled/zero2 from sampled/fsdp",
     "sampled/fsdp from sampled/zero3",
 ]
+BEST_RUNS = ["best/fsdp", "best/zero3"]
+STOPPED_RUNS = ["stopped/fsdp", "stopped/zero3"]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     pytest.importorskip("deepspeed", reason="it is an optional engine: pip install hf_face[deepspeed]")
     folder = tmp_path_factory.mktemp("runs")
-    ranks = forked.start([SCRIPT, json.dumps([run_of(folder, name) for name in RUNS])], 2, DS_ACCELERATOR="cpu")
+    ranks = forked.start(
+        [SCRIPT, json.dumps([run_of(folder, name) for name in RUNS + BEST_RUNS + STOPPED_RUNS])],
+        2,
+        DS_ACCELERATOR="cpu",
+    )
     assert ranks.wait(timeout=400) == 0, ranks.stderr[-3000:]
     return folder
 
@@ -120,6 +137,26 @@ def test_the_average_is_saved_beside_the_weights_to_go_on_from(name, folder):
     for key, weight in exported.items():
         torch.testing.assert_close(weight, average[f"backbone.{key}"])
         assert not torch.equal(weight, raw[key])
+
+
+@pytest.mark.parametrize("name", BEST_RUNS)
+def test_the_best_weights_are_loaded_evaluated_and_saved(name, folder):
+    run = place(folder, name)
+    saved = load_file(run / "saved" / "model.safetensors")
+    best, last = (load_file(run / f"checkpoint-{step}" / "model.safetensors") for step in (2, 4))
+    for key, weight in saved.items():
+        assert torch.equal(weight, best[f"backbone.{key}"])
+    assert not torch.equal(best["head.weight"], last["head.weight"])
+    again = json.loads((run / "eval_results.json").read_text())
+    assert again["eval_orl_auc"] == logged(folder, name, "eval_orl_auc")[0]
+
+
+@pytest.mark.parametrize("name", STOPPED_RUNS)
+def test_a_scheduler_s_signal_at_one_rank_stops_all_with_a_checkpoint(name, folder):
+    (checkpoint,) = place(folder, name).glob("checkpoint-*")
+    assert checkpoint.name == "checkpoint-2" and find_defect(checkpoint) is None
+    losses = [entry["loss"] for entry in json.loads((checkpoint / "trainer_state.json").read_text())["log_history"]]
+    np.testing.assert_allclose(losses, logged(folder, "split/ddp", "loss")[:2], atol=1e-4, rtol=0)
 
 
 def test_checkpoints_of_engines_are_published_without_pickles(folder, tmp_path):
