@@ -117,6 +117,17 @@ def test_angles_near_zero_and_pi_are_held_without_gradient():
     assert cosine.grad.nonzero().tolist() == [[3]] and cosine.grad[3] < 0
 
 
+@pytest.mark.parametrize("straight_through", [False, True])
+def test_a_combined_margin_is_its_formula(straight_through):
+    cosine = torch.tensor([0.9, 0.2, -0.5], dtype=torch.float64, requires_grad=True)
+    margin = build_margin("combined", m1=1.2, m2=0.3, m3=0.25, straight_through=straight_through)
+    margined = margin(cosine, torch.ones(3))
+    expected = [math.cos(1.2 * math.acos(c) + 0.3) - 0.25 for c in cosine.tolist()]
+    assert margined.tolist() == pytest.approx(expected)
+    (gradient,) = torch.autograd.grad(margined.sum(), cosine)
+    assert (gradient == 1).all() == straight_through
+
+
 def test_the_fallback_begins_where_the_angle_reaches_pi():
     end = math.cos(math.pi - 0.5)
     cosine = torch.tensor([end + 1e-6, end], dtype=torch.float64)
