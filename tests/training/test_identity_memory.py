@@ -82,6 +82,19 @@ def test_expectations_are_of_the_identities_that_the_head_samples(rate):
     assert (penalty[[0, 3]] == NEVER).all() and -1000 < penalty[1] < 1000 and penalty.isfinite().all()
 
 
+def test_a_penalty_has_the_margin_of_the_own_expectation():
+    head, method = MarginHead(3, 4, "cosface", scale=8.0), LVFace()
+    method._head, method.expectations = (head,), IdentityMemory(4, 3)
+    torch.manual_seed(0)
+    fill(method.expectations, known=[0, 1, 2])
+    direction, labels = F.normalize(torch.randn(3, 3), dim=1), torch.tensor([0, 2, 1])
+    logits = 8 * direction @ method.expectations.vectors[:3].T
+    own = logits.gather(1, labels[:, None])[:, 0] - 8 * head.margin.m
+    others = logits.scatter(1, labels[:, None], -torch.inf).logsumexp(1)
+    penalty = method.penalty(FaceEmbeddingOutput(direction, torch.ones(3, 1)), labels)
+    torch.testing.assert_close(penalty, others - own)
+
+
 def test_an_expectation_moves_less_the_nearer_it_is():
     near, far = follow(torch.tensor([[1.0, 0.0]] * 2), torch.tensor([[1.0, 0.1], [-1.0, 0.1]]))
     assert near[1] / 0.1 == pytest.approx(1 / (1 + math.e), rel=0.01)
