@@ -12,8 +12,8 @@ from tiny_models import CASES
 from transformers import AutoModel
 
 from hf_face import FAMILIES, FaceImageProcessor, FaceRecognitionModel, IResNetModel
-from hf_face.export import OnnxFaceModel, checks, export_onnx
-from hf_face.export.graph import preprocessing_graph
+from hf_face.export import OnnxFaceModel, checks, export, export_onnx
+from hf_face.export.graph import backbone_graph, preprocessing_graph
 
 pytest.importorskip("onnxruntime", reason="the extra [onnx] is not installed")
 
@@ -48,6 +48,24 @@ def model() -> IResNetModel:
     return build("iresnet")
 
 
+@pytest.fixture(scope="module")
+def shared_graph():
+    """`backbone_graph` for tests of one and the same model: it exports for each type of weights once."""
+    graphs = {}
+
+    def graph_of(backbone, dtype):
+        if dtype not in graphs:
+            graphs[dtype] = backbone_graph(backbone, dtype)
+        return copy.deepcopy(graphs[dtype])
+
+    return graph_of
+
+
+@pytest.fixture
+def exported_before(shared_graph, monkeypatch):
+    monkeypatch.setattr(export, "backbone_graph", shared_graph)
+
+
 @pytest.mark.parametrize("case", CASES)
 @torch.no_grad()
 def test_every_family_is_exported_by_torch(case):
@@ -77,12 +95,14 @@ def test_no_family_is_left_out():
 
 
 @pytest.fixture(scope="module")
-def exported(orl, tmp_path_factory):
+def exported(orl, shared_graph, tmp_path_factory):
     """A model's folder with every kind of file."""
     model, folder = build("iresnet"), tmp_path_factory.mktemp("exported") / "model"
     image_processor = processor_of(model, channel_order="bgr", image_mean=[0.4, 0.5, 0.6])
     crops = orl.select(range(0, 400, 8))
-    files = export_onnx(model, image_processor, folder, crops, ["fp32", "fp16", "int8"], preprocessing=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "backbone_graph", shared_graph)
+        files = export_onnx(model, image_processor, folder, crops, ["fp32", "fp16", "int8"], preprocessing=True)
     return model, image_processor, folder, files
 
 
@@ -139,6 +159,7 @@ def colored(faces, size: tuple[int, int]) -> np.ndarray:
     return np.stack([gray, gray // 2, 255 - gray], axis=-1)
 
 
+@pytest.mark.usefixtures("exported_before")
 def test_a_file_that_fails_its_check_is_not_written(model, crops, tmp_path, monkeypatch):
     export_onnx(model, processor_of(model), tmp_path, crops)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
@@ -148,6 +169,7 @@ def test_a_file_that_fails_its_check_is_not_written(model, crops, tmp_path, monk
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.usefixtures("exported_before")
 def test_accuracy_on_pairs_may_not_fall(model, crops, orl_pairs, tmp_path, monkeypatch):
     pairs = copy.copy(orl_pairs)
     pairs.pairs, pairs.same, pairs.fold = pairs.pairs[::6], pairs.same[::6], None
@@ -175,6 +197,7 @@ def test_a_training_model_is_exported_as_its_backbone(model, crops, tmp_path):
     torch.testing.assert_close(OnnxFaceModel(file.path)(faces(model)).pooler_output, expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.usefixtures("exported_before")
 def test_the_folder_of_another_model_is_refused(model, crops, tmp_path):
     build("mobilefacenet").save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"the folder of another model"):
