@@ -1,6 +1,7 @@
 """Fixtures every test file may ask for."""
 
 import gc
+import multiprocessing
 import sys
 from pathlib import Path
 
@@ -45,6 +46,14 @@ def imports_stay():
     gc.enable()
     yield
     gc.unfreeze()
+
+
+@pytest.fixture
+def no_waiting_for_workers():
+    """Ends the data workers that an error has left: torch waits for each of them for five seconds."""
+    yield
+    for worker in multiprocessing.active_children():
+        worker.terminate()
 
 
 @pytest.fixture(scope="session")

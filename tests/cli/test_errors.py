@@ -243,6 +243,7 @@ def test_counts_that_are_too_small(error_of, model_folder, photographs, command,
     assert not Path("out").exists()
 
 
+@pytest.mark.usefixtures("no_waiting_for_workers")
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_broken_image_is_named_by_its_file(error_of, model_folder, photographs, workers):
     (photographs / "person_1" / "notes.jpg").write_text("no image")

@@ -54,6 +54,7 @@ def test_unequal_sizes_are_resized_and_equal_ones_copied(orl):
     assert batch["pixel_values"][0].float().mean() == pytest.approx(np.asarray(face).mean(), abs=1)
 
 
+@pytest.mark.usefixtures("no_waiting_for_workers")
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_bad_image_stops_with_its_name(with_bad_images, num_workers):
     loader = DataLoader(FaceDataset(with_bad_images), 5, num_workers=num_workers, collate_fn=FaceCollator(112))
