@@ -93,12 +93,13 @@ class SendSignal(TrainerCallback):
 
 @pytest.mark.shows("enable_jit_checkpoint")
 def test_a_checkpoint_is_saved_when_the_run_is_to_stop(make_trainer, tmp_path):
-    trainer = make_trainer(enable_jit_checkpoint=True, eval_dataset=None)
+    # With a fused optimizer, the host looks at a step after the next.
+    trainer = make_trainer(enable_jit_checkpoint=True, eval_dataset=None, optim="adamw_torch")
     trainer.add_callback(SendSignal(step=3))
     with pytest.raises(TrainingInterrupted) as stopped:
         trainer.train()
     assert stopped.value.code == 75 and stopped.value.checkpoint == tmp_path / "run" / "checkpoint-3"
-    resumed = make_trainer(eval_dataset=None)
+    resumed = make_trainer(eval_dataset=None, optim="adamw_torch")
     resumed.train(resume_from_checkpoint="auto")
     assert resumed.state.global_step == 4
 
