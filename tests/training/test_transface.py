@@ -94,6 +94,13 @@ def test_the_paper_weights_by_the_entropy_of_a_normal_distribution():
 # A batch
 
 
+def test_shares_are_uniform_up_to_alpha():
+    method = TransFace(probability=1.0, alpha=0.5)
+    *_, shares = method.draw(batch_size=64, num_patches=16)
+    assert 0 <= shares.min() < 0.05 and 0.45 < shares.max() <= 0.5
+    assert shares.mean() == pytest.approx(0.25, abs=0.05)
+
+
 @pytest.mark.parametrize("number", [0, 1, 3])
 def test_patches_are_perturbed_as_by_a_loop_over_them(dpap, number):
     torch.manual_seed(0)
