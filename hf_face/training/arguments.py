@@ -110,8 +110,9 @@ class FaceTrainingArguments(TrainingArguments):
         self.enable_jit_checkpoint = False  # transformers' way would be added to the trainer's own
         self.remove_unused_columns = False  # nothing else is read, and `Trainer` would wrap the collator
         check_settings(self)
-        if not all(0 < share < 1 for share in self.lr_milestones or ()):
-            raise ValueError(f"lr_milestones must be shares between 0 and 1, found {self.lr_milestones}.")
+        milestones = self.lr_milestones or []
+        if not (isinstance(milestones, list) and all(0 < share < 1 for share in milestones)):
+            raise ValueError(f"lr_milestones must be a list of shares between 0 and 1, found {self.lr_milestones}.")
         if self.lr_milestones and self.warmup_steps:
             raise ValueError("lr_milestones is a schedule without warm-up: leave out warmup_steps.")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:

@@ -25,6 +25,7 @@ def make(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("setting", "value"),
     [
+        ("lr_milestones", 0.5),
         ("lr_milestones", [0.5, 1.0]),
         ("lr_milestones", [0.0, 0.5]),
         ("lr_milestones", [0.5, 1.5]),
