@@ -60,11 +60,11 @@ def saved_whole(trainer: Run, run: Path) -> Iterator[None]:
 
 
 def start_checkpoint(checkpoint: Path) -> None:
-    """Mark a checkpoint as incomplete, and what an earlier run saved under this name, before its files are replaced."""
-    checkpoint.mkdir(parents=True, exist_ok=True)
+    """Mark a checkpoint as incomplete. An earlier run's of this name goes: files that only it has would be read too."""
+    if checkpoint.is_dir():
+        _remove(checkpoint)
+    checkpoint.mkdir(parents=True)
     (checkpoint / SENTINEL).touch()
-    for name in (LIST_NAME, TRAINER_STATE_NAME):
-        (checkpoint / name).unlink(missing_ok=True)
 
 
 def _raised_in(error: Exception, module: str) -> bool:
