@@ -36,8 +36,9 @@ class TrainingInterrupted(SystemExit):
 
 class StopOnSignal(TrainerCallback):
     """
-    Ends a training with a checkpoint after the step in which a signal arrives. Instead of transformers' callback of
-    the same purpose, whose ranks may stop at different steps, and which goes on as if the training were over.
+    Ends a training with a checkpoint after the step in which a signal arrives, or the next one. Instead of
+    transformers' callback of the same purpose, whose ranks may stop at different steps, and which goes on as if the
+    training were over.
 
     Attributes:
         requested (`bool`): Whether a signal has arrived at this process.
