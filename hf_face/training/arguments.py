@@ -111,7 +111,7 @@ class FaceTrainingArguments(TrainingArguments):
         self.remove_unused_columns = False  # nothing else is read, and `Trainer` would wrap the collator
         check_settings(self)
         milestones = self.lr_milestones or []
-        if not (isinstance(milestones, list) and all(0 < share < 1 for share in milestones)):
+        if not (isinstance(milestones, list | tuple) and all(0 < share < 1 for share in milestones)):
             raise ValueError(f"lr_milestones must be a list of shares between 0 and 1, found {self.lr_milestones}.")
         if self.lr_milestones and self.warmup_steps:
             raise ValueError("lr_milestones is a schedule without warm-up: leave out warmup_steps.")

@@ -159,7 +159,7 @@ def test_the_learning_rate_is_divided_at_milestones(make_trainer):
     trainer.train()
     rates = [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry]
     assert rates == pytest.approx([0.01] * 2 + [0.001] * 4 + [0.0001] * 2)
-    with pytest.raises(ValueError, match=r"lr_milestones must be shares between 0 and 1, found \[12.0\]"):
+    with pytest.raises(ValueError, match=r"lr_milestones must be a list of shares between 0 and 1, found \[12.0\]"):
         make_trainer(lr_milestones=[12.0])
     with pytest.raises(ValueError, match="lr_milestones is a schedule without warm-up"):
         make_trainer(lr_milestones=[0.5], warmup_steps=2)
