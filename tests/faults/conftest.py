@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from killing import live_to_the_end
+from killing import SEED, live_to_the_end
 from tally import TALLIES, table
 from victims import train
 
@@ -30,5 +30,5 @@ def trained(undisturbed) -> Path:
 
 def pytest_terminal_summary(terminalreporter):
     if TALLIES:
-        terminalreporter.section("faults")
+        terminalreporter.section(f"faults, FAULT_SEED={SEED}")
         terminalreporter.write_line(table())

@@ -122,11 +122,13 @@ def live_as_ranks(
     return [rank.end() for rank in ranks]
 
 
+SEED = int(os.environ.get("FAULT_SEED", random.SystemRandom().randrange(2**32)))  # of the random moments
+
+
 def seed() -> int:
-    """Of the random moments: FAULT_SEED, or another one each time."""
-    found = int(os.environ.get("FAULT_SEED", random.SystemRandom().randrange(2**32)))
-    print(f"FAULT_SEED={found}", file=sys.stderr)
-    return found
+    """The seed, which is printed with a test that fails."""
+    print(f"FAULT_SEED={SEED}", file=sys.stderr)
+    return SEED
 
 
 def num_kills(share: float) -> int:
