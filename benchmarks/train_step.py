@@ -4,8 +4,8 @@ hand, and a loop as most projects write it.
 
     python benchmarks/train_step.py --threads 2 --batch_size 64 --models vit_tiny          # CPU
     python benchmarks/train_step.py --batch_size 512 --workers 14 --steps 60               # GPU
-    python benchmarks/train_step.py --threads 1 --models vit_narrow --batch_size 4 --no-bf16 --no-compile \
-        --ways trainer bare --steps 200 --rounds 3      # what the trainer adds to the host's work, which GPUs wait for
+    python benchmarks/train_step.py --threads 1 --models vit_narrow --batch_size 4 --identities 100 --no-bf16 \
+        --no-compile --ways trainer bare --steps 200 --rounds 3       # what the trainer adds to the host's own work
 
 Ways:
     trainer   FaceTrainer: batched decoding, augmentation on the device, bf16, torch.compile, channels-last for
