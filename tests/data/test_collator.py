@@ -1,4 +1,5 @@
 import logging
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ from datasets import ClassLabel, Dataset, Features, Image, Value
 from torch.utils.data import DataLoader
 from transformers.utils import logging as transformers_logging
 
-from hf_face.data import FaceCollator, FaceDataset, UndecodableImageError
+from hf_face.data import FaceCollator, FaceDataset, UndecodableImageError, collator
 
 
 @pytest.fixture
@@ -102,6 +103,14 @@ def test_workers_count_what_they_skip(with_bad_images, num_workers):
     assert collator.num_skipped == 2
     list(loader)
     assert collator.num_skipped == 4
+
+
+@pytest.mark.parametrize("number", [0, 1, collator.MAX_WORKERS + 1])
+def test_a_worker_of_any_number_counts(with_bad_images, monkeypatch, number):
+    monkeypatch.setattr(collator, "get_worker_info", lambda: SimpleNamespace(id=number))
+    skipping = FaceCollator(112, on_bad_image="skip")
+    skipping(FaceDataset(with_bad_images).__getitems__([5, 7]))
+    assert skipping.num_skipped == 1
 
 
 def test_a_batch_without_a_good_image_is_an_error_even_when_skipping(with_bad_images):
