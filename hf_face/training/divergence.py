@@ -138,6 +138,8 @@ class DivergenceCheck:
         error = self._describe(step)
         self._num_in_a_row += 1
         if self.args.on_divergence == "raise" or self._num_in_a_row > MOST_IN_A_ROW:
+            if (optimizer := _fused_optimizer(trainer)) is not None:
+                optimizer.found_inf = None  # or it would hold back whatever is trained with it next
             raise error
         self._undo(trainer)
         if PartialState().is_main_process:

@@ -78,12 +78,16 @@ def test_other_optimizers_are_not_called(make_trainer, optim, num_batches):
     assert len(method.rows) == num_batches
 
 
-def test_a_run_after_one_that_diverged_begins_anew(make_trainer):
-    trainer = make_trainer(method=Poisoned(batch=2, loss=float("nan")), max_steps=3, logging_steps=9)
+@pytest.mark.parametrize("then", ["raise", "skip"])
+def test_a_run_after_one_that_diverged_begins_anew(make_trainer, then):
+    trainer = make_trainer(method=Poisoned(batch=2, loss=float("nan")), max_steps=3)
     with pytest.raises(TrainingDivergedError):
         trainer.train()
+    trainer.args.on_divergence, before = then, weights(trainer)
     trainer.train()
-    assert trainer.state.global_step == 3 and all(value.isfinite().all() for value in weights(trainer).values())
+    now = weights(trainer)
+    assert not any(torch.equal(before[name], now[name]) for name in now if name.endswith("weight"))
+    assert trainer.state.global_step == 3 and all(value.isfinite().all() for value in now.values())
 
 
 def written(trainer) -> list[dict]:
