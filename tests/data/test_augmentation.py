@@ -4,7 +4,6 @@ import re
 import textwrap
 from itertools import permutations
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -19,7 +18,6 @@ from hf_face.data.augmentation import (
     ColorJitter,
     LowResolution,
     PerImage,
-    RandAugment,
     RandomAffine,
     RandomChoice,
     RandomErasing,
@@ -27,18 +25,7 @@ from hf_face.data.augmentation import (
     geometric,
     photometric,
 )
-from hf_face.data.augmentation.draws import uniform
-from hf_face.data.augmentation.low_resolution import FILTERS, resample, resize_weights
-from hf_face.data.augmentation.rand_augment import OPERATIONS, SIGNED
 from hf_face.registry import augmentations
-
-
-@pytest.fixture(scope="module")
-def faces(orl) -> Tensor:
-    """Eight colored faces, uint8 (8, 3, 112, 112)."""
-    gray = FaceCollator(112)([orl[i] for i in range(0, 400, 50)])["pixel_values"]
-    tints = uniform(8, 3, 1, 1, low=0.4, generator=torch.Generator().manual_seed(0))
-    return (gray * tints).to(torch.uint8)
 
 
 def each(function, faces: Tensor, strengths: Tensor) -> Tensor:
@@ -178,62 +165,6 @@ def test_boxes_that_cannot_fit_are_empty_and_crops_fall_back_to_the_whole_image(
     assert (geometric.random_crops(wide, 1.0) == torch.tensor([0, 0, 20, 112])).all()
 
 
-@pytest.fixture(scope="module")
-def opencv():
-    cv2 = pytest.importorskip("cv2")
-    names = {"nearest": "NEAREST", "linear": "LINEAR", "area": "AREA", "cubic": "CUBIC", "lanczos4": "LANCZOS4"}
-    flags = [getattr(cv2, f"INTER_{names[name]}") for name in FILTERS]
-    return lambda pixels, size, index: cv2.resize(pixels, size, interpolation=flags[index])
-
-
-@pytest.mark.parametrize("index", range(len(FILTERS)), ids=FILTERS)
-def test_filters_are_those_of_opencv(opencv, index):
-    sides = torch.tensor([22, 23, 37, 56, 64, 80, 111, 112])
-    full, filters = torch.full_like(sides, 112), torch.full_like(sides, index)
-    shrink = resize_weights(full, sides, filters, size=112)
-    enlarge = resize_weights(sides, full, filters, size=112)
-    for i, side in enumerate(sides.tolist()):
-        # resizing the rows of the identity matrix gives the matrix of the filter's weights
-        expected = torch.zeros(2, 112, 112)
-        expected[0, :side] = torch.from_numpy(opencv(np.eye(112, dtype=np.float32), (112, side), index))
-        expected[1, :, :side] = torch.from_numpy(opencv(np.eye(side, dtype=np.float32), (side, 112), index))
-        torch.testing.assert_close(torch.stack([shrink[i], enlarge[i]]), expected, rtol=0, atol=5e-5)
-
-
-def test_low_resolution_is_shrinking_and_enlarging(opencv, faces):
-    sides, filters = torch.tensor([22, 37, 50, 56, 64, 80, 111, 112]), torch.arange(8) % len(FILTERS)
-    images = resample(faces, sides, filters, filters.flip(0))
-    for i, (face, side) in enumerate(zip(faces, sides.tolist(), strict=True)):
-        small = opencv(face.permute(1, 2, 0).numpy(), (side, side), filters[i])
-        expected = torch.from_numpy(opencv(small, (112, 112), filters.flip(0)[i])).permute(2, 0, 1)
-        assert largest_difference(images[i], expected) <= 2  # OpenCV rounds weights of uint8 images to 11 bits
-
-
-@pytest.mark.parametrize("min_side", [0, 0.14, 1.5])
-def test_low_resolution_shrinks_sevenfold_at_most(min_side):
-    with pytest.raises(ValueError, match=f"min_side must be from 1/7 to 1, found {min_side}"):
-        build_augmentation([{"low_resolution": {"min_side": min_side}}], image_size=112)
-
-
-@pytest.mark.parametrize("size", [1, 3, 6, 20, 100])
-def test_low_resolution_at_its_limit_keeps_an_even_image(size):
-    images = torch.tensor([0, 200], dtype=torch.uint8).repeat(100).view(-1, 1, 1, 1).repeat(1, 3, size, size)
-    assert torch.equal(LowResolution(min_side=1 / 7, p=1.0)(images.clone(), torch.Generator().manual_seed(0)), images)
-
-
-def test_low_resolution_of_the_whole_side_changes_nothing(faces):
-    assert torch.equal(LowResolution(min_side=1.0, p=1.0)(faces.clone()), faces)
-
-
-@pytest.mark.parametrize("name", ["cubic", "lanczos4"])
-def test_filters_that_overshoot_stay_black_and_white(name):
-    edge = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
-    edge[..., 32:] = 255
-    index = torch.tensor([list(FILTERS).index(name)])
-    out = resample(edge, torch.tensor([24]), index, index)
-    assert out[..., :28].max() < 128 < out[..., 36:].min()
-
-
 def test_zero_padded_crop_keeps_the_box_in_its_place(faces):
     for before, after in zip(
         faces, ZeroPaddedCrop(p=1.0)(faces.clone(), torch.Generator().manual_seed(1)), strict=True
@@ -272,63 +203,6 @@ def test_color_jitter_makes_each_adjustment_once_in_random_order():
     jitter.adjustments = [(lambda images, _, digit=digit: 4 * images + digit, 0, 1) for digit in (1, 2, 3)]
     out = jitter(torch.zeros(100, 3, 1, 1, dtype=torch.uint8), torch.Generator().manual_seed(0))
     assert set(out.flatten().tolist()) == {4 * (4 * a + b) + c for a, b, c in permutations((1, 2, 3))}
-
-
-RAND_AUGMENT = v2.RandAugment()
-
-
-@pytest.mark.parametrize("name", RAND_AUGMENT._AUGMENTATION_SPACE)
-@pytest.mark.parametrize("level", [-17, 17])
-def test_rand_augment_operations_are_those_of_torchvision(faces, name, level):
-    magnitudes, signed = RAND_AUGMENT._AUGMENTATION_SPACE[name]
-    assert (name in SIGNED) == signed
-    expected = magnitudes(31, 112, 112)
-    ours = RandAugment(112).strengths[name]
-    torch.testing.assert_close(
-        ours, torch.zeros(31) if expected is None else expected * (255.0 if name == "Solarize" else 1.0)
-    )
-    magnitude = 0.0 if expected is None else expected[abs(level)].item() * (-1 if signed and level < 0 else 1)
-    strengths = ours[abs(level)].expand(8) * (-1 if signed and level < 0 else 1)
-    theirs = [RAND_AUGMENT._apply_image_or_video_transform(face, name, magnitude, "nearest", {}) for face in faces]
-    difference = (OPERATIONS[name](faces, strengths).int() - torch.stack(theirs).int()).abs()
-    assert (difference > 1).float().mean() < 0.002  # where two pixels are equally near, rounding may choose either
-
-
-def test_the_additions_of_froundation_to_rand_augment(faces):
-    gray = OPERATIONS["Grayscale"](faces, torch.zeros(8))
-    assert torch.equal(gray, F.rgb_to_grayscale(faces).expand(-1, 3, -1, -1))
-    strengths = RandAugment(112).strengths["ResizedCrop"]
-    assert [strengths[level].item() for level in (0, 15, 30)] == pytest.approx([0.1, 0.5, 0.9])
-
-
-@pytest.mark.parametrize(("strength", "whole"), [(0.1, 0.2), (0.9, 0.01)])
-def test_a_resized_crop_leaves_out_as_much_as_its_strength(strength, whole):
-    column = torch.arange(50, dtype=torch.uint8).expand(50, 50)
-    images = torch.stack([column, column.T, column]).expand(300, -1, -1, -1)
-    out = RandAugment(50)._operation("ResizedCrop", torch.Generator().manual_seed(0))(
-        images, torch.full((300,), strength)
-    )
-    width, height, _ = (out.amax((2, 3)) - out.amin((2, 3)) + 1.0).T
-    area = width * height / 50**2
-    assert area.min() == pytest.approx(1 - strength, abs=0.03)
-    assert (area == 1).float().mean() < whole
-
-
-@pytest.mark.parametrize("name", OPERATIONS)
-def test_each_rand_augment_operation_changes_images(faces, name):
-    out = RandAugment(112, num_ops=1, operations=[name])(faces.repeat(8, 1, 1, 1), torch.Generator().manual_seed(0))
-    changed = (out != faces.repeat(8, 1, 1, 1)).flatten(1).any(1).float().mean()
-    assert changed == 0 if name == "Identity" else changed > 0.25  # dark faces have little to solarize
-
-
-def test_rand_augment_draws_every_strength_up_to_the_magnitude(faces):
-    images = torch.full((2000, 3, 4, 4), 100, dtype=torch.uint8)
-    out = RandAugment(112, num_ops=1, magnitude=16, operations=["Brightness"])(images)
-    # bins 1 ... 16 of 0 ... 0.9 in 30 steps, darker or brighter
-    expected = {100 + sign * 3 * level for level in range(1, 17) for sign in (-1, 1)}
-    drawn = set(out[:, 0, 0, 0].tolist())
-    assert len(drawn) == len(expected)
-    assert drawn <= {value + rounding for value in expected for rounding in (-1, 0)}
 
 
 @pytest.mark.parametrize("spec", [*RECIPES, ["random_erasing"], ["flip", {"random_affine": {"degrees": 10}}]])
@@ -420,11 +294,6 @@ def test_factors_of_color_jitter_are_not_negative():
 def test_what_has_probability_0_is_never_done(monkeypatch, faces, name):
     monkeypatch.setattr(torch, "rand", lambda shape, **_: torch.zeros(shape))  # the lowest draw
     assert torch.equal(build_augmentation([{name: {"p": 0}}], image_size=112)(faces), faces)
-
-
-@pytest.mark.parametrize("magnitude", [1, 30])
-def test_every_bin_but_the_weakest_may_be_the_highest_drawn(magnitude):
-    assert RandAugment(112, magnitude=magnitude).magnitude == magnitude
 
 
 @pytest.mark.parametrize(
