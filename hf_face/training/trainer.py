@@ -1,17 +1,14 @@
 """The Trainer for face recognition."""
 
-import copy
 import math
 import operator
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from datasets import Dataset, IterableDataset
-from huggingface_hub import CommitInfo
-from peft import PeftModel
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import MultiStepLR
 from torch.utils.data import DataLoader, SequentialSampler
@@ -24,11 +21,10 @@ from ..evaluation import Evaluator
 from ..hub import FaceModelCardData
 from ..models import FaceImageProcessor
 from ..recognition import FaceRecognitionModel
-from ..writing import whole_model
 from .arguments import FaceTrainingArguments, as_face_arguments
 from .checks import as_training_data, check_model, check_model_source
 from .class_centers import ClassCenters
-from .divergence import DivergenceCheck, NumberedCollator, check_weights
+from .divergence import DivergenceCheck, NumberedCollator
 from .draws import RepeatableDraws
 from .ema import WeightAverage
 from .engines import splits_weights, uses_reentrant_checkpoints
@@ -47,16 +43,14 @@ from .losses import LossLog
 from .methods import MarginSoftmax, TrainingMethod
 from .output_lock import only_training_in
 from .publishing import Publisher, check_card
+from .publishing_trainer import PublishingTrainer
 from .refused import PARAMETERS, check_parameters, check_settings
 from .resuming import find_checkpoint
-from .safe_trainer import SafeTrainer
 from .stopping import StopOnSignal
 from .streaming import StreamedBatches
 
-ADAPTER = "adapter"  # folder beside a model with a merged adapter
 
-
-class FaceTrainer(SafeTrainer):
+class FaceTrainer(PublishingTrainer):
     """
     transformers' `Trainer` for a [`FaceRecognitionModel`].
 
@@ -107,8 +101,6 @@ class FaceTrainer(SafeTrainer):
     method: TrainingMethod
     class_centers: ClassCenters
     ema: WeightAverage | None
-    hub_model_id: str | None  # type: ignore[assignment]
-    push_in_progress: Any = None  # a `PushInProgress`
     hp_search_backend: Any = None  # while `hyperparameter_search` runs
 
     def __init__(
@@ -364,100 +356,8 @@ class FaceTrainer(SafeTrainer):
         self.control = self.callback_handler.on_predict(self.args, self.state, self.control, output.metrics)
         return output
 
-    def averaged_weights(self) -> AbstractContextManager:
-        """Temporarily put the average of the weights into the model, if `ema_decay` is set."""
-        return nullcontext() if self.ema is None else self.ema.in_place_of_the_weights()
-
     @property
     def evaluated_model(self) -> nn.Module:
         """The model to evaluate: the backbone, or the whole model if its weights are split."""
         # The parts of a split model cannot be called separately.
         return self.model_wrapped if splits_weights(self.accelerator) else self.model.backbone
-
-    @property
-    def backbone(self) -> PreTrainedModel:
-        """The backbone to publish: a copy with averaged weights if `ema_decay` is set, with LoRA adapters merged."""
-        backbone: Any = self._averaged_backbone
-        return copy.deepcopy(backbone).merge_and_unload() if isinstance(backbone, PeftModel) else backbone
-
-    @property
-    def adapter(self) -> PeftModel | None:
-        """The backbone with its LoRA adapter, averaged if `ema_decay` is set, of which peft saves and pushes only the
-        adapter; None if there is none."""
-        backbone = self._averaged_backbone
-        return backbone if isinstance(backbone, PeftModel) else None
-
-    @property
-    def _averaged_backbone(self) -> nn.Module:
-        backbone = self.accelerator.unwrap_model(self.model).backbone
-        if self.ema is None or splits_weights(self.accelerator):  # whose weights are gathered to be saved
-            return backbone
-        with self.averaged_weights():
-            return copy.deepcopy(backbone)
-
-    # Saving and resuming
-
-    def save_model(self, output_dir: str | Path | None = None, _internal_call: bool = False) -> None:
-        """
-        Save the backbone and its image processor, to be loaded with `AutoModel.from_pretrained(output_dir)`. A LoRA
-        adapter is merged, and also saved by itself, for `PeftModel.from_pretrained(base, f"{output_dir}/adapter")`.
-
-        Checkpoints contain the training model instead, including the margin head.
-        """
-        output_dir = str(output_dir or self.args.output_dir)
-        check_weights(self.model, self.state.global_step)
-        with self.averaged_weights():
-            check_weights(self.model, self.state.global_step)
-            if _internal_call:
-                super().save_model(output_dir, _internal_call=True)
-            state_dict = self.whole_state_dict("backbone") if splits_weights(self.accelerator) else None
-        if _internal_call:
-            self.further_parts.save(Path(output_dir))
-        elif self.args.should_save:
-            with whole_model(output_dir) as unfinished:
-                self.backbone.save_pretrained(unfinished, state_dict=state_dict)
-                if self.adapter is not None:
-                    self.adapter.save_pretrained(str(unfinished / ADAPTER))
-                self.processing_class.save_pretrained(unfinished)
-
-    # Publishing
-
-    @property
-    def card(self) -> FaceModelCardData | None:
-        """The publisher's statements."""
-        return self.publisher.card
-
-    def create_model_card(self, *args, **kwargs) -> None:
-        """Save the model to `output_dir` with its card, after evaluating it. Must be called on every rank."""
-        self.publisher.write_card()
-
-    def push_to_hub(
-        self,
-        commit_message: str | None = "End of training",
-        blocking: bool = True,
-        token: str | None = None,
-        revision: str | None = None,
-        private: bool | None = None,
-        include_head: bool = False,
-        **kwargs,
-    ) -> CommitInfo | None:
-        """
-        Publish the backbone, its card and figures as `hub_model_id`, in one commit; see [`hf_face.hub.push_to_hub`] for
-        further arguments. Must be called on every rank. Always blocks, and raises an error if the push fails.
-        """
-        return self.publisher.push(
-            include_head,
-            commit_message=commit_message,
-            token=token or self.args.hub_token,
-            revision=revision or self.args.hub_revision,
-            private=self.args.hub_private_repo if private is None else private,
-            **kwargs,
-        )
-
-    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """Create the repository and branch. Called by `Trainer` before training."""
-        self.publisher.make_repository(token, private)
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        # Not public, but Trainer would upload the training model, and in several commits.
-        self.publisher.push_checkpoint(checkpoint_folder)

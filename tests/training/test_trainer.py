@@ -26,6 +26,7 @@ from hf_face.evaluation import AllPairsEvaluator
 from hf_face.training import last_complete_checkpoint
 from hf_face.training.draws import RepeatableDraws
 from hf_face.training.engine_trainer import EngineTrainer
+from hf_face.training.publishing_trainer import PublishingTrainer
 from hf_face.training.safe_trainer import SafeTrainer
 
 
@@ -380,10 +381,11 @@ def test_few_private_methods_of_the_trainer_are_overridden_and_are_still_there()
         assert hasattr(Trainer, name), f"transformers {transformers.__version__} has no Trainer.{name} any more"
         ours, theirs = (inspect.signature(getattr(cls, name)).parameters for cls in (FaceTrainer, Trainer))
         assert list(ours) == list(theirs), f"transformers {transformers.__version__} calls Trainer.{name} otherwise"
-    own = vars(FaceTrainer) | vars(SafeTrainer) | vars(EngineTrainer)
+    chain = FaceTrainer, PublishingTrainer, SafeTrainer, EngineTrainer
+    assert FaceTrainer.__mro__[:5] == (*chain, Trainer)
+    own = {name for cls in chain for name in vars(cls)}
     private = {name for name in own if name.startswith("_") and not name.startswith("__")}
     assert {name for name in private if hasattr(Trainer, name)} == OVERRIDDEN
-    assert FaceTrainer.__mro__[:4] == (FaceTrainer, SafeTrainer, EngineTrainer, Trainer)
 
 
 def test_the_best_model_is_chosen_by_the_first_protocols_primary_metric(make_trainer, faces):
