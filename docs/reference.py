@@ -10,6 +10,7 @@ import importlib
 import inspect
 import re
 from types import ModuleType
+from typing import Any
 
 from griffe import Extension, GriffeError, Module, Object
 
@@ -37,8 +38,23 @@ def on_page_markdown(markdown: str, **kwargs) -> str:
 def api(package: str) -> str:
     module = importlib.import_module(package)
     names = [name for name in public_names(module) if callable(getattr(module, name))]
-    entries = [f"::: {package}.{name}" for name in sorted(names, key=str.lower)]
+    entries = [f"::: {package}.{name}{options(module, name)}" for name in sorted(names, key=str.lower)]
     return "\n\n".join([plain(inspect.getdoc(module) or ""), *entries])
+
+
+def options(module: ModuleType, name: str) -> str:
+    """Lists with a class what it inherits from bases of its package that no page shows."""
+    public = [getattr(module, each) for each in public_names(module)]
+    bases = inspect.getmro(getattr(module, name))[1:] if inspect.isclass(getattr(module, name)) else ()
+    shown = {base for heir in bases if heir in public for base in inspect.getmro(heir)}
+    hidden = [base for base in bases if base.__module__.startswith(module.__name__) and base not in shown]
+    members = [member for base in hidden for member, value in vars(base).items() if is_documented(member, value)]
+    return f"\n    options:\n      inherited_members: {members}" if members else ""
+
+
+def is_documented(member: str, value: Any) -> bool:
+    can_be = inspect.isroutine(value) or isinstance(value, property)
+    return can_be and not member.startswith("_") and bool(value.__doc__)
 
 
 def public_names(module: ModuleType) -> list[str]:
