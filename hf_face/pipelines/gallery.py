@@ -1,7 +1,5 @@
 """A gallery of people, enrolled from photographs, and the search for the people in other photographs."""
 
-import json
-import os
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
@@ -13,54 +11,24 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
-from datasets import Dataset, Features, List, Value
-from huggingface_hub import CommitInfo, snapshot_download
+from datasets import Dataset
+from huggingface_hub import CommitInfo
 from scipy.sparse.csgraph import connected_components
 from transformers.utils import logging
 
 from ..data.image_folder import ImageFolder
 from ..embedding import model_digest
-from ..embedding.finite import check_finite
 from ..hub.datasets_and_metrics import push_dataset
 from ..models.pipeline_face_embedding import FaceEmbeddingPipeline
 from ..models.pipeline_face_verification import FALSE_ACCEPT_RATE, calibrated_threshold
 from ..models.pixels import name_of
-from ..user_input import check_at_least, check_exists, check_output_folder, did_you_mean
+from ..user_input import check_at_least, check_exists, did_you_mean
+from .gallery_files import features_of, read_gallery, vectors, write_gallery
 from .sface import default_pipeline
 
-FILE = Path("data", "train-00000-of-00001.parquet")
-MADE_WITH = b"hf_face_gallery"  # in the file's schema: the model, as JSON
-COLUMNS = ["person", "file_name", "embedding", "norm"]
 EXACT_UP_TO = 100_000  # photographs
 TRAINING_VECTORS_PER_CELL = 64
 SHARE_OF_CELLS_SEARCHED = 1 / 8
-
-CARD = """\
----
-tags:
-- face-recognition
-- hf_face-gallery
-configs:
-- config_name: default
-  data_files:
-  - split: train
-    path: data/train-*.parquet
----
-
-# People
-
-A gallery of {num_people:,} people, enrolled from {num_photographs:,} photographs with the model `{model}`.
-
-```python
-from hf_face import FaceGallery
-
-gallery = FaceGallery.load("<this repository, or its folder>")
-gallery.search("photograph.jpg")
-```
-
-Embeddings of faces are biometric data of people. Share and use them only with their consent, and as the law allows.
-"""
 
 
 class FaceGallery:
@@ -89,16 +57,8 @@ class FaceGallery:
 
     def __init__(self, pipeline: FaceEmbeddingPipeline | None = None):
         self.pipeline: Any = pipeline or default_pipeline()
-        size = self.pipeline.model.config.embedding_size
-        self._features = Features(
-            {
-                "person": Value("string"),
-                "file_name": Value("string"),
-                "embedding": List(Value("float32"), length=size),
-                "norm": Value("float32"),
-            }
-        )
-        self._set_rows(self._features.arrow_schema.empty_table())
+        self._schema = features_of(self.pipeline.model.config.embedding_size).arrow_schema
+        self._set_rows(self._schema.empty_table())
 
     def __len__(self) -> int:
         """The number of photographs."""
@@ -243,18 +203,8 @@ class FaceGallery:
         Raises:
             ValueError: if the folder cannot be written to.
         """
-        check_output_folder(folder)
-        folder = Path(folder)
-        (folder / FILE).parent.mkdir(parents=True, exist_ok=True)
-        schema = self._features.arrow_schema
-        made_with = json.dumps(self._made_with).encode()
-        table = self._table.cast(schema.with_metadata({**schema.metadata, MADE_WITH: made_with}))
-        unfinished = (folder / FILE).with_suffix(".unfinished")
-        pq.write_table(table, unfinished)
-        os.replace(unfinished, folder / FILE)
-        card = CARD.format(num_people=len(self.people), num_photographs=len(self), model=self.model_name)
-        (folder / "README.md").write_text(card, encoding="utf-8")
-        return folder
+        write_gallery(self._table, self._made_with, Path(folder))
+        return Path(folder)
 
     @classmethod
     def load(cls, source: str | Path, pipeline: FaceEmbeddingPipeline | None = None) -> "FaceGallery":
@@ -269,10 +219,10 @@ class FaceGallery:
             FileNotFoundError: if there is no such gallery.
             ValueError: if the file is damaged or not a gallery, or was made with another model.
         """
-        made_with, table = _read(_find_file(source))
+        made_with, rows = read_gallery(source)
         gallery = cls(pipeline)
         gallery._check_model(made_with, source)
-        gallery._set_rows(table)
+        gallery._set_rows(rows)
         return gallery
 
     def push_to_hub(
@@ -297,7 +247,7 @@ class FaceGallery:
         return self.dataset.data.table
 
     def _set_rows(self, table: pa.Table) -> None:
-        self.dataset = Dataset(table.cast(self._features.arrow_schema))
+        self.dataset = Dataset(table.cast(self._schema))
         self.__dict__.pop("_index", None)
 
     @cached_property
@@ -336,7 +286,7 @@ class FaceGallery:
                 raise ValueError(f"No face was found in {file_name}, a photograph of {person!r}.")
             face = {name: faces[0][name] for name in ("embedding", "norm")}
             rows.append({"person": person, "file_name": file_name, **face})
-        table = pa.concat_tables([self._table, pa.Table.from_pylist(rows, schema=self._features.arrow_schema)])
+        table = pa.concat_tables([self._table, pa.Table.from_pylist(rows, schema=self._schema)])
         names = zip(table["person"].to_pylist(), table["file_name"].to_pylist(), strict=True)
         newest = {name: row for row, name in enumerate(names)}
         table = table.take(list(newest.values()))
@@ -353,7 +303,7 @@ class FaceGallery:
             if person in people:
                 rows_of[person].append(row)
         for person, rows in rows_of.items():
-            embeddings = _vectors(table.take(rows))
+            embeddings = vectors(table.take(rows))
             similarities = embeddings @ embeddings.T
             _, groups = connected_components(similarities >= threshold, directed=False)
             if groups.any():  # not all in the first
@@ -364,35 +314,6 @@ class FaceGallery:
                     f"similarity of {similarities[first, second]:.2f}, below {threshold:.2f}, and no others connect "
                     "them. Give two people two names, or pass check_people=False if it is one person."
                 )
-
-
-def _find_file(source: str | Path) -> Path:
-    check_exists(source)
-    folder = Path(source)
-    if not folder.exists():
-        folder = Path(snapshot_download(str(source), repo_type="dataset", allow_patterns=FILE.as_posix()))
-    if not (folder / FILE).is_file():
-        raise FileNotFoundError(f"{source} is not a gallery: it has no {FILE}.")
-    return folder / FILE
-
-
-def _read(file: Path) -> tuple[dict[str, str], pa.Table]:
-    """What a gallery was made with, and its rows; it may come from somebody else."""
-    try:
-        table = pq.read_table(file)
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{file} is not a complete Parquet file: {error}") from error
-    made_with = (table.schema.metadata or {}).get(MADE_WITH)
-    if made_with is None or table.column_names != COLUMNS:
-        raise ValueError(f"{file} is not a gallery, as `FaceGallery.save` writes it.")
-    check_finite(_vectors(table), f"embeddings of {file}: row")
-    return json.loads(made_with), table
-
-
-def _vectors(table: pa.Table) -> np.ndarray:
-    """The embeddings (N, D)."""
-    column = table["embedding"].combine_chunks()
-    return column.flatten().to_numpy().reshape(len(column), -1)
 
 
 def _faiss() -> ModuleType:

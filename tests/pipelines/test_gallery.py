@@ -12,6 +12,7 @@ from datasets import load_dataset
 
 from hf_face import FaceGallery
 from hf_face.pipelines import gallery as gallery_module
+from hf_face.pipelines.gallery_files import FILE
 
 from .stub_pipeline import SIZE, StubPipeline, unit, write_photographs
 
@@ -140,7 +141,7 @@ def test_a_gallery_that_is_none(tmp_path):
         FaceGallery.load(tmp_path / "nowhere", StubPipeline())
     with pytest.raises(FileNotFoundError, match="is not a gallery: it has no data"):
         FaceGallery.load(tmp_path, StubPipeline())
-    file = tmp_path / gallery_module.FILE
+    file = tmp_path / FILE
     file.parent.mkdir()
     file.write_bytes(b"PAR1")
     with pytest.raises(ValueError, match=r"train-00000-of-00001.parquet is not a complete Parquet file"):
@@ -151,7 +152,7 @@ def test_a_gallery_that_is_none(tmp_path):
 
 
 def test_embeddings_that_are_no_numbers(gallery, tmp_path):
-    file = gallery.save(tmp_path / "saved") / gallery_module.FILE
+    file = gallery.save(tmp_path / "saved") / FILE
     table = pq.read_table(file)
     broken = table["embedding"].to_pylist()
     broken[1][0] = float("nan")
@@ -214,7 +215,7 @@ def test_large_galleries_are_searched_in_cells(monkeypatch):
     gallery = FaceGallery(StubPipeline())
     columns = {"person": list(map(str, range(4096))), "file_name": [""] * 4096, "norm": [1.0] * 4096}
     embedding = pa.FixedSizeListArray.from_arrays(vectors.ravel(), SIZE)
-    gallery._set_rows(pa.table({**columns, "embedding": embedding}).select(gallery_module.COLUMNS))
+    gallery._set_rows(pa.table({**columns, "embedding": embedding}).select(gallery._schema.names))
     assert gallery.nearest_people(vectors[7], 2, 0.99) == [
         {"person": "7", "similarity": pytest.approx(1), "file_name": ""}
     ]
@@ -240,5 +241,5 @@ def test_real_photographs(shared_data, tmp_path):
     (found,) = gallery.search(str(folder / "Alfonso_Cuaron_0001.jpg"), threshold=0.363, policy="center")
     assert names([found]) == [[]]
     assert FaceGallery.load(gallery.save(tmp_path)).people == {"Ariel Sharon": 1, "Andy Roddick": 2}
-    made_with = json.loads(pq.read_schema(tmp_path / gallery_module.FILE).metadata[b"hf_face_gallery"])
+    made_with = json.loads(pq.read_schema(tmp_path / FILE).metadata[b"hf_face_gallery"])
     assert made_with["model"].startswith("sface-")
