@@ -116,6 +116,7 @@ def trainer(args: argparse.Namespace, name: str, data: Dataset, fast: bool = Tru
             max_grad_norm=MAX_NORM,
             bf16=fast and args.bf16,
             torch_compile=fast and args.compile,
+            torch_compile_mode=args.compile_mode if fast and args.compile else None,
             channels_last=fast and name in CONVOLUTIONAL,
             decode_on_device=args.decode_on_device,
             dataloader_num_workers=args.workers,
@@ -140,7 +141,7 @@ def bare(args: argparse.Namespace, name: str, data: Dataset) -> float:
     collator = FaceCollator(size, args.identities)
     augment, normalize = build_augmentation("flip", size), BatchNormalize.from_image_processor(image_processor)
     normalize.to(args.device)
-    compiled = torch.compile(model) if args.compile else model
+    compiled = torch.compile(model, mode=args.compile_mode) if args.compile else model
     layout = torch.channels_last if name in CONVOLUTIONAL else torch.contiguous_format
 
     def loss_of(batch) -> Tensor:
@@ -264,6 +265,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--parquet", type=Path, help="aligned 112 x 112 crops; made from the ORL faces by default")
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--compile_mode", help="of torch.compile, such as reduce-overhead for CUDA graphs")
     parser.add_argument("--decode_on_device", action="store_true")
     parser.add_argument("--peak_tflops", type=float, default=989)
     return parser.parse_args()

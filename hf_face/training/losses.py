@@ -14,9 +14,9 @@ class LossLog:
         self._all_skipped = 0
 
     def add(self, losses: dict[str, Tensor]) -> None:
-        """Add those of one of a step's batches."""
+        """Add those of one of a step's batches, as copies: CUDA graphs overwrite what they return in the next step."""
         for name, value in losses.items():
-            self._values.setdefault(name, []).append(value.float())
+            self._values.setdefault(name, []).append(value.detach().to(torch.float32, copy=True))
 
     def end_step(self, num_batches: int, skipped: bool) -> None:
         self._num_steps += 1

@@ -32,6 +32,13 @@ def test_a_loss_is_the_mean_over_batches_since_the_last_log():
     assert logged(log, loss=1.0) == {"loss": 1.0, "part": 7.0}
 
 
+def test_a_loss_is_kept_although_the_next_step_overwrites_it():
+    log, part = LossLog(), torch.tensor(1.0)
+    for value in (1.0, 2.0):  # as CUDA graphs do
+        log.add({"part": part.fill_(value)})
+    assert logged(log, loss=0.0)["part"] == 1.5
+
+
 def test_steps_that_were_skipped_leave_the_means_and_are_counted():
     log = LossLog()
     step(log, 1.0, 3.0)
