@@ -57,7 +57,7 @@ class GhostFaceNets(CheckpointSource):
         centers = {name for name in found if name.endswith("/norm_dense_w:0")}
         ours = {name: as_ours(tensor, name) for name, tensor in found.items() if name not in centers}
         shapes = {theirs[name]: tensor.shape for name, tensor in expected.state_dict().items() if name in theirs}
-        check_tensors(ours, shapes, sorted(ours.keys() - shapes.keys()), checkpoint.origin)
+        check_tensors(ours, shapes, ours.keys() - shapes.keys(), checkpoint.origin)
         class_centers = found[centers.pop()].T if len(centers) == 1 else None
         return config, {name: ours[theirs[name]] for name in theirs}, class_centers
 

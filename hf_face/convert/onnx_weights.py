@@ -167,15 +167,13 @@ def fused_layer(layer: Layer) -> StateDict:
 def layer_and_norm(layer: Layer) -> StateDict:
     """A layer and its batch norm, which changes nothing if the graph has folded it."""
     weight, bias = layer_weights(layer.node)
-    found = prefixed(layer.name, {"weight": weight})
-    if layer.module.bias is not None:
-        found[f"{layer.name}.bias"] = torch.zeros(len(weight)) if bias is None else bias
+    found: StateDict = {}
     if layer.norm is not None:
         norm = identity_norm(layer.norm) if layer.norm_node is None else norm_weights(layer.norm_node)
         if layer.module.bias is None and bias is not None:
-            norm["running_mean"] = norm["running_mean"] - bias  # subtracted before all else
+            norm["running_mean"], bias = norm["running_mean"] - bias, None  # subtracted before all else
         found |= prefixed(layer.norm_name, norm)
-    return found
+    return found | prefixed(layer.name, {"weight": weight} | ({} if bias is None else {"bias": bias}))
 
 
 def prefixed(name: str | None, tensors: StateDict) -> StateDict:

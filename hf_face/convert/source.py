@@ -1,7 +1,7 @@
 """Base class for checkpoint formats of other projects."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import reduce
 from typing import Any, ClassVar
 
@@ -137,9 +137,11 @@ class CheckpointSource:
         options = {key: overrides.pop(key) for key in PREPROCESSING_OPTIONS if key in overrides}
         config, weights, centers = self.read(checkpoint, **overrides)
         check_finite(weights, checkpoint.origin)
-        model = model_class_of(config).from_pretrained(
-            None, config=config, state_dict=weights, dtype=dtype or widest_dtype(weights)
+        model, loaded = model_class_of(config).from_pretrained(
+            None, config=config, state_dict=weights, dtype=dtype or widest_dtype(weights), output_loading_info=True
         )
+        # However the source read them, since transformers would only log a warning.
+        refuse_misfits(checkpoint.origin, loaded["missing_keys"], loaded["unexpected_keys"])
         attach_class_centers(model, centers, keep_class_centers, checkpoint.origin)
         return model.eval(), self.image_processor(config, **options)
 
@@ -155,7 +157,7 @@ class CheckpointSource:
         theirs = {ours: prefix + self.their_name(ours, config) for ours in expected}
         others = {name: tensors[name] for name in tensors.keys() - set(theirs.values())}
         centers = self.find_class_centers(checkpoint, others)
-        leftover = sorted(n for n in others if n not in self.class_centers and not n.startswith(self.ignored))
+        leftover = [n for n in others if n not in self.class_centers and not n.startswith(self.ignored)]
         shapes = {theirs[ours]: tensor.shape for ours, tensor in expected.items()}
         check_tensors(tensors, shapes, leftover, checkpoint.origin)
 
@@ -241,20 +243,26 @@ def check_unchanged(tensors: StateDict, config: FaceConfig) -> None:
         )
 
 
-def check_tensors(found: StateDict, shapes: dict[str, torch.Size], leftover: list[str], origin: str) -> None:
-    """Raise `ValueError` listing missing, leftover and misshaped tensors by their names in the checkpoint.
-
-    Batch counters (`num_batches_tracked`) may be missing, as in files written before torch 0.4.1.
-    """
-    missing = [n for n in shapes if n not in found and not n.endswith("num_batches_tracked")]
+def check_tensors(found: StateDict, shapes: dict[str, torch.Size], leftover: Collection[str], origin: str) -> None:
+    """Raise `ValueError` listing missing, leftover and misshaped tensors by their names in the checkpoint."""
     misshaped = [
         f"{name} {tuple(found[name].shape)} instead of {tuple(shape)}"
         for name, shape in shapes.items()
         if name in found and found[name].shape != shape
     ]
+    refuse_misfits(origin, shapes.keys() - found.keys(), leftover, misshaped)
+
+
+def refuse_misfits(
+    origin: str, missing: Collection[str], leftover: Collection[str], misshaped: Collection[str] = ()
+) -> None:
+    """Raise `ValueError` unless these are empty.
+
+    Batch counters (`num_batches_tracked`) may be missing, as in files written before torch 0.4.1.
+    """
+    missing = [name for name in missing if not name.endswith("num_batches_tracked")]
     problems = {"missing": missing, "leftover": leftover, "misshaped": misshaped}
-    if any(problems.values()):
-        listed = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names)
+    if listed := "; ".join(f"{kind}: {', '.join(sorted(names))}" for kind, names in problems.items() if names):
         raise ValueError(f"{origin} does not fit the architecture read from it. {listed}.")
 
 

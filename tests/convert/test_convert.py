@@ -27,7 +27,7 @@ from hf_face import (
 )
 from hf_face.convert import SOURCES, CheckpointSource, convert_to_folder
 from hf_face.convert.arcface_torch import ArcFaceTorch
-from hf_face.convert.checkpoint import read_checkpoint
+from hf_face.convert.checkpoint import Checkpoint, read_checkpoint
 from hf_face.convert.convert import recognize
 from hf_face.heads import MarginHead, load_head
 
@@ -133,6 +133,29 @@ def test_missing_leftover_and_misshapen_tensors_are_listed_by_the_checkpoints_na
     assert "missing: features.module.bn2.bias" in str(error.value)
     assert "leftover: features.module.layer1.0.extra" in str(error.value)
     assert "misshaped: features.module.prelu.weight (5,) instead of (8,)" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"neck.extra.bias": torch.zeros(1)}, "the state dict does not fit .* leftover: neck.extra.bias."),
+        ({"neck.norm.bias": None}, "the state dict does not fit .* missing: neck.norm.bias."),
+        ({"neck.norm.num_batches_tracked": None}, None),
+    ],
+)
+def test_no_source_reads_more_or_less_than_the_model_has(changed, message):
+    class Careless(ArcFaceTorch):
+        def read(self, checkpoint, **overrides):
+            config, weights, centers = super().read(checkpoint, **overrides)
+            weights = {name: tensor for name, tensor in (weights | changed).items() if tensor is not None}
+            return config, weights, centers
+
+    checkpoint = Checkpoint(tiny_checkpoint())
+    if message is None:
+        assert Careless().convert(checkpoint)[0].neck.norm.num_batches_tracked == 0
+    else:
+        with pytest.raises(ValueError, match=message):
+            Careless().convert(checkpoint)
 
 
 def test_what_the_architecture_is_read_off_is_named_when_missing():

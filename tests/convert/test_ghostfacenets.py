@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 from parity import difference, raw_embedding
+from timm.layers import Conv2dSame
 
 from hf_face import GhostFaceNetConfig, GhostFaceNetModel, convert_checkpoint, export_checkpoint
+from hf_face.models import modeling_ghostfacenet
 
 h5py = pytest.importorskip("h5py", reason="the extra [keras] is not installed")
 
@@ -132,6 +134,23 @@ def test_other_layers_are_refused(narrow_file):
 
     with pytest.raises(ValueError, match=r"its layers are not those of a GhostFaceNet v1|leftover"):
         convert_checkpoint(rewritten(narrow_file, without_the_last_blocks))
+
+
+def test_a_bias_that_only_the_file_or_only_the_model_has_is_refused(narrow_file, monkeypatch):
+    with h5py.File(narrow_file, "r+") as file:
+        file["model_weights/conv2d/conv2d/bias:0"] = np.zeros(16, np.float32)
+    with pytest.raises(ValueError, match=r"GhostFaceNet\.h5 does not fit .* leftover: conv2d/conv2d/bias:0\."):
+        convert_checkpoint(narrow_file)
+    with h5py.File(narrow_file, "r+") as file:
+        del file["model_weights/conv2d/conv2d/bias:0"]
+
+    class Biased(Conv2dSame):
+        def __init__(self, *args, groups, **kwargs):
+            super().__init__(*args, groups=groups, **{**kwargs, "bias": groups > 1})
+
+    monkeypatch.setattr(modeling_ghostfacenet, "Conv2dSame", Biased)
+    with pytest.raises(ValueError, match=r"missing: .*stages\.0\.expand\.cheap\.convolution\.bias"):
+        convert_checkpoint(narrow_file)
 
 
 def test_a_file_cut_short_is_refused(narrow_file):

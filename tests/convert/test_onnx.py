@@ -181,6 +181,14 @@ def test_half_a_normalization_is_refused(tmp_path):
 # Files that are not what they should be
 
 
+def test_a_bias_that_the_file_lacks_is_named(tmp_path):
+    model = with_statistics(IResNetModel(IResNetConfig(**TINY)))
+    model.neck.projection.linear.bias = None
+    path = export(RawEmbedding(model), tmp_path / "model.onnx", training=torch.onnx.TrainingMode.PRESERVE)
+    with pytest.raises(ValueError, match=r"model\.onnx does not fit .* missing: neck\.projection\.linear\.bias\."):
+        convert_checkpoint(path)
+
+
 class Transformer(nn.Module):
     def __init__(self):
         super().__init__()
