@@ -61,6 +61,15 @@ def test_imports_point_one_way_and_the_contributors_page_lists_them():
     TopologicalSorter(found).prepare()  # raises CycleError
 
 
+def test_the_contributors_page_says_where_everything_is():
+    (layout,) = re.findall(r"^```\n(hf_face/\n.+?)```", RULES.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    parts = re.findall(r"^  ([\w./]+) ", layout, re.MULTILINE)
+    there = [path for path in ROOT.iterdir() if path.suffix == ".py" or any(path.rglob("*.py"))]
+    there = [path.name + "/" * path.is_dir() for path in there if path.name != "__init__.py"]
+    assert parts == sorted(there)
+    assert all((ROOT.parent / folder).is_dir() for folder in re.findall(r"^([\w/]+)", layout, re.MULTILINE))
+
+
 @pytest.mark.parametrize("file", TRAVELS_TO_THE_HUB, ids=lambda file: file.stem)
 def test_files_that_travel_to_the_hub_import_their_siblings_only(file):
     for module in imported_modules(file):
