@@ -24,6 +24,7 @@ from ..recognition import FaceRecognitionModel
 from .arguments import FaceTrainingArguments, as_face_arguments
 from .checks import as_training_data, check_model, check_model_source
 from .class_centers import ClassCenters
+from .cuda_graphs import CudaGraphSteps
 from .divergence import DivergenceCheck, NumberedCollator
 from .draws import RepeatableDraws
 from .ema import WeightAverage
@@ -163,7 +164,7 @@ class FaceTrainer(PublishingTrainer):
         self.losses = LossLog()
         self._streamed: StreamedBatches | None = None
         self._resumed_from: Path | None = None
-        for callback in (self.further_parts, self.publisher, self.stopping):
+        for callback in (self.further_parts, self.publisher, self.stopping, CudaGraphSteps()):
             self.add_callback(callback)
         self.further_parts.set_up()
         if self.optimizer is not None:
