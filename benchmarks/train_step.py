@@ -44,7 +44,8 @@ from transformers import TrainerCallback
 
 from hf_face.data import BatchNormalize, FaceCollator, FaceDataset, build_augmentation
 from hf_face.training import FaceTrainer, FaceTrainingArguments
-from hf_face.training.recipe import ModelArguments, build_model
+from hf_face.training.recipe import build_model
+from hf_face.training.recipe_arguments import ModelArguments
 
 VIT = {"model_type": "timm_face", "architecture": "vit_tiny_patch16_224", "embedding_size": 512}
 CONVNEXT = {"model_type": "timm_face", "architecture": "convnext_nano", "embedding_size": 512}

@@ -22,7 +22,8 @@ from hf_face.data import FaceCollator, FaceDataset, VerificationPairs, build_aug
 from hf_face.embedding import Embedder
 from hf_face.evaluation.metrics import cosine_similarities
 from hf_face.models.loading import load_image_processor
-from hf_face.training.recipe import load_data, parse_recipe
+from hf_face.training.recipe import load_data
+from hf_face.training.recipe_arguments import parse_recipe
 
 IMAGES = Path(__file__).parent / "images"
 

@@ -23,7 +23,8 @@ from hf_face.cli.loading import check_model
 from hf_face.data import FaceCollator, FaceDataset, VerificationPairs
 from hf_face.evaluation.metrics import cosine_similarities, cross_validated_accuracy
 from hf_face.pipelines import annotate_pair, default_model
-from hf_face.training.recipe import load_data, parse_recipe
+from hf_face.training.recipe import load_data
+from hf_face.training.recipe_arguments import parse_recipe
 
 ENLARGED = (368, 448)  # ORL's faces are smaller than those of cameras
 

@@ -81,7 +81,8 @@ def main(argv: Sequence[str]) -> None:
     from ..data.sources import check_output_dir
     from ..training import FaceTrainer, start_from_means
     from ..training.output_lock import only_training_in
-    from ..training.recipe import MEANS, build_method, build_model, load_data, parse_recipe, split_recipe
+    from ..training.recipe import build_method, build_model, load_data
+    from ..training.recipe_arguments import MEANS, parse_recipe, split_recipe
 
     parser = command_line()
     parser.parse_args(split_recipe(argv, parser)[1])
@@ -135,7 +136,7 @@ def train_and_publish(trainer: "FaceTrainer") -> None:
 
 def command_line() -> CommandParser:
     """The parser that explains the fields and reports mistyped ones."""
-    from ..training.recipe import RECIPE_TYPES
+    from ..training.recipe_arguments import RECIPE_TYPES
     from ..training.refused import SETTINGS
 
     parser = CommandParser(RECIPE_TYPES, __doc__, usage="%(prog)s RECIPE [--field value ...]")

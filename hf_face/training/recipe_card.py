@@ -10,7 +10,8 @@ from ..data import build_augmentation
 from ..hub import create_model_card
 from ..hub.measuring import count_operations
 from .card import SETTINGS, training_citations
-from .recipe import CardArguments, ModelArguments, build_method, build_model
+from .recipe import build_method, build_model
+from .recipe_arguments import CardArguments, ModelArguments
 from .recipe_files import Fields, find_recipe, read_recipe
 
 SHOWN = ("optim_args", "max_steps", "partial_fc_sample_rate", "augmentation", "method", "lora")

@@ -9,7 +9,7 @@ from huggingface_hub import ModelCard
 from matplotlib.figure import Figure
 
 from hf_face.hub import Evaluation, TrainingData, write_model_folder
-from hf_face.training.recipe import CardArguments
+from hf_face.training.recipe_arguments import CardArguments
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "push_to_hub.py"
 

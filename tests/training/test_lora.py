@@ -15,7 +15,8 @@ from hf_face import FaceRecognitionModel, FoundationFaceModel
 from hf_face.models import FaceImageProcessor
 from hf_face.training import FaceTrainer, FaceTrainingArguments
 from hf_face.training.lora import LAYERS, save_statistics
-from hf_face.training.recipe import ModelArguments, build_model
+from hf_face.training.recipe import build_model
+from hf_face.training.recipe_arguments import ModelArguments
 
 VIT = {
     "model_type": "timm_face",

@@ -11,7 +11,8 @@ from hf_face.data import load_orl, select_identities
 from hf_face.registry import margins
 from hf_face.training import FaceTrainer
 from hf_face.training.lora import add_lora
-from hf_face.training.recipe import CardArguments, build_method, build_model, parse_recipe
+from hf_face.training.recipe import build_method, build_model
+from hf_face.training.recipe_arguments import CardArguments, parse_recipe
 from hf_face.training.recipe_card import model_arguments
 from hf_face.training.recipe_files import find_recipe, merge, read_layers, read_recipe, recipe_names
 

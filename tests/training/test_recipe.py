@@ -11,14 +11,8 @@ from hf_face.evaluation import AllPairsEvaluator, IdentificationEvaluator
 from hf_face.heads import save_head
 from hf_face.hub import FaceModelCardData
 from hf_face.training import MarginSoftmax
-from hf_face.training.recipe import (
-    DataArguments,
-    ModelArguments,
-    build_method,
-    build_model,
-    load_data,
-    parse_recipe,
-)
+from hf_face.training.recipe import build_method, build_model, load_data
+from hf_face.training.recipe_arguments import DataArguments, ModelArguments, parse_recipe
 from hf_face.training.recipe_card import create_recipe_card
 
 RECIPE = """

@@ -7,7 +7,7 @@ import pytest
 
 import hf_face
 from hf_face.training import recipe_files
-from hf_face.training.recipe import parse_recipe
+from hf_face.training.recipe_arguments import parse_recipe
 from hf_face.training.recipe_files import find_recipe, merge, recipe_names
 
 from .test_recipe import RECIPE

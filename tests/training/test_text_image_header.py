@@ -9,7 +9,8 @@ from transformers import CLIPModel
 
 from hf_face.training import FaceTrainer, FaceTrainingArguments
 from hf_face.training.methods import TextImageHeader
-from hf_face.training.recipe import ModelArguments, build_method, build_model
+from hf_face.training.recipe import build_method, build_model
+from hf_face.training.recipe_arguments import ModelArguments
 
 SIZES = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2}
 

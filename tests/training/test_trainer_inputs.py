@@ -12,7 +12,8 @@ from hf_face import FaceImageProcessor, FaceRecognitionConfig, FaceRecognitionMo
 from hf_face.data import FaceCollator
 from hf_face.evaluation import VerificationEvaluator
 from hf_face.evaluation.metrics import greater_is_better
-from hf_face.training.recipe import ModelArguments, build_model
+from hf_face.training.recipe import build_model
+from hf_face.training.recipe_arguments import ModelArguments
 
 
 def losses(trainer) -> list[float]:
