@@ -157,11 +157,6 @@ class FaceTrainingArguments(TrainingArguments):
             engine = "DeepSpeed"
         elif self.fsdp or parse_flag_from_env("ACCELERATE_USE_FSDP"):
             engine = "FSDP"
-        if engine == "DeepSpeed" and self.on_divergence == "skip":
-            raise ValueError(
-                "on_divergence='skip' does not work with DeepSpeed, which updates the weights before the gradient is "
-                "known. Leave it out, or train with FSDP or plain data parallelism."
-            )
         asked = {
             "bf16_full_eval": self.bf16_full_eval,
             "fp16_full_eval": self.fp16_full_eval,

@@ -174,6 +174,14 @@ class DivergenceCheck:
             trainer.model.zero_grad(set_to_none=True)
 
 
+def spoil_gradient(loss: Tensor) -> Tensor:
+    """
+    Make the gradient of a loss that is not finite not finite either. DeepSpeed, which updates the weights in the backward
+    pass, holds back only updates whose gradient is not finite, on all ranks if it is on one.
+    """
+    return loss * (1 + 0 * loss.detach())
+
+
 def _fused_optimizer(trainer: Run) -> Any:
     """The optimizer if its kernels can be told on the device not to update the weights, as `GradScaler` does."""
     optimizer = trainer.optimizer

@@ -27,7 +27,7 @@ class WeightAverage(TrainerCallback):
     Args:
         model ([`FaceRecognitionModel`]): The model that is trained.
         decay (`float`): Weight of the previous average, in (0, 1).
-        frozen (`Collection[str]`): Names of the backbone's weights that are not trained, and not saved.
+        frozen (`Collection[str]`): Names of the model's weights that are not trained, and not saved.
     """
 
     def __init__(self, model: FaceRecognitionModel, decay: float, frozen: Collection[str] = ()):
@@ -57,10 +57,10 @@ class WeightAverage(TrainerCallback):
 
     def save(self, folder: Path, keep: bool) -> None:
         """Save the weights that are averaged, on one rank (`keep`). Must be called on every rank."""
-        weights = whole_state_dict(self.model, keep)
+        weights = whole_state_dict(self.model, keep, without=self.frozen)
         if keep:
-            backbone = {name.removeprefix(PREFIX): weights[name] for name in weights if name.startswith(PREFIX)}
-            trained = {name: backbone[name].contiguous() for name in backbone if name not in self.frozen}
+            backbone = {name: weight for name, weight in weights.items() if name.startswith(PREFIX)}
+            trained = {name.removeprefix(PREFIX): weight.contiguous() for name, weight in backbone.items()}
             save_file(trained, folder / RAW_BACKBONE_FILE)
 
     def load(self, folder: Path, engine: nn.Module) -> None:

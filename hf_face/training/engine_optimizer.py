@@ -71,13 +71,13 @@ class ZeroOptimizer(DeepSpeedOptimizerWrapper):
 
     def step(self) -> None:
         """Update the class centers. DeepSpeed has already updated the other weights, in the backward pass."""
-        if self.own is None:
-            return
-        if not self.step_was_skipped:
-            if self.max_norm > 0:
-                self.class_centers.scale_grad(self.max_norm, torch.as_tensor(self.zero._global_grad_norm))
-            self.own.step()
-        self.own.zero_grad()
+        if self.own is not None:
+            if not self.step_was_skipped:
+                if self.max_norm > 0:
+                    self.class_centers.scale_grad(self.max_norm, torch.as_tensor(self.zero._global_grad_norm))
+                self.own.step()
+            self.own.zero_grad()
+        self.zero.overflow = False  # with which Trainer would hold back the schedule
 
     def whole_state_dict(self, keep: bool) -> State:
         """See [`whole_optimizer_state`]."""

@@ -1,5 +1,6 @@
 """A `Trainer` under FSDP and DeepSpeed."""
 
+import copy
 import math
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from ..recognition import FaceRecognitionModel
 from .arguments import FaceTrainingArguments
 from .class_centers import ClassCenters
 from .engine_optimizer import ZeroOptimizer, load_optimizer_state, whole_optimizer_state
-from .engine_weights import load_weights, whole_state_dict
+from .engine_weights import load_weights, whole_state_dict, without_weights
 from .engines import prepare_engine, splits_weights
+from .lora import frozen_names
 
 
 class EngineTrainer(Trainer):
@@ -31,6 +33,7 @@ class EngineTrainer(Trainer):
     args: FaceTrainingArguments
     model: FaceRecognitionModel
     class_centers: ClassCenters
+    blueprint: nn.Module  # the backbone without weights
     optimizer: Any
     _optimized: list[list[nn.Parameter]]  # the weights in the optimizer's groups
     _number_of_head: int | None  # in the optimizer's state
@@ -86,19 +89,33 @@ class EngineTrainer(Trainer):
 
     # Checkpoints
 
-    def whole_state_dict(self, part: str | None = None) -> dict[str, Tensor]:
-        """Weights of the model, its backbone or its head, complete on the first rank even if an engine splits them."""
+    def whole_state_dict(self, part: str) -> dict[str, Tensor]:
+        """Weights of the backbone or the head, complete on the first rank even if an engine splits them."""
         if not splits_weights(self.accelerator):
-            return (getattr(self.model, part) if part else self.model).state_dict()
+            return getattr(self.model, part).state_dict()
         weights = whole_state_dict(self.model, keep=self.args.should_save)
-        prefix = f"{part}." if part else ""
+        prefix = f"{part}."
         return {name.removeprefix(prefix): weight for name, weight in weights.items() if name.startswith(prefix)}
+
+    def whole_backbone(self) -> Any:
+        """
+        The backbone; or where an engine splits its weights, a copy in CPU memory on the first rank, and None on others.
+        Must be called on every rank.
+        """
+        if not splits_weights(self.accelerator):
+            return self.model.backbone
+        weights = self.whole_state_dict("backbone")
+        if not self.args.should_save:
+            return None
+        backbone = copy.deepcopy(self.blueprint)
+        backbone.load_state_dict(weights, assign=True)
+        return backbone
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         if not splits_weights(self.accelerator):
             super().save_model(output_dir, _internal_call)
             return
-        weights = self.whole_state_dict()
+        weights = whole_state_dict(self.model, self.args.should_save, without=frozen_names(self.model))
         if self.args.should_save:
             self._save(output_dir, weights)
 

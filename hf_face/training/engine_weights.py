@@ -1,6 +1,7 @@
 """Weights that an engine (FSDP or DeepSpeed) may split over ranks: gathered, loaded, and each rank's own part."""
 
-from collections.abc import Iterator, Mapping
+import copy
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -25,19 +26,24 @@ def gather(tensor: Tensor) -> Tensor:
     return tensor.detach().to("cpu", copy=True)
 
 
-def whole_state_dict(model: FaceRecognitionModel, keep: bool = True) -> dict[str, Tensor]:
+def whole_state_dict(
+    model: FaceRecognitionModel, keep: bool = True, without: Collection[str] = ()
+) -> dict[str, Tensor]:
     """
     A model's state dict with all of every weight, but without class centers that are split by `shard_head`. Must be
     called on every rank.
 
     Args:
         keep: Whether to return it on this rank, or to only take part in gathering it.
+        without: Names to leave out.
     """
     split_again(model)  # the next weights may be on their way
     split = {name: parameter for name, parameter in model.named_parameters() if is_partitioned(parameter)}
     head = {f"head.{name}": tensor for name, tensor in model.head.state_dict().items()}  # may be kept apart
     whole = {}
     for name, tensor in {**model.state_dict(), **head}.items():
+        if name in without:
+            continue
         gathered = gather(split.get(name, tensor))  # ZeRO-3 leaves weights empty in state dicts
         if keep:
             whole[name] = gathered
@@ -83,9 +89,17 @@ def split_again(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
-    partitioned: Any = next(filter(is_partitioned, model.parameters()), None)
-    if partitioned is not None:
-        partitioned._z3_optimizer.parameter_offload.partition_all_parameters()
+    trained: Any = next((weight for weight in model.parameters() if hasattr(weight, "_z3_optimizer")), None)
+    if trained is not None:
+        trained._z3_optimizer.parameter_offload.partition_all_parameters()
+
+
+def without_weights(module: nn.Module) -> nn.Module:
+    """A copy of a module with its buffers, but with parameters on the meta device, to be loaded with `assign=True`."""
+    empty = {
+        id(weight): nn.Parameter(weight.detach().to("meta"), weight.requires_grad) for weight in module.parameters()
+    }
+    return copy.deepcopy(module, empty)
 
 
 def own_part(tensor: Any) -> Tensor:

@@ -65,6 +65,11 @@ def _check_deepspeed(plugin: DeepSpeedPlugin, mixed_precision: str) -> None:
             "Weights on disks can neither be averaged nor resumed from a checkpoint: set offload_param in DeepSpeed's "
             "zero_optimization to the device cpu, or leave it out."
         )
+    if not plugin.deepspeed_config["zero_optimization"].get("compute_grad_norm", True):
+        raise ValueError(
+            "Without compute_grad_norm, DeepSpeed does not notice gradients that are not finite: leave it out of "
+            "zero_optimization."
+        )
     for name, instead in (("optimizer", "optim, learning_rate and weight_decay"), ("scheduler", "lr_scheduler_type")):
         if name in plugin.deepspeed_config:
             raise ValueError(

@@ -12,6 +12,7 @@ from ..recognition import FaceRecognitionModel
 from .card import Run
 from .class_centers import ClassCenters
 from .ema import WeightAverage
+from .engine_weights import without_weights
 from .engines import splits_weights
 from .lora import BaseOfAdapter, frozen_names, leave_out_frozen, save_statistics
 from .methods import TrainingMethod
@@ -49,32 +50,23 @@ class FurtherParts(TrainerCallback):
         self.base = BaseOfAdapter(model)
 
     def set_up(self) -> None:
-        """
-        Set up memory format, averaging and method of the model on its device.
-
-        Raises:
-            ValueError: for adapters under an engine.
-        """
+        """Set up memory format, averaging and method of the model on its device."""
         trainer, args = self.trainer, self.trainer.args
         if args.channels_last:
             trainer.model.to(memory_format=torch.channels_last)
         trainer.method.setup(trainer)
         trainer.method.to(args.device)  # including modules created in setup
         leave_out_frozen(trainer.model)
-        if frozen_names(trainer.model) and splits_weights(trainer.accelerator):
-            raise ValueError(
-                "LoRA adapters cannot be trained under FSDP or DeepSpeed: train them with plain data parallelism "
-                "(recipes/accelerate/multi_gpu.yaml), with --shard_head true for many identities. Gradients and the "
-                "optimizer's state, which engines split, are small without the frozen weights."
-            )
-        if trainer.class_centers.is_apart and splits_weights(trainer.accelerator):
-            trainer.model.head.to(args.device)  # an engine moves what it wraps
+        if splits_weights(trainer.accelerator):
+            self.base.digest()
+            trainer.blueprint = without_weights(trainer.model.backbone)
+            if trainer.class_centers.is_apart:
+                trainer.model.head.to(args.device)  # an engine moves what it wraps
         if trainer.ema is not None:
             trainer.remove_callback(trainer.ema)
         trainer.ema = None
         if args.ema_decay is not None:
-            frozen = {name.removeprefix("backbone.") for name in frozen_names(trainer.model)}
-            trainer.ema = WeightAverage(trainer.model, args.ema_decay, frozen)
+            trainer.ema = WeightAverage(trainer.model, args.ema_decay, frozen_names(trainer.model))
             trainer.add_callback(trainer.ema)
 
     def save(self, folder: Path) -> None:

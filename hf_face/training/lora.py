@@ -1,5 +1,6 @@
 """Low-rank adapters: what is adapted, trained and saved."""
 
+import copy
 import hashlib
 import inspect
 import json
@@ -94,6 +95,11 @@ def frozen_names(model: FaceRecognitionModel) -> set[str]:
     return set(model._keys_to_ignore_on_save or ())
 
 
+def merged(backbone: Any) -> Any:
+    """A copy of a backbone with its adapter merged, or a backbone without one itself."""
+    return copy.deepcopy(backbone).merge_and_unload() if isinstance(backbone, PeftModel) else backbone
+
+
 def _unchanged(model: PeftModel) -> Iterator[str]:
     """Names of the parameters and buffers that training does not change."""
     yield from (name for name, parameter in model.named_parameters() if not parameter.requires_grad)
@@ -118,7 +124,7 @@ class BaseOfAdapter:
     def save(self, folder: Path) -> None:
         """Save the digest of the base model's weights, if there is an adapter. Must be called by only one process."""
         if frozen_names(self._model):
-            (folder / BASE_FILE).write_text(json.dumps({"sha256": self._sha256()}) + "\n", encoding="utf-8")
+            (folder / BASE_FILE).write_text(json.dumps({"sha256": self.digest()}) + "\n", encoding="utf-8")
 
     def check(self, folder: Path) -> None:
         """
@@ -126,14 +132,15 @@ class BaseOfAdapter:
             ValueError: if the adapter in a checkpoint belongs to other weights.
         """
         file = folder / BASE_FILE
-        if file.is_file() and read_json(file).get("sha256") != self._sha256():
+        if file.is_file() and read_json(file).get("sha256") != self.digest():
             raise ValueError(
                 f"The adapter in {folder} was trained on other weights than these, which it does not contain: resume "
                 "with the same model_name_or_path or, for a new backbone, the same settings and seed."
             )
 
-    def _sha256(self) -> str:
-        if self._digest is None:  # the weights are frozen
+    def digest(self) -> str:
+        """The digest of the frozen weights. Must be called before an engine splits them, for the first time."""
+        if self._digest is None:
             digest, tensors = hashlib.sha256(), self._model.state_dict()
             for name in sorted(frozen_names(self._model)):
                 digest.update(_as_bytes(tensors[name]))

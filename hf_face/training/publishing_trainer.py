@@ -7,7 +7,6 @@ from typing import Any
 
 from huggingface_hub import CommitInfo
 from peft import PeftModel
-from torch import nn
 from transformers import PreTrainedModel
 
 from ..hub import FaceModelCardData
@@ -16,6 +15,7 @@ from ..writing import whole_model
 from .divergence import check_weights
 from .ema import WeightAverage
 from .engines import splits_weights
+from .lora import merged
 from .safe_trainer import SafeTrainer
 
 ADAPTER = "adapter"  # folder beside a model with a merged adapter
@@ -40,26 +40,26 @@ class PublishingTrainer(SafeTrainer):
 
     @property
     def backbone(self) -> PreTrainedModel:
-        """The backbone to publish: a copy with averaged weights if `ema_decay` is set, with LoRA adapters merged."""
-        backbone: Any = self._averaged_backbone
-        return copy.deepcopy(backbone).merge_and_unload() if isinstance(backbone, PeftModel) else backbone
+        """
+        The backbone to publish: a copy with averaged weights if `ema_decay` is set, with LoRA adapters merged. With FSDP
+        and DeepSpeed, it must be asked for on every rank, and is a copy on the first one and None on the others.
+        """
+        return merged(self._averaged_backbone())
 
     @property
     def adapter(self) -> PeftModel | None:
         """
         The backbone with its LoRA adapter, averaged if `ema_decay` is set; None without an adapter. Its
-        `save_pretrained` and `push_to_hub` are peft's, for the adapter alone.
+        `save_pretrained` and `push_to_hub` are peft's, for the adapter alone. With FSDP and DeepSpeed as for `backbone`.
         """
-        backbone = self._averaged_backbone
+        backbone = self._averaged_backbone()
         return backbone if isinstance(backbone, PeftModel) else None
 
-    @property
-    def _averaged_backbone(self) -> nn.Module:
-        backbone = self.accelerator.unwrap_model(self.model).backbone
-        if self.ema is None or splits_weights(self.accelerator):  # whose weights are gathered to be saved
-            return backbone
+    def _averaged_backbone(self) -> Any:
         with self.averaged_weights():
-            return copy.deepcopy(backbone)
+            backbone = self.whole_backbone()
+            is_copy = self.ema is None or splits_weights(self.accelerator)
+            return backbone if is_copy else copy.deepcopy(backbone)
 
     def save_model(self, output_dir: str | Path | None = None, _internal_call: bool = False) -> None:
         """
@@ -74,14 +74,15 @@ class PublishingTrainer(SafeTrainer):
             check_weights(self.model, self.state.global_step)
             if _internal_call:
                 super().save_model(output_dir, _internal_call=True)
-            state_dict = self.whole_state_dict("backbone") if splits_weights(self.accelerator) else None
         if _internal_call:
             self.further_parts.save(Path(output_dir))
-        elif self.args.should_save:
+            return
+        backbone = self._averaged_backbone()
+        if self.args.should_save:
             with whole_model(output_dir) as unfinished:
-                self.backbone.save_pretrained(unfinished, state_dict=state_dict)
-                if self.adapter is not None:
-                    self.adapter.save_pretrained(str(unfinished / ADAPTER))
+                merged(backbone).save_pretrained(unfinished)
+                if isinstance(backbone, PeftModel):
+                    backbone.save_pretrained(str(unfinished / ADAPTER))
                 self.processing_class.save_pretrained(unfinished)
 
     # Publishing

@@ -25,7 +25,7 @@ from .arguments import FaceTrainingArguments, as_face_arguments
 from .checks import as_training_data, check_model, check_model_source
 from .class_centers import ClassCenters
 from .cuda_graphs import CudaGraphSteps
-from .divergence import DivergenceCheck, NumberedCollator
+from .divergence import DivergenceCheck, NumberedCollator, spoil_gradient
 from .draws import RepeatableDraws
 from .ema import WeightAverage
 from .engines import splits_weights, uses_reentrant_checkpoints
@@ -274,6 +274,8 @@ class FaceTrainer(PublishingTrainer):
         batch = self.prepare_batch(inputs)
         with self.accelerator.autocast():  # accelerate does not use autocast with FSDP
             loss, logged = self.method.compute(model, batch)
+        if self.is_deepspeed_enabled:
+            loss = spoil_gradient(loss)
         self.losses.add(logged)
         return (loss, logged) if return_outputs else loss
 

@@ -6,6 +6,7 @@ DS_ACCELERATOR=cpu torchrun --standalone --nproc_per_node 2 engines_with_head.py
 
 import gc
 import json
+import math
 import os
 import signal
 import sys
@@ -24,9 +25,23 @@ from transformers import AutoConfig, TrainerCallback
 
 from hf_face import FaceRecognitionConfig, FaceRecognitionModel
 from hf_face.data import VerificationPairs, load_orl, make_verification_pairs, split_identities
-from hf_face.training import FaceTrainer, FaceTrainingArguments, TrainingInterrupted
+from hf_face.training import FaceTrainer, FaceTrainingArguments, MarginSoftmax, TrainingInterrupted
+from hf_face.training.lora import add_lora
 
 FSDP = {"fsdp": "full_shard", "fsdp_config": {"version": 2, "cpu_ram_efficient_loading": False}}
+FOUNDATION = {
+    "model_type": "foundation_face",
+    "backbone_config": {
+        "model_type": "dinov2",
+        "image_size": 32,
+        "patch_size": 16,
+        "hidden_size": 16,
+        "num_attention_heads": 2,
+        "num_hidden_layers": 2,
+        "mlp_ratio": 2,
+    },
+    "embedding_size": 12,  # not the hidden size, so that there is a projection, which is trained
+}
 AUTO = ("train_micro_batch_size_per_gpu", "train_batch_size", "gradient_accumulation_steps", "gradient_clipping")
 SWITCHES = {"fsdp": "ACCELERATE_USE_FSDP", "zero": "ACCELERATE_USE_DEEPSPEED"}
 
@@ -94,15 +109,44 @@ class Scheduler(TrainerCallback):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def train(folder: str, engine: str, resume_from: str | None = None, stop_in: int | None = None, **settings) -> None:
+class Poisoned(MarginSoftmax):
+    """The margin softmax, whose loss or gradient is not finite in some batches of the last rank."""
+
+    def __init__(self, batches: dict[str, str]):
+        super().__init__()
+        self.batches, self.number = batches, 0
+
+    def losses(self, model, batch):
+        loss = super().losses(model, batch)["margin_softmax"]
+        self.number += 1
+        what = self.batches.get(str(self.number))
+        if what is not None and PartialState().is_last_process:
+            loss = loss + math.inf if what == "loss" else loss * math.nan
+        return {"margin_softmax": loss}
+
+
+def build(is_adapted: bool) -> FaceRecognitionModel:
+    torch.manual_seed(0)
+    backbone = AutoConfig.for_model(**(FOUNDATION if is_adapted else BACKBONE))
+    config = FaceRecognitionConfig(backbone_config=backbone, num_identities=30, margin="adaface")
+    model = FaceRecognitionModel(config)
+    return add_lora(model, {"r": 4, "alpha": 8, "target_modules": ["q_proj", "v_proj"]}) if is_adapted else model
+
+
+def train(
+    folder: str,
+    engine: str,
+    resume_from: str | None = None,
+    stop_in: int | None = None,
+    is_adapted: bool = False,
+    poisoned: dict[str, str] | None = None,
+    **settings,
+) -> None:
     """Trains from the same start under any engine, in each step on the same images on any number of ranks."""
     args = FaceTrainingArguments(folder, **{**SETTINGS, **choose(engine), **settings})
     args.per_device_train_batch_size = BATCH_SIZE // args.world_size // args.gradient_accumulation_steps
-    torch.manual_seed(0)
-    config = FaceRecognitionConfig(
-        backbone_config=AutoConfig.for_model(**BACKBONE), num_identities=30, margin="adaface"
-    )
-    trainer = FaceTrainer(FaceRecognitionModel(config), args, *faces_and_pairs(), augmentation=None)
+    method = Poisoned(poisoned) if poisoned else None
+    trainer = FaceTrainer(build(is_adapted), args, *faces_and_pairs(), augmentation=None, method=method)
     if stop_in is not None:
         trainer.add_callback(Scheduler(stop_in))
         with suppress(TrainingInterrupted):
@@ -120,5 +164,6 @@ if __name__ == "__main__":
     for run in json.loads(sys.argv[1]):
         train(**run)
         gc.collect()  # engines hold what holds them
-    dist.barrier()  # a rank that ends while another still talks to it can abort
-    dist.destroy_process_group()
+    if dist.is_initialized():
+        dist.barrier()  # a rank that ends while another still talks to it can abort
+        dist.destroy_process_group()

@@ -26,7 +26,7 @@ class Model(nn.Module):
 def trained() -> tuple[Model, WeightAverage]:
     """A model of three steps, with weights 8, 4 and 12."""
     model = Model()
-    average = WeightAverage(model, decay=0.75, frozen=["bias"])
+    average = WeightAverage(model, decay=0.75, frozen=["backbone.bias"])
     with average.in_place_of_the_weights():
         assert model.values() == [1, 0, 0, 1, 0], "before the first step, the weights themselves"
     for value in (8, 4, 12):
