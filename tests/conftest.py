@@ -15,7 +15,8 @@ from hf_face.data import VerificationPairs, load_orl, make_verification_pairs, s
 from hf_face.models import FAMILIES
 from hf_face.models.modeling_face import face_embedding_output
 
-sys.path[:0] = [str(Path(__file__).parent / name) for name in ("", "hub", "faults")]  # what several folders share
+SHARED = ("", "hub", "faults", "training")  # folders with modules that tests import
+sys.path[:0] = [str(Path(__file__).parent / name) for name in SHARED]
 
 FIXTURES = Path(__file__).parent / "fixtures"
 

@@ -176,8 +176,8 @@ class DivergenceCheck:
 
 def spoil_gradient(loss: Tensor) -> Tensor:
     """
-    Make the gradient of a loss that is not finite not finite either. DeepSpeed, which updates the weights in the backward
-    pass, holds back only updates whose gradient is not finite, on all ranks if it is on one.
+    Make the gradient of a loss that is not finite not finite either: DeepSpeed updates the weights in the backward
+    pass, and looks at the gradient alone.
     """
     return loss * (1 + 0 * loss.detach())
 

@@ -18,7 +18,7 @@ from ..recognition import FaceRecognitionModel
 from .arguments import FaceTrainingArguments
 from .class_centers import ClassCenters
 from .engine_optimizer import ZeroOptimizer, load_optimizer_state, whole_optimizer_state
-from .engine_weights import load_weights, whole_state_dict, without_weights
+from .engine_weights import load_weights, whole_state_dict
 from .engines import prepare_engine, splits_weights
 from .lora import frozen_names
 

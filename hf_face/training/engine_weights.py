@@ -84,6 +84,15 @@ def named_tensors(model: FaceRecognitionModel) -> Iterator[tuple[str, Tensor]]:
         yield from module.named_buffers(prefix=prefix)
 
 
+def num_trained(model: FaceRecognitionModel) -> int:
+    """The number of weights that are trained, on all ranks together."""
+    trained = {name: tensor for name, tensor in named_tensors(model) if tensor.requires_grad}
+    sizes = {name: getattr(weight, "ds_shape", weight.shape).numel() for name, weight in trained.items()}
+    if "head.weight" in sizes:  # of which a rank may have some rows
+        sizes["head.weight"] = model.head.num_identities * model.head.sub_centers * model.head.embedding_size
+    return sum(sizes.values())
+
+
 def split_again(model: nn.Module) -> None:
     """Free weights that a forward pass has gathered, and that engines may keep for the next one."""
     for module in model.modules():

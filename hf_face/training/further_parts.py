@@ -5,14 +5,13 @@ from pathlib import Path
 
 import torch
 from transformers import TrainerCallback
-from transformers.trainer_pt_utils import get_model_param_count
 from transformers.utils import logging
 
 from ..recognition import FaceRecognitionModel
 from .card import Run
 from .class_centers import ClassCenters
 from .ema import WeightAverage
-from .engine_weights import without_weights
+from .engine_weights import num_trained, without_weights
 from .engines import splits_weights
 from .lora import BaseOfAdapter, frozen_names, leave_out_frozen, save_statistics
 from .methods import TrainingMethod
@@ -93,7 +92,7 @@ class FurtherParts(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         trainer = self.trainer
         if frozen_names(trainer.model):
-            trainer.log({"trainable_parameters": get_model_param_count(trainer.model, trainable_only=True)})
+            trainer.log({"trainable_parameters": num_trained(trainer.model)})
         if trainer._resumed_from is not None:
             self.load(trainer._resumed_from)
             if args.load_best_model_at_end and state.best_global_step:

@@ -14,7 +14,6 @@ from ..models import FaceImageProcessor
 from ..writing import whole_model
 from .divergence import check_weights
 from .ema import WeightAverage
-from .engines import splits_weights
 from .lora import merged
 from .safe_trainer import SafeTrainer
 
@@ -41,8 +40,8 @@ class PublishingTrainer(SafeTrainer):
     @property
     def backbone(self) -> PreTrainedModel:
         """
-        The backbone to publish: a copy with averaged weights if `ema_decay` is set, with LoRA adapters merged. With FSDP
-        and DeepSpeed, it must be asked for on every rank, and is a copy on the first one and None on the others.
+        The backbone to publish: a copy with averaged weights if `ema_decay` is set, with LoRA adapters merged. With
+        FSDP and DeepSpeed, it must be asked for on every rank, and is a copy on the first one and None on the others.
         """
         return merged(self._averaged_backbone())
 
@@ -50,7 +49,8 @@ class PublishingTrainer(SafeTrainer):
     def adapter(self) -> PeftModel | None:
         """
         The backbone with its LoRA adapter, averaged if `ema_decay` is set; None without an adapter. Its
-        `save_pretrained` and `push_to_hub` are peft's, for the adapter alone. With FSDP and DeepSpeed as for `backbone`.
+        `save_pretrained` and `push_to_hub` are peft's, for the adapter alone. With FSDP and DeepSpeed, it must be asked
+        for on every rank too.
         """
         backbone = self._averaged_backbone()
         return backbone if isinstance(backbone, PeftModel) else None
@@ -58,8 +58,8 @@ class PublishingTrainer(SafeTrainer):
     def _averaged_backbone(self) -> Any:
         with self.averaged_weights():
             backbone = self.whole_backbone()
-            is_copy = self.ema is None or splits_weights(self.accelerator)
-            return backbone if is_copy else copy.deepcopy(backbone)
+            will_change = self.ema is not None and backbone is self.model.backbone
+            return copy.deepcopy(backbone) if will_change else backbone
 
     def save_model(self, output_dir: str | Path | None = None, _internal_call: bool = False) -> None:
         """

@@ -32,7 +32,8 @@ class SafeTrainer(EngineTrainer):
     publisher: Publisher
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> Tensor:
-        self.divergence.start(chain(self.model.buffers(), [self._tr_loss]))
+        buffers = chain(self.model.buffers(), self.model.head.buffers())  # which may be kept apart
+        self.divergence.start(chain(buffers, [self._tr_loss]))
         loss = super().training_step(model, inputs, num_items_in_batch)
         self.divergence.add(loss, inputs.get("rows"))
         return loss

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from tiny_recipe import TINY_VIT
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig
@@ -22,12 +23,6 @@ from hf_face.training import FaceTrainer, FaceTrainingArguments
 
 # How often a rank sends its share, (R - 1) / R, of the larger of a collective's tensors, in a ring of R ranks.
 SENT = {"allreduce_": 2, "broadcast_": 2, "_allgather_base_": 1, "_reduce_scatter_base_": 1}
-BACKBONE = {
-    "model_type": "timm_face",
-    "architecture": "vit_tiny_patch16_224",
-    "model_args": {"img_size": 32, "patch_size": 8, "depth": 1, "embed_dim": 24, "num_heads": 2},
-    "image_size": 32,
-}
 
 
 class SentBytes(TorchDispatchMode):
@@ -67,7 +62,7 @@ def sent_bytes(folder: str, num_identities: int, embedding_size: int, batch_size
         report_to="none",
         disable_tqdm=True,
     )
-    backbone = AutoConfig.for_model(**BACKBONE, embedding_size=embedding_size)
+    backbone = AutoConfig.for_model(**{**TINY_VIT, "embedding_size": embedding_size})
     config = FaceRecognitionConfig(backbone_config=backbone, num_identities=num_identities, margin="cosface")
     model = FaceRecognitionModel(config)
     num_weights = sum(parameter.numel() for parameter in model.backbone.parameters())

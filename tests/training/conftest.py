@@ -2,20 +2,13 @@
 
 import pytest
 import torch
+from tiny_recipe import TINY_VIT
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast
 
 from hf_face import FaceRecognitionConfig, FaceRecognitionModel
 from hf_face.data import load_orl, make_verification_pairs, split_identities
 from hf_face.training import FaceTrainer, FaceTrainingArguments
-
-TINY_VIT = {
-    "model_type": "timm_face",
-    "architecture": "vit_tiny_patch16_224",
-    "model_args": {"img_size": 32, "patch_size": 8, "depth": 1, "embed_dim": 24, "num_heads": 2},
-    "embedding_size": 16,
-    "image_size": 32,
-}
 
 CLIP_TOWER = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2}
 

@@ -8,6 +8,7 @@ import math
 import sys
 
 import torch
+from tiny_recipe import TINY_VIT
 from transformers import AutoConfig
 
 from hf_face import FaceRecognitionConfig, FaceRecognitionModel
@@ -15,13 +16,6 @@ from hf_face.data import load_orl
 from hf_face.training import FaceTrainer, FaceTrainingArguments
 
 NUM_IDENTITIES, BATCH_SIZE = 40, 16
-BACKBONE = {
-    "model_type": "timm_face",
-    "architecture": "vit_tiny_patch16_224",
-    "model_args": {"img_size": 32, "patch_size": 8, "depth": 1, "embed_dim": 24, "num_heads": 2},
-    "embedding_size": 16,
-    "image_size": 32,
-}
 SETTINGS = {
     "max_steps": 8,
     "save_strategy": "steps",
@@ -53,7 +47,7 @@ def train(folder: str, resume_from: str | None = None, built_split: bool = False
     args.per_device_train_batch_size = BATCH_SIZE // args.world_size
     torch.manual_seed(0)
     config = FaceRecognitionConfig(
-        backbone_config=AutoConfig.for_model(**BACKBONE), num_identities=NUM_IDENTITIES, margin="adaface"
+        backbone_config=AutoConfig.for_model(**TINY_VIT), num_identities=NUM_IDENTITIES, margin="adaface"
     )
     model = FaceRecognitionModel(config, head_group=args.head_group if built_split else None)
     trainer = WatchedTrainer(model, args, load_orl(), augmentation=None)

@@ -1,5 +1,6 @@
 """The check of a step by itself: what it finds, says and undoes."""
 
+import math
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,7 +10,14 @@ import torch
 from hf_face import FaceRecognitionConfig, FaceRecognitionModel, IResNetConfig
 from hf_face.data import FaceDataset
 from hf_face.training import TrainingDivergedError
-from hf_face.training.divergence import DivergenceCheck, NumberedCollator, _fused_optimizer, _shorten, check_weights
+from hf_face.training.divergence import (
+    DivergenceCheck,
+    NumberedCollator,
+    _fused_optimizer,
+    _shorten,
+    check_weights,
+    spoil_gradient,
+)
 
 
 def test_batches_know_their_rows_but_for_those_of_a_stream(orl):
@@ -127,6 +135,15 @@ def test_a_step_that_is_held_back_is_looked_at_with_the_next_one(tmp_path):
     with pytest.raises(TrainingDivergedError, match="in step 2, the loss is nan"):
         steps.step(2.0)
     assert steps.trainer.optimizer.found_inf is None and steps.counted == [(1, False), (1, True)]
+
+
+@pytest.mark.parametrize(("loss", "finite"), [(3.0, True), (math.inf, False), (-math.inf, False), (math.nan, False)])
+def test_a_loss_that_is_not_finite_has_such_a_gradient(loss, finite):
+    weight = torch.ones(2, requires_grad=True)
+    spoiled = spoil_gradient(weight.sum() * 0.5 + loss)
+    spoiled.backward()
+    assert weight.grad.tolist() == [0.5, 0.5] if finite else not weight.grad.isfinite().any()
+    assert spoiled.item() == loss + 1 if finite else not spoiled.isfinite()
 
 
 def test_a_weight_that_is_not_finite_is_named():

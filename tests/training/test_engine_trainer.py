@@ -14,6 +14,7 @@ from transformers import Trainer
 from hf_face.training import engine_trainer
 from hf_face.training.engine_optimizer import ZeroOptimizer
 from hf_face.training.engine_trainer import EngineTrainer
+from hf_face.training.engine_weights import without_weights
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def test_without_an_engine_everything_is_transformers_own(make, tmp_path):
     model = nn.ModuleDict({"backbone": nn.Linear(1, 1)})
     model.backbone = model["backbone"]
     trainer = make(model=model)
-    assert trainer.whole_state_dict().keys() == {"backbone.weight", "backbone.bias"}
+    assert trainer.whole_backbone() is model.backbone
     assert trainer.whole_state_dict("backbone").keys() == {"weight", "bias"}
     trainer.save_model("out", True)
     trainer._save_optimizer_and_scheduler("out")
@@ -73,23 +74,30 @@ def test_split_weights_are_saved_whole_by_one_rank(make, monkeypatch, tmp_path, 
     saved = []
     trainer = make(
         splits=True,
-        model="model",
+        model=SimpleNamespace(_keys_to_ignore_on_save={"backbone.frozen"}),
+        blueprint=without_weights(nn.Linear(1, 1)),
         optimizer="optimizer",
         lr_scheduler=SimpleNamespace(state_dict=lambda: {"last_epoch": 3}),
         _save=lambda folder, weights: saved.append((folder, weights)),
     )
     trainer.args.should_save = should_save
-    monkeypatch.setattr(
-        engine_trainer, "whole_state_dict", lambda model, keep: {"head.a": 1, "backbone.b": 2} if keep else {}
-    )
+    whole = {"head.a": 1, "backbone.weight": torch.ones(1, 1), "backbone.bias": torch.ones(1), "backbone.frozen": 3}
+
+    def gather(model, keep, without=("backbone.frozen",)):
+        return {name: whole[name] for name in whole if name not in without} if keep else {}
+
+    monkeypatch.setattr(engine_trainer, "whole_state_dict", gather)
     monkeypatch.setattr(engine_trainer, "whole_optimizer_state", lambda optimizer, keep: {"kept": keep})
     trainer.save_model(str(tmp_path))
     trainer._save_optimizer_and_scheduler(str(tmp_path))
     assert trainer.calls == []
     if not should_save:
-        assert saved == [] and not any(tmp_path.iterdir())
+        assert saved == [] and not any(tmp_path.iterdir()) and trainer.whole_backbone() is None
         return
-    assert saved == [(str(tmp_path), {"head.a": 1, "backbone.b": 2})]
+    ((folder, weights),) = saved
+    assert folder == str(tmp_path) and weights.keys() == {"head.a", "backbone.weight", "backbone.bias"}
+    assert trainer.whole_backbone()(torch.ones(1, 1)).tolist() == [[2]]
+    assert trainer.blueprint.weight.is_meta
     assert trainer.whole_state_dict("head") == {"a": 1}
     assert torch.load(tmp_path / "optimizer.pt") == {"kept": True}
     assert torch.load(tmp_path / "scheduler.pt") == {"last_epoch": 3}

@@ -14,10 +14,12 @@ from torch.distributed.tensor import distribute_tensor
 from hf_face.training.engine_weights import (
     gather,
     load_weights,
+    num_trained,
     own_part,
     own_part_of,
     split_again,
     whole_state_dict,
+    without_weights,
 )
 
 
@@ -29,6 +31,7 @@ class Model(nn.Module):
         self.backbone = nn.BatchNorm1d(2)
         self.head = nn.Linear(2, 6 if own_rows is None else 2, bias=False)
         self.head.group, self.head.own_rows = own_rows and "a group", own_rows or slice(0, 6)
+        self.head.num_identities, self.head.sub_centers, self.head.embedding_size = 3, 2, 2
 
 
 def partitioned(rank: int, whole: torch.Tensor, num_ranks: int = 3) -> nn.Parameter:
@@ -73,6 +76,31 @@ def test_whole_weights_are_kept_on_one_rank():
     model = Model()
     assert whole_state_dict(model).keys() == model.state_dict().keys()
     assert whole_state_dict(model, keep=False) == {}
+    assert whole_state_dict(model, without=["head.weight"]).keys() == model.state_dict().keys() - {"head.weight"}
+
+
+def test_a_model_without_weights_has_its_buffers():
+    model = Model()
+    model.backbone.bias.requires_grad_(False)
+    empty = without_weights(model)
+    assert all(weight.is_meta for weight in empty.parameters())
+    assert torch.equal(empty.backbone.running_var, model.backbone.running_var)
+    empty.load_state_dict(model.state_dict(), assign=True)
+    trained = {name for name, weight in empty.named_parameters() if weight.requires_grad}
+    assert trained == {"backbone.weight", "head.weight"}
+    assert torch.equal(empty.head.weight, model.head.weight)
+    assert not model.head.weight.is_meta
+
+
+@pytest.mark.parametrize("own_rows", [None, slice(2, 4)])
+@pytest.mark.parametrize("uses_head", [True, False])
+def test_trained_weights_are_counted_over_all_ranks(own_rows, uses_head):
+    model = Model(own_rows)
+    model.head.requires_grad_(uses_head)
+    assert num_trained(model) == 4 + 12 * uses_head
+    model.backbone.weight, model.backbone.bias = partitioned(0, torch.ones(5)), None
+    model.__dict__["head"] = model._modules.pop("head")  # kept apart
+    assert num_trained(model) == 5 + 12 * uses_head
 
 
 def test_weights_that_are_missing_stay():
@@ -110,6 +138,6 @@ def test_weights_that_were_gathered_are_freed():
     weight = partitioned(0, torch.ones(3))
     offload = SimpleNamespace(partition_all_parameters=lambda: calls.append(1))
     weight._z3_optimizer = SimpleNamespace(parameter_offload=offload)
-    model.backbone.bias = weight
+    model.backbone.weight, model.backbone.bias = partitioned(0, torch.ones(3)), weight  # the first one is frozen
     split_again(model)
     assert calls == [1]

@@ -13,6 +13,7 @@ import socket
 import stat
 import subprocess
 import sys
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -21,33 +22,22 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
+from tiny_recipe import TINY_RECIPE
 from transformers import AutoModel
 
-from hf_face import FaceRecognitionModel
+from hf_face.heads.head_files import INDEX_NAME, read_weight
 
 HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
 LAUNCH_FILES = ROOT / "recipes" / "accelerate"
-RECIPE = """
-train_data: [orl]
-held_out_identities: 0
-augmentation: []
-backbone:
-  model_type: timm_face
-  architecture: vit_tiny_patch16_224
-  model_args: {img_size: 32, patch_size: 8, depth: 1, embed_dim: 24, num_heads: 2}
-  embedding_size: 16
-  image_size: 32
-margin: adaface
-max_steps: 10
-learning_rate: 0.001
-adam_epsilon: 0.01  # with less, Adam enlarges what rounding leaves of gradients near zero
-logging_steps: 1
-eval_strategy: "no"
-save_strategy: steps
-save_steps: 5
-report_to: none
-disable_tqdm: true
-"""
+RECIPE = {
+    **TINY_RECIPE,
+    "augmentation": [],
+    "max_steps": 10,
+    "adam_epsilon": 0.01,  # with less, Adam enlarges what rounding leaves of gradients near zero
+    "eval_strategy": "no",
+    "save_steps": 5,
+}
 SPLIT = ["--shard_head", "true"]
 # In the order in which they train, those of one file in one launch. Each goes on from what the one before it saved.
 ENGINES = {
@@ -84,11 +74,17 @@ def settings(engine: str) -> list[str]:
 
 
 class Runs:
-    """Trainings in a folder, each named by its engine or as going on from another engine's checkpoint."""
+    """
+    Trainings in a folder, each named by its engine or as going on from another engine's checkpoint.
 
-    def __init__(self, folder: Path):
-        self.folder = folder
-        (folder / "recipe.yaml").write_text(RECIPE)
+    Args:
+        folder: The folder.
+        settings: Arguments of all of them.
+    """
+
+    def __init__(self, folder: Path, settings: Sequence[str] = ()):
+        self.folder, self.settings = folder, settings
+        (folder / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
 
     def launch(self, launch_file: str, trainings: list[list[str]]) -> list[list[str]]:
         """The launch of trainings one after the other, on one machine."""
@@ -96,8 +92,15 @@ class Runs:
         launch += ["--num_processes", str(num_ranks(launch_file)), str(HERE / "trainings.py"), json.dumps(trainings)]
         return [["accelerate", *launch]]
 
+    def launch_all(self) -> None:
+        """Train under every engine, in the order of `ENGINES`, and from what the one before it saved."""
+        launches = []
+        for launch_file, engines in groupby(ENGINES, launch_file_of):
+            launches.append(self.launch(launch_file, [training for each in engines for training in self.all_of(each)]))
+        run([*launches, self.launch("single", self.go_on("single", BEFORE["single"]))])
+
     def to(self, name: str) -> list[str]:
-        return [str(self.folder / "recipe.yaml"), "--output_dir", str(self.folder / name)]
+        return [str(self.folder / "recipe.yaml"), "--output_dir", str(self.folder / name), *self.settings]
 
     def train(self, engine: str) -> list[list[str]]:
         own = settings(engine)
@@ -126,7 +129,9 @@ class Runs:
     def saved(self, name: str) -> dict[str, torch.Tensor]:
         """What a checkpoint has of weights and of the optimizer's state, but for that of a head in parts."""
         checkpoint = self.folder / name / "checkpoint-5"
-        weights = FaceRecognitionModel.from_pretrained(checkpoint).state_dict()
+        weights = load_file(checkpoint / "model.safetensors")
+        if (checkpoint / INDEX_NAME).is_file():
+            weights["head.weight"] = read_weight(checkpoint)
         states = torch.load(checkpoint / "optimizer.pt", weights_only=True)["state"]
         return weights | {f"{i}.{key}": value for i, state in states.items() for key, value in state.items()}
 
@@ -134,6 +139,24 @@ class Runs:
         images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
             return AutoModel.from_pretrained(self.folder / name).eval()(images).pooler_output
+
+    def check(self, engine: str) -> dict[str, str]:
+        """Fails unless an engine does as a single process and as the engine before it; how far it is from these."""
+        source = BEFORE[engine]
+        single, saved = self.saved("single"), self.saved(engine)
+        found = {
+            "train": largest_difference(self.losses(engine), self.losses("single")),
+            "bfloat16": largest_difference(self.losses(f"{engine} in bfloat16"), self.losses("single in bfloat16")),
+            "save": max(largest_difference(saved[name], single[name]) for name in saved),
+            "resume": largest_difference(self.losses(f"{engine} from {source}"), self.losses(source)),
+            "export": largest_difference(self.exported(f"{engine} of {source}"), self.exported(source)),
+        }
+        assert found["train"] < 1e-4 and found["resume"] < 1e-4 and found["save"] < 1e-4
+        assert found["bfloat16"] < 0.2  # of losses up to 60, with 8 bits
+        assert found["export"] == 0
+        assert len(self.losses(engine)) == 10 and np.ptp(self.losses(engine)) > 1
+        assert saved.keys() == single.keys() or "split head" in engine  # whose optimizer's state is in other files
+        return {"engine": engine, **{name: f"{cell:.0e}" for name, cell in found.items()}, "from": source}
 
 
 def run(launches: list[list[list[str]]]) -> None:
@@ -143,39 +166,30 @@ def run(launches: list[list[list[str]]]) -> None:
     assert ranks.wait(timeout=900) == 0, ranks.stderr[-3000:]
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory) -> Runs:
-    runs = Runs(tmp_path_factory.mktemp("engines"))
-    launches = []
-    for launch_file, engines in groupby(ENGINES, launch_file_of):
-        launches.append(runs.launch(launch_file, [training for each in engines for training in runs.all_of(each)]))
-    run([*launches, runs.launch("single", runs.go_on("single", BEFORE["single"]))])
-    return runs
-
-
 def largest_difference(found, wanted) -> float:
     return float(abs(np.asarray(found) - np.asarray(wanted)).max())
 
 
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Runs:
+    runs = Runs(tmp_path_factory.mktemp("engines"))
+    runs.launch_all()
+    return runs
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_an_engine_trains_saves_resumes_and_exports(engine, runs, record_property):
-    source = BEFORE[engine]
-    single, saved = runs.saved("single"), runs.saved(engine)
-    row = {
-        "engine": engine,
-        "train": largest_difference(runs.losses(engine), runs.losses("single")),
-        "bfloat16": largest_difference(runs.losses(f"{engine} in bfloat16"), runs.losses("single in bfloat16")),
-        "save": max(largest_difference(saved[name], single[name]) for name in saved),
-        "resume": largest_difference(runs.losses(f"{engine} from {source}"), runs.losses(source)),
-        "export": largest_difference(runs.exported(f"{engine} of {source}"), runs.exported(source)),
-        "from": source,
-    }
-    record_property("row", {name: cell if isinstance(cell, str) else f"{cell:.0e}" for name, cell in row.items()})
-    assert row["train"] < 1e-4 and row["resume"] < 1e-4 and row["save"] < 1e-4
-    assert row["bfloat16"] < 0.2  # of losses up to 60, with 8 bits
-    assert row["export"] == 0
-    assert len(runs.losses(engine)) == 10 and np.ptp(runs.losses(engine)) > 1
-    assert saved.keys() == single.keys() or "split head" in engine  # whose optimizer's state is in files of its own
+    record_property("row", runs.check(engine))
+
+
+@pytest.mark.slow  # the launches of every engine once more; test_engines_lora.py has the engines without launchers
+def test_every_engine_does_so_with_adapters(tmp_path, record_property):
+    settings = ["--lora", json.dumps({"r": 4, "target_modules": ["qkv"]}), "--ema_decay", "0.9"]
+    runs = Runs(tmp_path, [*settings, "--gradient_checkpointing", "true"])
+    runs.launch_all()
+    for engine in ENGINES:
+        record_property("row", {**runs.check(engine), "engine": f"{engine}, adapters"})
+        assert (tmp_path / engine / "adapter" / "adapter_model.safetensors").is_file()
 
 
 @pytest.mark.slow  # each engine from each other one: what the ring of all engines shows is that they save the same

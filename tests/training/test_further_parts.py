@@ -9,6 +9,7 @@ from torch import nn
 
 from hf_face.training import FaceTrainingArguments, MarginSoftmax, further_parts
 from hf_face.training.further_parts import FurtherParts
+from hf_face.training.lora import BaseOfAdapter, add_lora
 
 
 class Noting:
@@ -120,8 +121,8 @@ def test_a_run_goes_on_with_its_parts(make, resumed, load_best, best_step):
 def test_trainable_parameters_are_told_if_some_are_frozen(make, monkeypatch):
     parts, _ = make()
     logs: list = []
-    parts.trainer.model, parts.trainer.log, parts.trainer._resumed_from = nn.Linear(3, 2), logs.append, None
-    parts.trainer.model.bias.requires_grad_(False)
+    parts.trainer.log, parts.trainer._resumed_from = logs.append, None
+    monkeypatch.setattr(further_parts, "num_trained", lambda model: 6)
     parts.on_train_begin(parts.trainer.args, None, None)
     assert logs == []
     monkeypatch.setattr(further_parts, "frozen_names", lambda model: {"bias"})
@@ -147,6 +148,18 @@ def test_centers_that_an_engine_leaves_alone_are_moved_to_the_device(make_traine
     monkeypatch.setattr(further_parts, "splits_weights", lambda accelerator: splits)
     trainer.further_parts.set_up()
     assert trainer.model.head.weight.is_meta == moves
+
+
+@pytest.mark.parametrize("splits", [True, False])
+def test_the_base_of_an_adapter_is_known_before_an_engine_splits_it(make_trainer, monkeypatch, splits):
+    model = make_trainer().model
+    add_lora(model, {"target_modules": ["qkv"]})
+    monkeypatch.setattr(further_parts, "splits_weights", lambda accelerator: splits)
+    trainer = make_trainer(parameters={"model": model})
+    before = BaseOfAdapter(model).digest()
+    model.backbone.get_base_model().model.norm.weight.data += 1
+    assert (trainer.further_parts.base.digest() == before) == splits
+    assert hasattr(trainer, "blueprint") == splits
 
 
 def test_each_model_has_a_method_of_its_own(make_trainer):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
+from tiny_recipe import TINY_VIT
 from torch import nn
 from transformers import AutoModel
 
@@ -18,13 +19,6 @@ from hf_face.training.lora import LAYERS, save_statistics
 from hf_face.training.recipe import build_model
 from hf_face.training.recipe_arguments import ModelArguments
 
-VIT = {
-    "model_type": "timm_face",
-    "architecture": "vit_tiny_patch16_224",
-    "model_args": {"img_size": 32, "patch_size": 8, "depth": 1, "embed_dim": 24, "num_heads": 2},
-    "embedding_size": 16,
-    "image_size": 32,
-}
 SIZES = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 6, "mlp_ratio": 2}
 DINOV2 = {
     "model_type": "foundation_face",
@@ -38,7 +32,7 @@ IRESNET = {
     "embedding_size": 16,
     "image_size": 32,
 }
-ADAPTED = {"vit": (VIT, ["qkv"]), "dinov2": (DINOV2, ["q_proj", "v_proj"]), "iresnet": (IRESNET, ["convolution1"])}
+ADAPTED = {"vit": (TINY_VIT, ["qkv"]), "dinov2": (DINOV2, ["q_proj", "v_proj"]), "iresnet": (IRESNET, ["convolution1"])}
 
 
 def build(backbone=DINOV2, target_modules=("q_proj", "v_proj"), **lora):

@@ -1,7 +1,7 @@
 """
-Trainings under several engines, one after the other in one process group; started by `test_engines_head.py`.
+Trainings under several engines, one after the other in one process group; started through `engine_runs.py`.
 
-DS_ACCELERATOR=cpu torchrun --standalone --nproc_per_node 2 engines_with_head.py RUNS_AS_JSON
+DS_ACCELERATOR=cpu torchrun --standalone --nproc_per_node 2 under_engines.py RUNS_AS_JSON
 """
 
 import gc
@@ -19,7 +19,8 @@ import torch.distributed as dist
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import DistributedType
 from datasets import Dataset
-from head_on_ranks import BACKBONE, BATCH_SIZE, SETTINGS
+from head_on_ranks import BATCH_SIZE, SETTINGS
+from tiny_recipe import TINY_VIT
 from torch.distributed.tensor import DTensor
 from transformers import AutoConfig, TrainerCallback
 
@@ -29,19 +30,21 @@ from hf_face.training import FaceTrainer, FaceTrainingArguments, MarginSoftmax, 
 from hf_face.training.lora import add_lora
 
 FSDP = {"fsdp": "full_shard", "fsdp_config": {"version": 2, "cpu_ram_efficient_loading": False}}
-FOUNDATION = {
+SIZES = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 2, "mlp_ratio": 2}
+DINOV2 = {
     "model_type": "foundation_face",
-    "backbone_config": {
-        "model_type": "dinov2",
-        "image_size": 32,
-        "patch_size": 16,
-        "hidden_size": 16,
-        "num_attention_heads": 2,
-        "num_hidden_layers": 2,
-        "mlp_ratio": 2,
-    },
+    "backbone_config": {"model_type": "dinov2", "image_size": 32, "patch_size": 16, **SIZES},
     "embedding_size": 12,  # not the hidden size, so that there is a projection, which is trained
 }
+IRESNET = {
+    "model_type": "iresnet",
+    "depths": [1, 1],
+    "hidden_sizes": [8, 8],
+    "stem_size": 8,
+    "embedding_size": 16,
+    "image_size": 32,
+}
+ADAPTED = {"dinov2": (DINOV2, ["q_proj", "v_proj"]), "iresnet": (IRESNET, ["convolution1"])}
 AUTO = ("train_micro_batch_size_per_gpu", "train_batch_size", "gradient_accumulation_steps", "gradient_clipping")
 SWITCHES = {"fsdp": "ACCELERATE_USE_FSDP", "zero": "ACCELERATE_USE_DEEPSPEED"}
 
@@ -70,7 +73,7 @@ def choose(engine: str) -> dict:
         del os.environ[name]
     for state in (AcceleratorState, GradientState, PartialState):
         state._shared_state.clear()
-    if engine == "ddp":
+    if engine in ("ddp", "single"):
         return {}
     os.environ[SWITCHES[engine[:4]]] = "true"
     if engine == "fsdp":
@@ -125,12 +128,12 @@ class Poisoned(MarginSoftmax):
         return {"margin_softmax": loss}
 
 
-def build(is_adapted: bool) -> FaceRecognitionModel:
+def build(adapted: str | None) -> FaceRecognitionModel:
     torch.manual_seed(0)
-    backbone = AutoConfig.for_model(**(FOUNDATION if is_adapted else BACKBONE))
-    config = FaceRecognitionConfig(backbone_config=backbone, num_identities=30, margin="adaface")
-    model = FaceRecognitionModel(config)
-    return add_lora(model, {"r": 4, "alpha": 8, "target_modules": ["q_proj", "v_proj"]}) if is_adapted else model
+    backbone, targets = ADAPTED[adapted] if adapted else (TINY_VIT, [])
+    config = AutoConfig.for_model(**backbone)
+    model = FaceRecognitionModel(FaceRecognitionConfig(backbone_config=config, num_identities=30, margin="adaface"))
+    return add_lora(model, {"r": 4, "alpha": 8, "target_modules": targets}) if adapted else model
 
 
 def train(
@@ -138,7 +141,7 @@ def train(
     engine: str,
     resume_from: str | None = None,
     stop_in: int | None = None,
-    is_adapted: bool = False,
+    adapted: str | None = None,
     poisoned: dict[str, str] | None = None,
     **settings,
 ) -> None:
@@ -146,7 +149,7 @@ def train(
     args = FaceTrainingArguments(folder, **{**SETTINGS, **choose(engine), **settings})
     args.per_device_train_batch_size = BATCH_SIZE // args.world_size // args.gradient_accumulation_steps
     method = Poisoned(poisoned) if poisoned else None
-    trainer = FaceTrainer(build(is_adapted), args, *faces_and_pairs(), augmentation=None, method=method)
+    trainer = FaceTrainer(build(adapted), args, *faces_and_pairs(), augmentation=None, method=method)
     if stop_in is not None:
         trainer.add_callback(Scheduler(stop_in))
         with suppress(TrainingInterrupted):
@@ -157,6 +160,9 @@ def train(
     if args.load_best_model_at_end:
         trainer.save_metrics("eval", trainer.evaluate())
     trainer.save_model(str(Path(folder, "saved")))
+    if adapted:
+        is_told = args.process_index == 0 or engine in ("ddp", "single")
+        assert all((each is not None) == is_told for each in (trainer.backbone, trainer.adapter))
 
 
 if __name__ == "__main__":
