@@ -55,9 +55,10 @@ def test_a_gpu_trains_as_the_cpu_does(make_trainer, faces):
 
 
 @pytest.mark.parametrize("accumulated", [1, 2])
-def test_cuda_graphs_train_the_same(make_trainer, accumulated):
+def test_cuda_graphs_train_the_same(make_trainer, monkeypatch, accumulated):
     settings = {"use_cpu": False, "gradient_accumulation_steps": accumulated, "per_device_train_batch_size": 8}
-    settings["tf32"] = False  # which transformers would set, for this process, where it compiles
+    matmul = torch.backends.cuda.matmul
+    monkeypatch.setattr(matmul, "allow_tf32", matmul.allow_tf32)  # which accelerate sets where it compiles
     eager = make_trainer(**settings)
     eager.train()
     graphs = make_trainer(torch_compile=True, torch_compile_mode="reduce-overhead", logging_steps=2, **settings)
