@@ -6,13 +6,14 @@ the table of a registry, and links to files outside of docs/ lead to the page th
 docstrings, types are written as transformers writes them and [`Name`] is a reference.
 """
 
+import ast
 import importlib
 import inspect
 import re
 from types import ModuleType
 from typing import Any
 
-from griffe import Extension, GriffeError, Module, Object
+from griffe import Attribute, Extension, GriffeError, Module, Object
 
 from hf_face import registry
 
@@ -92,10 +93,26 @@ class Docstrings(Extension):
 
     def visit(self, thing: Object) -> None:
         if thing.docstring is not None:
-            thing.docstring.value = translate(thing.docstring.value, thing)
+            thing.docstring.value = translate(thing.docstring.value + helps_of(thing), thing)
         for member in thing.members.values():
             if not member.is_alias:
                 self.visit(member)
+
+
+def helps_of(thing: Object) -> str:
+    """The arguments of a dataclass whose fields have a help: `field(metadata={"help": "..."})`."""
+    fields = {name: member for name, member in thing.members.items() if isinstance(member, Attribute)}
+    helps = [f"    {name}: {text}" for name, field in fields.items() if (text := help_of(field))]
+    return "\n".join(["\n\nArgs:", *helps]) if helps else ""
+
+
+def help_of(field: Attribute) -> str | None:
+    for node in ast.walk(ast.parse(str(field.value or None))):
+        if isinstance(node, ast.Dict):
+            for key, value in zip(node.keys, node.values, strict=True):
+                if isinstance(value, ast.Constant) and isinstance(key, ast.Constant) and key.value == "help":
+                    return value.value
+    return None
 
 
 def translate(text: str, thing: Object) -> str:
