@@ -18,7 +18,7 @@ ONE_PROCESS_PER_GPU = (
 
 @dataclass(repr=False)  # TrainingArguments' own hides tokens
 class FaceTrainingArguments(TrainingArguments):
-    """`TrainingArguments` with settings and defaults for face recognition."""
+    """transformers' `TrainingArguments` with further settings, and defaults, for face recognition."""
 
     head_learning_rate: float | None = field(
         default=None, metadata={"help": "Learning rate of the class centers; that of the backbone by default."}
@@ -54,8 +54,8 @@ class FaceTrainingArguments(TrainingArguments):
     decode_on_device: bool = field(
         default=False,
         metadata={
-            "help": "Decode JPEG images on the GPU, if the data loader's workers cannot decode as fast as it trains. "
-            "Pixels differ by a few levels from the workers', who decode everything else, and all without a GPU."
+            "help": "Decode JPEG images on the GPU, if the data loader's workers cannot keep up with it. Its pixels "
+            "differ from theirs by a few levels. Workers still decode other formats, and everything without a GPU."
         },
     )
     partial_fc_sample_rate: float | None = field(
@@ -151,18 +151,17 @@ class FaceTrainingArguments(TrainingArguments):
         return {name: None if name.endswith("_token") else value for name, value in self.__dict__.items()}
 
     def _check_engine(self) -> None:
-        """Check for engines set here or in the environment, as by `accelerate launch`."""
+        """
+        Raises:
+            ValueError: if a setting does not work with the engine that is set here, or by `accelerate launch`.
+        """
         engine = None
         if self.deepspeed or parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
             engine = "DeepSpeed"
         elif self.fsdp or parse_flag_from_env("ACCELERATE_USE_FSDP"):
             engine = "FSDP"
-        asked = {
-            "bf16_full_eval": self.bf16_full_eval,
-            "fp16_full_eval": self.fp16_full_eval,
-        }
-        for name in asked:
-            if engine and asked[name]:
+        for name in ("bf16_full_eval", "fp16_full_eval"):
+            if engine and getattr(self, name):
                 raise ValueError(
                     f"{name} does not work with {engine}, which splits the weights itself. Leave {name} out, or train "
                     "with plain data parallelism (`accelerate launch --multi_gpu`)."
@@ -170,14 +169,15 @@ class FaceTrainingArguments(TrainingArguments):
 
     @property
     def head_group(self) -> dist.ProcessGroup | None:
-        """The ranks to split the class centers over, or None to not split them."""
+        """The ranks that the class centers are split over; None if they are not."""
         return dist.group.WORLD if self.shard_head and self.world_size > 1 else None
 
 
 def create_models_whole() -> None:
     """
-    Make transformers create and load models as without ZeRO-3, which splits them when training starts. Splitting them
-    while they are created leaves weights uninitialized that timm draws, and draws others in another order.
+    Make transformers create and load whole models under ZeRO-3, too, which splits them when training starts. If they
+    were split while they are created, weights that timm draws would stay uninitialized, and others would be drawn in
+    another order.
     """
     unset_hf_deepspeed_config()
 
@@ -196,7 +196,7 @@ def compute_in_bfloat16(args: TrainingArguments) -> None:
 
 
 def as_face_arguments(args: TrainingArguments | None) -> FaceTrainingArguments:
-    """Convert transformers' arguments. What they do not change has our default; without arguments, everything has."""
+    """Convert transformers' arguments: settings that still have transformers' default get ours."""
     if args is None:
         return FaceTrainingArguments("tmp_trainer")  # as in `Trainer`
     if isinstance(args, FaceTrainingArguments):

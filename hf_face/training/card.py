@@ -24,7 +24,7 @@ AUGMENTATIONS = {
     "sum": "embeddings of the image and its flipped image summed",
     "concat": "embeddings of the image and its flipped image side by side",
 }
-# Training arguments to list in the card if they are set.
+# Training arguments in the card, unless they are None or empty.
 SETTINGS = (
     "learning_rate",
     "head_learning_rate",
@@ -142,7 +142,9 @@ def training_settings(trainer: Run) -> dict[str, Any]:
     args = trainer.args
     names = SETTINGS + (ADAM_SETTINGS if "adam" in args.optim else ())
     settings = {name: getattr(args, name) for name in names}
-    settings = {name: getattr(value, "value", value) for name, value in settings.items() if value or value == 0.0}
+    settings = {
+        name: getattr(value, "value", value) for name, value in settings.items() if value not in (None, "", [], {})
+    }
     settings |= {"partial_fc_sample_rate": trainer.model.head.sample_rate}
     settings |= {"augmentation": trainer.augmentation, "steps": trainer.publisher.weights_step}
     if args.max_steps > 0:

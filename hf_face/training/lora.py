@@ -52,7 +52,7 @@ def add_lora(model: FaceRecognitionModel, lora: dict[str, Any]) -> FaceRecogniti
             last third), `"half-bottom"`, `"half-up"`, or a list of numbers.
 
     Raises:
-        ValueError: for an unknown argument, target modules that match nothing, or layers that there are not.
+        ValueError: for an unknown argument, target modules that match nothing, or layers that do not exist.
     """
     backbone = model.backbone
     name_or_path = next(filter(None, (getattr(each, "name_or_path", "") for each in backbone.modules())), None)

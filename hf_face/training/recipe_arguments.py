@@ -23,7 +23,7 @@ else:
 
 
 def _parsed(value: Any) -> Any:
-    """Parse dictionaries and lists, which are text on the command line but already parsed in recipes."""
+    """Parse mappings and lists, which are text on the command line but already parsed in recipes."""
     return parse_yaml(value) if isinstance(value, str) and value[:1] in ("{", "[") else value
 
 
@@ -35,7 +35,7 @@ def _as_mapping(name: str, value: Any) -> dict[str, Any] | None:
 
 
 def _as_list(values: Any) -> list:
-    """A list, for which recipes may have its only element."""
+    """A list; recipes may name a single element without brackets."""
     return values if isinstance(values, list) else [values]
 
 
@@ -50,7 +50,7 @@ class ModelArguments:
     backbone: Nested = field(
         default=None,
         metadata={
-            "help": "Configuration of a new backbone, including its model_type, such as "
+            "help": "Configuration of a new backbone, including its model_type (its family), such as "
             '{"model_type": "timm_face", "architecture": "convnext_nano", "model_args": {"patch_size": 2}}. With a '
             'foundation model as model_name_or_path, its settings as a face model, such as {"image_size": 224}.'
         },
@@ -67,7 +67,7 @@ class ModelArguments:
             "model, and also saved by themselves, in its folder adapter."
         },
     )
-    margin: str = field(default="arcface", metadata={"help": "arcface, cosface, adaface, magface ..."})
+    margin: str = field(default="arcface", metadata={"help": "The margin: arcface, cosface, adaface, magface ..."})
     margin_kwargs: Nested = field(
         default=None, metadata={"help": 'Arguments of the margin, such as {"m": 0.4}; those of its paper by default.'}
     )
@@ -87,10 +87,14 @@ class ModelArguments:
         },
     )
     scale: float = field(default=64.0, metadata={"help": "Scale s of the cosines."})
-    sub_centers: int = field(default=1, metadata={"help": "Number of class centers per identity."})
+    sub_centers: int = field(
+        default=1, metadata={"help": "Class centers per identity; several, such as 3, for noisy data."}
+    )
     chunk_size: int | None = field(
         default=None,
-        metadata={"help": "Number of identities to hold logits of at a time; saves memory for many identities."},
+        metadata={
+            "help": "Identities whose logits are held at a time, to save memory with many identities; all by default."
+        },
     )
     filter_threshold: float | None = field(
         default=None,
@@ -112,10 +116,11 @@ class ModelArguments:
         self.published = None if published is None else Published.from_dict(published)
         self.plugins = _as_list(self.plugins)
         load_plugins(self.plugins)
-        settings = self.backbone or {}
-        if "model_type" in settings if self.model_name_or_path is not None else self.backbone is None:
+        is_new = self.backbone is not None and (self.model_name_or_path is None or "model_type" in self.backbone)
+        if is_new == (self.model_name_or_path is not None):
             raise ValueError(
-                "Set either backbone (for a new one) or model_name_or_path (for a trained one), but not both."
+                "Set either backbone, with its model_type (for a new one), or model_name_or_path (for a trained one), "
+                "but not both. Recipes set them: `hf-face recipes` lists those of hf_face."
             )
         if self.head_from == MEANS and self.model_name_or_path is None:
             raise ValueError("head_from: means takes the embeddings of a trained model: set model_name_or_path.")

@@ -77,8 +77,8 @@ def final_weights(state: TrainerState, checkpoint: Path, args: TrainingArguments
     best = find_best_checkpoint(state, checkpoint, args.output_dir)
     if best is None:
         raise ValueError(
-            f"The best checkpoint of this finished run, of step {state.best_global_step}, is not beside {checkpoint} "
-            "or not complete. Set load_best_model_at_end to false to use the last weights."
+            f"The best checkpoint of this finished run, of step {state.best_global_step}, is not beside {checkpoint}, "
+            "or is damaged. Set load_best_model_at_end to false to use the last weights."
         )
     state.best_model_checkpoint = str(best)
     return best, state.best_global_step
@@ -89,8 +89,8 @@ def keep_best_checkpoint(state: TrainerState, checkpoint: Path, output_dir: str 
     best = find_best_checkpoint(state, checkpoint, output_dir)
     if best is None:
         logger.warning(
-            f"The best checkpoint so far, of step {state.best_global_step}, is not beside {checkpoint} or damaged: the "
-            "best one from here on will be loaded at the end."
+            f"The best checkpoint so far, of step {state.best_global_step}, is not beside {checkpoint}, or is damaged: "
+            "the best one from here on will be loaded at the end."
         )
         state.best_metric = state.best_global_step = None
     state.best_model_checkpoint = None if best is None else str(best)
