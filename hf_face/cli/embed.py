@@ -53,8 +53,9 @@ class EmbedArguments:
         },
     )
     bf16: bool = field(default=False, metadata={"help": "Compute in bfloat16, if the hardware supports it."})
-
-    trust_remote_code: bool = field(default=False, metadata={"help": "Whether to run code from the model folder."})
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Run the Python code in the model folder; only for authors you trust."}
+    )
 
     def __post_init__(self):
         check_at_least(1, batch_size=self.batch_size, images_per_shard=self.images_per_shard)

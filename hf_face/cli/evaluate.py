@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> None:
     parser = CommandParser((EvaluationArguments, ProtocolArguments), help_text)
     args, options = parser.parse_args_into_dataclasses(argv)
     check_model(args.model)
-    check_data(*(data for data in (options.data, options.probes) if data is not None))
+    check_data(options.data, options.probes)
     load_plugins(args.plugins)
     report = evaluate_model(
         args.model,

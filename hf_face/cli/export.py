@@ -22,7 +22,7 @@ from ..user_input import check_output_folder
 from .loading import check_data, check_model
 from .parser import CommandParser
 
-PRECISIONS = ("fp32", "fp16", "int8")
+PRECISIONS = ("fp32", "fp16", "int8")  # of hf_face.export, which takes long to import
 
 
 @dataclass
@@ -47,7 +47,9 @@ class ExportArguments:
         default=None, metadata={"help": "Verification pairs, on which the accuracy must not fall by half a point."}
     )
     images: str | None = field(default=None, metadata={"help": "Images of the pairs, if they are elsewhere."})
-    trust_remote_code: bool = field(default=False, metadata={"help": "Whether to run code from the model folder."})
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Run the Python code in the model folder; only for authors you trust."}
+    )
 
     def __post_init__(self):
         if "int8" in self.precision and self.crops is None:
@@ -59,7 +61,7 @@ class ExportArguments:
 def main(argv: Sequence[str]) -> None:
     (args,) = CommandParser(ExportArguments, __doc__).parse_args_into_dataclasses(argv)
     check_model(args.model)
-    check_data(*([args.crops] if args.crops else []))
+    check_data(args.crops)
     output_dir = args.output_dir or args.model
     check_output_folder(output_dir)
 

@@ -87,8 +87,8 @@ def as_plain(face: dict[str, Any]) -> dict[str, Any]:
 def parse(argv: Sequence[str]) -> Namespace:
     parser = CommandParser((), __doc__, usage="%(prog)s ACTION GALLERY [NAMES ...] [--option value ...]")
     parser.add_argument("action", choices=("build", "add", "search", "remove", "list"), help="what to do, see above")
-    parser.add_argument("gallery", help="folder of the gallery")
-    parser.add_argument("names", nargs="*", help="folders of people, photographs, or people to remove")
+    parser.add_argument("gallery", help="folder of the gallery; to search and list, also a dataset on the Hub")
+    parser.add_argument("names", nargs="*", help="what to add (folders, or photographs), to search for, or to remove")
     parser.add_argument("--person", help="name of the person in all photographs that are added")
     parser.add_argument("--model", help="folder or Hub name of the face model that the gallery was built with")
     parser.add_argument("--top_k", "--top-k", type=int, default=1, help="most people to name for a face")

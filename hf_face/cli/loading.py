@@ -34,13 +34,15 @@ def check_model(name: str) -> None:
     check_exists_or_on_hub(name, "model")
 
 
-def check_data(*names: str) -> None:
+def check_data(*names: str | None) -> None:
     """
+    Check data by their names, of which None are optional ones that were not given.
+
     Raises:
         FileNotFoundError: if a name is neither a path, a dataset on the Hub nor `orl`.
     """
     for name in names:
-        if name != "orl":
+        if name is not None and name != "orl":
             check_exists_or_on_hub(name, "dataset")
 
 
@@ -55,7 +57,7 @@ def check_exists_or_on_hub(name: str, repo_type: str) -> None:
         return
     try:
         snapshot_download(name, repo_type=repo_type, allow_patterns=[CONFIG_NAME])
-    except GatedRepoError:
+    except GatedRepoError:  # a RepositoryNotFoundError that says where to request access
         raise
     except RepositoryNotFoundError as error:
         raise FileNotFoundError(
@@ -89,5 +91,5 @@ def add_pipeline_options(parser: ArgumentParser) -> None:
         "--trust_remote_code",
         "--trust-remote-code",
         action="store_true",
-        help="whether to run code from the model folder",
+        help="run the Python code in the model folder; only for authors you trust",
     )

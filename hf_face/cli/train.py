@@ -23,55 +23,23 @@ from .parser import CommandParser
 if TYPE_CHECKING:
     from ..training import FaceTrainer
 
+# Fields by what they are about, the most used first.
 GROUPS = {
-    "what most runs set": [
-        *(
-            "train_data",
-            "eval_data",
-            "backbone",
-            "model_name_or_path",
-            "margin",
-            "output_dir",
-            "resume_from_checkpoint",
-        ),
-        *("num_train_epochs", "max_steps", "per_device_train_batch_size", "learning_rate", "bf16", "use_cpu"),
-    ],
-    "data": [
-        *("held_out_identities", "num_identities", "images_per_identity", "min_images_per_identity", "compact"),
-        *("image_column", "label_column", "split", "split_seed", "streaming", "augmentation", "on_bad_image"),
-        *("dataloader_num_workers", "dataloader_drop_last", "decode_on_device"),
-    ],
-    "model and head": [
-        *("margin_kwargs", "scale", "sub_centers", "filter_threshold", "chunk_size", "partial_fc_sample_rate"),
-        *("shard_head", "head_from", "method", "lora", "plugins"),
-    ],
-    "optimization": [
-        *("lr_scheduler_type", "lr_scheduler_kwargs", "lr_milestones", "warmup_steps", "optim", "optim_args"),
-        "weight_decay",
-        *(
-            "head_learning_rate",
-            "head_weight_decay",
-            "max_grad_norm",
-            "gradient_accumulation_steps",
-            "ema_decay",
-            "freeze_batch_norm",
-            "seed",
-            "on_divergence",
-        ),
-    ],
-    "speed and memory": [
-        *("fp16", "tf32", "channels_last", "torch_compile", "gradient_checkpointing", "fsdp", "deepspeed"),
-    ],
-    "evaluation": [
-        *("eval_strategy", "eval_steps", "per_device_eval_batch_size", "load_best_model_at_end"),
-        *("metric_for_best_model", "greater_is_better"),
-    ],
-    "checkpoints and logs": [
-        *("save_strategy", "save_steps", "save_total_limit", "logging_steps", "report_to", "run_name"),
-    ],
-    "publishing": [
-        *("card", "published", "push_to_hub", "hub_model_id", "hub_private_repo", "hub_strategy", "hub_revision"),
-    ],
+    "what most runs set": "train_data eval_data backbone model_name_or_path margin output_dir resume_from_checkpoint "
+    "num_train_epochs max_steps per_device_train_batch_size learning_rate bf16 use_cpu",
+    "data": "held_out_identities num_identities images_per_identity min_images_per_identity compact image_column "
+    "label_column split split_seed streaming augmentation on_bad_image dataloader_num_workers dataloader_drop_last "
+    "decode_on_device",
+    "model and head": "margin_kwargs scale sub_centers filter_threshold chunk_size partial_fc_sample_rate shard_head "
+    "head_from method lora plugins",
+    "optimization": "lr_scheduler_type lr_scheduler_kwargs lr_milestones warmup_steps optim optim_args weight_decay "
+    "head_learning_rate head_weight_decay max_grad_norm gradient_accumulation_steps ema_decay freeze_batch_norm seed "
+    "on_divergence",
+    "speed and memory": "fp16 tf32 channels_last torch_compile gradient_checkpointing fsdp deepspeed",
+    "evaluation": "eval_strategy eval_steps per_device_eval_batch_size load_best_model_at_end metric_for_best_model "
+    "greater_is_better",
+    "checkpoints and logs": "save_strategy save_steps save_total_limit logging_steps report_to run_name",
+    "publishing": "card published push_to_hub hub_model_id hub_private_repo hub_strategy hub_revision",
 }
 
 
@@ -146,5 +114,6 @@ def command_line() -> CommandParser:
         help="a recipe included in hf_face, such as demo/orl (see `hf-face recipes`), or a YAML file",
     )
     refused = set(SETTINGS) - {"debug", "train_sampling_strategy"}
-    parser.group_options(GROUPS, "other settings of transformers' TrainingArguments", hidden=refused)
+    groups = {title: names.split() for title, names in GROUPS.items()}
+    parser.group_options(groups, "other settings of transformers' TrainingArguments", hidden=refused)
     return parser

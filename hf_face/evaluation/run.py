@@ -41,7 +41,9 @@ class EvaluationArguments:
     )
     autocast: Autocast = field(default="no", metadata={"help": "Precision of the forward passes."})
     num_workers: int = field(default=0, metadata={"help": "Number of processes that load images."})
-    trust_remote_code: bool = field(default=False, metadata={"help": "Whether to run code from the model folder."})
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Run the Python code in the model folder; only for authors you trust."}
+    )
 
 
 def evaluate_model(

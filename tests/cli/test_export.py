@@ -5,12 +5,19 @@ import sys
 
 import pytest
 
+from hf_face.cli import export as command
+from hf_face.export import PRECISIONS
+
 pytest.importorskip("onnxruntime", reason="the extra [onnx] is not installed")
 
 
 @pytest.fixture
 def own_model(model_folder, tmp_path):
     return shutil.copytree(model_folder, tmp_path / "my-model")
+
+
+def test_the_command_knows_the_precisions_without_importing_what_exports():
+    assert command.PRECISIONS == PRECISIONS
 
 
 def test_a_model_is_exported_into_its_folder(hf_face, own_model, photographs):
