@@ -1,8 +1,8 @@
 """
 Embed aligned face crops into Parquet; the same as `hf-face embed`.
 
-    python scripts/embed.py --model outputs/demo --images photographs --output embeddings.parquet
-    accelerate launch scripts/embed.py --model outputs/demo --images photographs --output embeddings.parquet
+    python scripts/embed.py --model outputs/demo --images crops --output embeddings.parquet
+    accelerate launch scripts/embed.py --model outputs/demo --images crops --output embeddings.parquet
 """
 
 from hf_face.cli.embed import main

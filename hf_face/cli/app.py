@@ -1,7 +1,8 @@
 """
 Open a page to compare photographs, search a gallery and group photographs, or publish it as a Space.
 
-The page runs on this machine, and only this machine can open it. It needs Gradio: pip install 'hf_face[app]'.
+The page runs on this machine, and by default only this machine can open it. It needs Gradio:
+pip install 'hf_face[app]'.
 
 Example:
     hf-face app

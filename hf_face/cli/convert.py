@@ -63,7 +63,7 @@ def parse(argv: Sequence[str]):
         default=[],
         type=setting,
         metavar="NAME=VALUE",
-        help="set an option; the value is YAML",
+        help="option of the source, or field of the model's configuration; the value is YAML",
     )
     parser.add_argument(
         "--keep_class_centers",

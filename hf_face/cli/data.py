@@ -47,10 +47,14 @@ class ConversionArguments:
         default=None,
         metadata={"help": "License of the dataset, such as cc-by-nc-4.0, other or unknown; required to publish it."},
     )
-    private: bool | None = field(default=None, metadata={"help": "Make the Hub dataset private."})
+    private: bool | None = field(default=None, metadata={"help": "Make a new Hub dataset private."})
     split: str = field(default="train", metadata={"help": "Split to convert if the source has several."})
-    image_column: str | None = field(default=None, metadata={"help": "Image column of the source."})
-    label_column: str | None = field(default=None, metadata={"help": "Identity column of the source."})
+    image_column: str | None = field(
+        default=None, metadata={"help": "Column of the images; the only image column by default."}
+    )
+    label_column: str | None = field(
+        default=None, metadata={"help": "Column of the people; label (or cls) by default."}
+    )
 
     def __post_init__(self):
         check_output_folder(self.output_dir)

@@ -7,7 +7,7 @@ norm. Run it again to resume after an interruption. On several GPUs, use `accele
 For whole photographs, `hf-face group` and `hf-face gallery` find and align the faces first.
 
 Example:
-    hf-face embed --model outputs/demo --images photographs --output embeddings.parquet
+    hf-face embed --model outputs/demo --images crops --output embeddings.parquet
     hf-face embed --model org/r50 --images crops --output r50.parquet --no_flip --batch_size 32 --num_workers 2
     hf-face embed --model org/r50 --images shards/ --output embeddings --num_workers 8
     accelerate launch -m hf_face.cli embed --model outputs/demo --images crops --output crops.parquet --bf16

@@ -1,5 +1,5 @@
 """
-Evaluate a face model on one or more protocols, with a JSON report and figures.
+Evaluate a face model on one or more protocols of aligned crops, with a JSON report and figures.
 
 Images that several protocols share are embedded once. A protocol is a name from the list below, verification pairs, or
 a name with options as in recipes. Separate options (--data) are passed to every protocol that has them. --plugins
@@ -10,9 +10,9 @@ imports modules that register their own protocols. On several GPUs, use `acceler
 Example:
     hf-face evaluate --model outputs/demo --protocol lfw.bin --output_dir results
     hf-face evaluate --model outputs/demo --protocol lfw cfp_fp agedb_30 quality --data faces_emore
-    hf-face evaluate --model outputs/demo --protocol verification --data pairs.txt --images photographs --flip none
+    hf-face evaluate --model outputs/demo --protocol verification --data pairs.txt --images crops --flip none
     hf-face evaluate --model outputs/demo --protocol identification --data gallery --probes searched
-    hf-face evaluate --model outputs/demo --protocol '{folder: {data: photographs}}' '{ijb: {data: IJBC}}'
+    hf-face evaluate --model outputs/demo --protocol '{folder: {data: crops}}' '{ijb: {data: IJBC}}'
 """
 
 from collections.abc import Sequence

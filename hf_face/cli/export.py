@@ -1,9 +1,9 @@
 """
 Export a face model to ONNX, for where Python does not run.
 
-The files lie where transformers.js looks, onnx/model.onnx, onnx/model_fp16.onnx and onnx/model_quantized.onnx, beside
-config.json and preprocessor_config.json. Each is compared with the model on real crops before it is written. Exported
-into the model's own folder, which is the default, they are published with it by `hf-face push`.
+The files are where transformers.js looks for them: onnx/model.onnx, onnx/model_fp16.onnx and onnx/model_quantized.onnx,
+beside config.json and preprocessor_config.json. Each is compared with the model on real crops before it is written. In
+the model's own folder, the default, they are published with it by `hf-face push`.
 
 With --preprocessing, there are also onnx/model_from_pixels*.onnx, which take uint8 RGB images (batch, height, width, 3)
 as decoders return them, and resize and normalize them themselves.

@@ -3,8 +3,8 @@ Group a folder of photographs by the people in them.
 
 Faces are found and compared, and those that resemble each other form a group; a face that resembles no other is alone.
 The output is a folder with index.html, a page with a contact sheet for each person, and faces.csv, a table with
-file_name, face (its number in the photograph), person and the face's box. Larger values of --threshold, or smaller of
---false_accept_rate, make more and purer groups. Without --model, SFace of the OpenCV zoo is used, which needs no
+file_name, face (its number in the photograph), person and the face's box. A larger --threshold, or a smaller
+--false_accept_rate, makes more and purer groups. Without --model, SFace of the OpenCV zoo is used, which needs no
 download: pip install "hf_face[demo,detection,onnx]".
 
 Example:

@@ -11,17 +11,17 @@ from .errors import UsageError
 
 
 class HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
-    """Shows defaults of options that have one, and keeps the layout of docstrings."""
+    """Shows the defaults of options that take a value and have one, and keeps the layout of docstrings."""
 
     def _get_help_string(self, action: Action) -> str:
-        return action.help if action.default in (None, []) else super()._get_help_string(action)
+        return action.help if action.nargs == 0 or action.default in (None, []) else super()._get_help_string(action)
 
     def _format_action_invocation(self, action: Action) -> str:
         """Options without their other spelling, with dashes for underscores."""
         if len(action.option_strings) < 2 or action.option_strings[0] == "-h":
             return super()._format_action_invocation(action)
         values = self._format_args(action, self._get_default_metavar_for_optional(action))
-        return f"{action.option_strings[0]} {values}"
+        return f"{action.option_strings[0]} {values}".rstrip()
 
 
 class CommandParser(HfArgumentParser):
@@ -49,25 +49,30 @@ class CommandParser(HfArgumentParser):
             formatter_class=HelpFormatter,
             allow_abbrev=False,
         )
+        for action in self._actions:
+            if action.option_strings[0].startswith("--no_"):  # transformers adds them, with the help of the other
+                action.help = f"The same as --{action.dest} false."
 
     def group_options(self, groups: Mapping[str, Sequence[str]], others: str, hidden: Collection[str] = ()) -> None:
         """
-        Show options in groups, and those in none last, with the first sentence of their help.
+        Show options in groups, and those in none last, with the first sentence of their help. Second names of options
+        are not shown.
 
         Args:
-            groups: names of options by the title of their group.
+            groups: names of options by the title of their group; those of other versions of transformers are left out.
             others: title of the group of options in none.
             hidden: names of options to leave out.
         """
         actions = self._optionals._group_actions
         for action in actions:
-            if action.dest in hidden or action.option_strings[0].startswith("--no_"):
+            is_second = action.option_strings[0].startswith("--no_") or str(action.help).startswith("Deprecated")
+            if action.dest in hidden or is_second:
                 action.help = SUPPRESS
         by_name = {action.dest: action for action in reversed(actions)}
         remaining = [action for action in actions if action.dest not in {"help", *hidden}]
         for title, names in groups.items():
             group = self.add_argument_group(title)
-            group._group_actions += [by_name[name] for name in names]
+            group._group_actions += [by_name[name] for name in names if name in by_name]
             remaining = [action for action in remaining if action.dest not in names]
         for action in remaining:
             action.help = action.help if action.help == SUPPRESS else re.split(r"(?<=\w\w)\. ", action.help)[0]

@@ -15,8 +15,8 @@ with fields of `hf_face.hub.FaceModelCardData`. It takes precedence over the dat
         source_name: InsightFace model zoo
         source_url: https://github.com/deepinsight/insightface/tree/master/model_zoo
 
-The output folder of `hf-face evaluate` adds measurements: metrics, thresholds and ROC curves. --evaluations gives those
-to publish a title, by the names that prefix their metrics: `lfw` for `lfw_accuracy`.
+The output folder of `hf-face evaluate` adds measurements: metrics, thresholds and ROC curves. --evaluations says which
+to publish, by the prefix of their metrics (`lfw` for `lfw_accuracy`), and their titles.
 
 Fields of the card:
 {card}
@@ -66,12 +66,14 @@ class PushArguments:
         default=None,
         metadata={"help": 'JSON: names of evaluations in the results to their titles in the card, {"lfw": "LFW"}.'},
     )
-    include_head: bool = field(default=False, metadata={"help": "Also publish the class centers."})
+    include_head: bool = field(
+        default=False, metadata={"help": "Also publish the class centers, to go on training with."}
+    )
     endpoint: bool = field(default=False, metadata={"help": "Also publish handler.py, for Inference Endpoints."})
     private: bool | None = field(default=None, metadata={"help": "Make a new repository private."})
-    revision: str | None = field(default=None, metadata={"help": "Branch; main by default."})
-    create_pr: bool = field(default=False, metadata={"help": "Open a pull request."})
-    overwrite: bool = field(default=False, metadata={"help": "Replace a repository with other contents."})
+    revision: str | None = field(default=None, metadata={"help": "Branch to publish to; main by default."})
+    create_pr: bool = field(default=False, metadata={"help": "Open a pull request, for others to merge."})
+    overwrite: bool = field(default=False, metadata={"help": "Replace a repository that has other contents."})
     commit_message: str = field(default="Publish face recognition model", metadata={"help": "Title of the commit."})
 
     def __post_init__(self):

