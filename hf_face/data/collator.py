@@ -101,7 +101,7 @@ class FaceCollator:
             label = rows.row(i)["label"]
             expected = "0 or more" if self.num_identities is None else f"0 to {self.num_identities - 1}"
             raise ValueError(f"{rows.describe(i)}: label {label} is out of range, expected {expected}")
-        return torch.from_numpy(rows.labels)
+        return torch.tensor(rows.labels)  # a copy: what Arrow gives may not be written to
 
     def _reject(self, reason: str):
         if self.on_bad_image == "raise":
