@@ -10,7 +10,6 @@ The folder is a Space: `hf upload me/same-person outputs/in_browser --repo-type 
 """
 
 import hashlib
-import os
 import shutil
 import subprocess
 import tarfile
@@ -27,7 +26,7 @@ from hf_face.models.loading import load_image_processor
 from hf_face.models.opencv_zoo import YUNET, find_zoo_file
 
 PAGE = Path(__file__).parents[1] / "spaces" / "in_browser"
-CACHE = Path(os.environ.get("HF_FACE_CACHE", "~/.cache/hf_face")).expanduser()
+CACHE = Path("~/.cache/hf_face").expanduser()
 PACKAGE, VERSION = "onnxruntime-web", "1.30.0"
 SHA256 = "d2228df7e4616bc3348bf504ee888f3bec43789a273f0a63f3e68d203ce3bf71"
 RUNTIME_FILES = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")

@@ -9,7 +9,6 @@ common tests but not the folders that they import beside them; `tests/conformanc
 which tests do not apply, each with its reason. Nothing of the archive is part of this repository.
 """
 
-import os
 import subprocess
 import sys
 import tarfile
@@ -22,7 +21,7 @@ import pytest
 import transformers
 
 CONFORMANCE = Path(__file__).parents[1] / "tests" / "conformance"
-CACHE = Path(os.environ.get("HF_FACE_CACHE", "~/.cache/hf_face")).expanduser()
+CACHE = Path("~/.cache/hf_face").expanduser()
 PACKAGE = "transformers_tests"  # the archive calls it `tests`, as we call our own
 COLUMNS = ("passed", "skipped by transformers", "not applicable", "failed")
 

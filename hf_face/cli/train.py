@@ -36,7 +36,7 @@ GROUPS = {
     "head_learning_rate head_weight_decay max_grad_norm gradient_accumulation_steps ema_decay freeze_batch_norm seed "
     "on_divergence",
     "speed and memory": "fp16 tf32 channels_last torch_compile activation_checkpointing gradient_checkpointing fsdp "
-    "deepspeed",  # checkpointing has its old name before transformers 5.23
+    "deepspeed",  # of the two names of checkpointing, the one that transformers has
     "evaluation": "eval_strategy eval_steps per_device_eval_batch_size load_best_model_at_end metric_for_best_model "
     "greater_is_better",
     "checkpoints and logs": "save_strategy save_steps save_total_limit logging_steps report_to run_name",

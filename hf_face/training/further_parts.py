@@ -1,4 +1,4 @@
-"""What belongs to a model in training and its checkpoints besides what `Trainer` knows."""
+"""What a model in training and its checkpoints have beyond what `Trainer` knows."""
 
 import copy
 from pathlib import Path
@@ -22,8 +22,8 @@ logger = logging.get_logger(__name__)
 
 class FurtherParts(TrainerCallback):
     """
-    Sets a trainer's `method`, `class_centers` and `ema` for its model, and for each new one of `model_init`; saves and
-    loads what checkpoints have of them, and the position in a stream.
+    Sets a trainer's `method`, `class_centers` and `ema` for its model, and anew for each model of `model_init`; saves
+    and loads their files in checkpoints, and the position in a stream.
 
     Args:
         trainer ([`FaceTrainer`]): The trainer.
@@ -69,7 +69,7 @@ class FurtherParts(TrainerCallback):
             trainer.add_callback(trainer.ema)
 
     def save(self, folder: Path) -> None:
-        """Add them to a checkpoint. Must be called on every rank."""
+        """Add their files to a checkpoint. Must be called on every rank."""
         trainer, args = self.trainer, self.trainer.args
         if args.should_save:
             self.base.save(folder)

@@ -14,11 +14,12 @@ class LossLog:
         self._all_skipped = 0
 
     def add(self, losses: dict[str, Tensor]) -> None:
-        """Add those of one of a step's batches, as copies: CUDA graphs overwrite what they return in the next step."""
+        """Add the losses of one of a step's batches. They are copied: CUDA graphs overwrite them in the next step."""
         for name, value in losses.items():
             self._values.setdefault(name, []).append(value.detach().to(torch.float32, copy=True))
 
     def end_step(self, num_batches: int, skipped: bool) -> None:
+        """Count a step of `num_batches` batches, whose losses are dropped if it was skipped."""
         self._num_steps += 1
         if skipped:
             self._num_skipped += 1

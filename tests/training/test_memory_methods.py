@@ -93,9 +93,15 @@ def test_unitsface_alone_leaves_the_head_out(make_trainer):
     assert logged(trainer, "threshold")[0] == pytest.approx(math.log(300) / 64)
 
 
-@pytest.mark.parametrize("options", [{"scale": 0.0}, {"margin_weight": -1.0}])
-def test_unitsface_refuses_what_is_not_positive(options):
-    with pytest.raises(ValueError, match=f"{next(iter(options))} must be positive, found"):
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"scale": 0.0}, "scale must be positive, found 0.0"),
+        ({"margin_weight": -1.0}, "margin_weight must be at least 0, found -1.0"),
+    ],
+)
+def test_unitsface_refuses_negative_weights(options, message):
+    with pytest.raises(ValueError, match=message):
         UniTSFace(**options)
 
 

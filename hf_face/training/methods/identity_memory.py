@@ -49,7 +49,7 @@ class IdentityMemory(nn.Module):
         Store the embeddings of a batch of all ranks; the last one of an identity counts. Must be called on every rank.
 
         Args:
-            labels: (B,), of which -1 are left out.
+            labels: (B,); images with the label -1 are left out.
             embeddings: (B, D).
             merge: computes what is stored from the former vectors (n, D) and the embeddings (n, D) of known identities;
                 the embeddings by default.

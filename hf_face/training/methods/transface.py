@@ -25,8 +25,7 @@ class TransFace(TrainingMethod):
     weights get the Fourier amplitude of random patches of the batch mixed into theirs (see [`amplitude_mix`]). The
     second pass trains, and each sample's loss is multiplied by a weight that grows as the entropy of its patches falls
     (see [`sample_weight`]). Dan et al., ICCV 2023, sections 3.2 and 3.3; as in the published code, both passes are in
-    training mode. Random patches
-    are taken before any is perturbed.
+    training mode. Random patches are taken before any is perturbed.
 
     Inputs: `images` (B, 3, H, W), `pixel_values` (B, 3, H, W) and `labels` (B,). Logs `embedding_norm` and
     `target_cosine` as [`MarginSoftmax`] does.
@@ -35,7 +34,7 @@ class TransFace(TrainingMethod):
         probability: probability of an image to be perturbed; 0 leaves out the first pass.
         num_patches: number K of dominant patches in an image.
         alpha: the share lambda of the random patch's amplitude is uniform in [0, alpha].
-        ehsm: how to weight samples, see [`sample_weight`]; None not to.
+        ehsm: how to weight samples, see [`sample_weight`]; None to weight all alike.
 
     Example:
     ```python

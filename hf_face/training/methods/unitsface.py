@@ -56,9 +56,10 @@ class UniTSFace(TrainingMethod):
 
     def __init__(self, m: float = 0.1, scale: float = 64.0, margin_weight: float = 1.0):
         super().__init__()
-        for name, value in {"scale": scale, "margin_weight": margin_weight}.items():
-            if value < 0 or (name == "scale" and value == 0):
-                raise ValueError(f"unitsface: {name} must be positive, found {value}.")
+        if scale <= 0:
+            raise ValueError(f"unitsface: scale must be positive, found {scale}.")
+        if margin_weight < 0:
+            raise ValueError(f"unitsface: margin_weight must be at least 0, found {margin_weight}.")
         self.m, self.scale, self.margin_weight = m, scale, margin_weight
         self.uses_head = margin_weight > 0
 
