@@ -99,9 +99,9 @@ def add_detector(folder: Path) -> None:
 
 def main() -> None:
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="folder or Hub name of a face model; SFace by default")
-    parser.add_argument("--crops", default="orl", help="aligned crops to check the exported model with")
-    parser.add_argument("--output_dir", type=Path, required=True, help="folder to write to")
+    parser.add_argument("--model", help="Folder or Hub name of a face model; SFace by default.")
+    parser.add_argument("--crops", default="orl", help="Aligned crops to check the exported model with.")
+    parser.add_argument("--output_dir", type=Path, required=True, help="Folder to write to.")
     args = parser.parse_args()
     from hf_face.pipelines import default_model
 

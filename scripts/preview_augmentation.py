@@ -22,15 +22,15 @@ from hf_face.user_input import check_at_least, check_output_file, parse_yaml
 
 def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
-    parser.add_argument("augmentation", type=parse_yaml, help="augmentation as in a recipe: a name or a YAML list")
-    parser.add_argument("output", type=Path, help="PNG, JPEG or WebP file to write")
-    parser.add_argument("--source", help="identity data, see load_identities; the ORL faces by default")
-    parser.add_argument("--image_size", type=int, default=112, help="pixels of a side")
-    parser.add_argument("--num_faces", type=int, default=8, help="number of rows")
-    parser.add_argument("--num_draws", type=int, default=11, help="number of augmented images per row")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the augmentation")
+    parser.add_argument("augmentation", type=parse_yaml, help="Augmentation as in a recipe: a name or a YAML list.")
+    parser.add_argument("output", type=Path, help="PNG, JPEG or WebP file to write.")
+    parser.add_argument("--source", help="Identity data, see load_identities; the ORL faces by default.")
+    parser.add_argument("--image_size", type=int, default=112, help="Pixels of a side.")
+    parser.add_argument("--num_faces", type=int, default=8, help="Number of rows.")
+    parser.add_argument("--num_draws", type=int, default=11, help="Number of augmented images per row.")
+    parser.add_argument("--seed", type=int, default=0, help="Seed of the augmentation.")
     parser.add_argument(
-        "--plugins", nargs="+", default=[], metavar="MODULE", help="modules with your own augmentations"
+        "--plugins", nargs="+", default=[], metavar="MODULE", help="Modules with your own augmentations."
     )
     args = parser.parse_args(argv)
     check_output_file(args.output, [".png", ".jpg", ".jpeg", ".webp"])

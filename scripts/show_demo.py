@@ -79,7 +79,7 @@ def show_photographs(output_dir: Path, pairs: VerificationPairs) -> dict:
 
 def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("output_dir", type=Path, help="output folder of a training with the recipe demo/orl")
+    parser.add_argument("output_dir", type=Path, help="Output folder of a training with the recipe demo/orl.")
     output_dir = parser.parse_args(argv).output_dir
     check_model(str(output_dir))
     _, data_args, *_ = parse_recipe(["demo/orl"])

@@ -53,25 +53,25 @@ def parse(argv: Sequence[str]):
     load_plugins(plugins.parse_known_args(argv)[0].plugins)  # before listing their sources
     listed = "\n".join(["Sources:", *(f"  {name:<20}{source.summary}" for name, source in sorted(sources.items()))])
     parser = CommandParser((), __doc__.replace("{sources}", listed), usage="%(prog)s [--option value ...] FROM TO")
-    parser.add_argument("checkpoint", type=Path, help="file or folder to read")
-    parser.add_argument("output", type=Path, help="folder to write (with --export: file)")
-    parser.add_argument("--source", default="auto", help="project of the checkpoint; auto recognizes it")
-    parser.add_argument("--export", metavar="SOURCE", help="convert a model folder to this project's format instead")
+    parser.add_argument("checkpoint", type=Path, help="File or folder to read.")
+    parser.add_argument("output", type=Path, help="Folder to write (with --export: file).")
+    parser.add_argument("--source", default="auto", help="Project of the checkpoint; auto recognizes it.")
+    parser.add_argument("--export", metavar="SOURCE", help="Convert a model folder to this project's format instead.")
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         type=setting,
         metavar="NAME=VALUE",
-        help="option of the source, or field of the model's configuration; the value is YAML",
+        help="Option of the source, or field of the model's configuration; the value is YAML.",
     )
     parser.add_argument(
         "--keep_class_centers",
         "--keep-class-centers",
         action="store_true",
-        help="also save the class centers, for a recipe's `head_from:`",
+        help="Also save the class centers, for a recipe's `head_from:`.",
     )
-    parser.add_argument("--plugins", action="append", metavar="MODULE", help="module with your own sources")
+    parser.add_argument("--plugins", action="append", metavar="MODULE", help="Module with your own sources.")
     return parser.parse_args(argv)
 
 

@@ -86,31 +86,31 @@ def as_plain(face: dict[str, Any]) -> dict[str, Any]:
 
 def parse(argv: Sequence[str]) -> Namespace:
     parser = CommandParser((), __doc__, usage="%(prog)s ACTION GALLERY [NAMES ...] [--option value ...]")
-    parser.add_argument("action", choices=("build", "add", "search", "remove", "list"), help="what to do, see above")
-    parser.add_argument("gallery", help="folder of the gallery; to search and list, also a dataset on the Hub")
-    parser.add_argument("names", nargs="*", help="what to add (folders, or photographs), to search for, or to remove")
-    parser.add_argument("--person", help="name of the person in all photographs that are added")
-    parser.add_argument("--model", help="folder or Hub name of the face model that the gallery was built with")
-    parser.add_argument("--top_k", "--top-k", type=int, default=1, help="most people to name for a face")
+    parser.add_argument("action", choices=("build", "add", "search", "remove", "list"), help="What to do, see above.")
+    parser.add_argument("gallery", help="Folder of the gallery; to search and list, also a dataset on the Hub.")
+    parser.add_argument("names", nargs="*", help="What to add (folders, or photographs), to search for, or to remove.")
+    parser.add_argument("--person", help="Name of the person in all photographs that are added.")
+    parser.add_argument("--model", help="Folder or Hub name of the face model that the gallery was built with.")
+    parser.add_argument("--top_k", "--top-k", type=int, default=1, help="Most people to name for a face.")
     parser.add_argument(
         "--false_accept_rate",
         "--false-accept-rate",
         type=float,
-        help="how often somebody is taken for one other person; selects the model's threshold, 1e-3 by default",
+        help="How often somebody is taken for one other person; selects the model's threshold, 1e-3 by default.",
     )
-    parser.add_argument("--threshold", type=float, help="least similarity of one person, in place of the model's")
+    parser.add_argument("--threshold", type=float, help="Least similarity of one person, in place of the model's.")
     parser.add_argument(
         "--policy",
         choices=("all", "center", "largest"),
         default="all",
-        help="which faces of a photograph to search for",
+        help="Which faces of a photograph to search for.",
     )
     parser.add_argument(
         "--no_check_people",
         "--no-check-people",
         action="store_false",
         dest="check_people",
-        help="enroll photographs of one name even if they seem to show two people",
+        help="Enroll photographs of one name even if they seem to show two people.",
     )
     add_pipeline_options(parser)
     args = parser.parse_args(argv)

@@ -43,17 +43,17 @@ def main(argv: Sequence[str]) -> None:
 
 def parse(argv: Sequence[str]):
     parser = CommandParser((), __doc__, usage="%(prog)s [--option value ...] PHOTOGRAPHS --output FOLDER")
-    parser.add_argument("photographs", help="folder of photographs, including its subfolders")
-    parser.add_argument("--output", required=True, help="new folder for the page and the table")
-    parser.add_argument("--model", help="folder or Hub name of a face model; SFace by default")
+    parser.add_argument("photographs", help="Folder of photographs, including its subfolders.")
+    parser.add_argument("--output", required=True, help="New folder for the page and the table.")
+    parser.add_argument("--model", help="Folder or Hub name of a face model; SFace by default.")
     parser.add_argument(
         "--false_accept_rate",
         "--false-accept-rate",
         type=float,
-        help="selects the model's threshold; the calibrated rate nearest to 1e-4 by default",
+        help="Selects the model's threshold; the calibrated rate nearest to 1e-4 by default.",
     )
     parser.add_argument(
-        "--threshold", type=float, help="least mean similarity of groups that are joined, in place of the model's"
+        "--threshold", type=float, help="Least mean similarity of groups that are joined, in place of the model's."
     )
     add_pipeline_options(parser)
     return parser.parse_args(argv)

@@ -86,10 +86,10 @@ def load_face_pipeline(args: Namespace, task: str = "face-embedding") -> Any:
 
 def add_pipeline_options(parser: ArgumentParser) -> None:
     """What commands that take photographs share."""
-    parser.add_argument("--json", action="store_true", help="print the answer as JSON")
+    parser.add_argument("--json", action="store_true", help="Print the answer as JSON.")
     parser.add_argument(
         "--trust_remote_code",
         "--trust-remote-code",
         action="store_true",
-        help="run the Python code in the model folder; only for authors you trust",
+        help="Run the Python code in the model folder; only for authors you trust.",
     )

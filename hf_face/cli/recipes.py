@@ -14,7 +14,7 @@ from .parser import CommandParser
 
 def main(argv: Sequence[str]) -> None:
     parser = CommandParser((), __doc__, usage="%(prog)s [NAME]")
-    parser.add_argument("name", nargs="?", help="a recipe or a launch configuration, such as accelerate/multi_gpu")
+    parser.add_argument("name", nargs="?", help="A recipe or a launch configuration, such as accelerate/multi_gpu.")
     args = parser.parse_args(argv)
 
     from ..training.recipe_files import find_recipe, recipe_names

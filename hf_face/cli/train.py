@@ -112,7 +112,7 @@ def command_line() -> CommandParser:
     parser.add_argument(
         "recipe",
         nargs="?",
-        help="a recipe included in hf_face, such as demo/orl (see `hf-face recipes`), or a YAML file",
+        help="A recipe included in hf_face, such as demo/orl (see `hf-face recipes`), or a YAML file.",
     )
     refused = set(SETTINGS) - {"debug", "train_sampling_strategy"}
     groups = {title: names.split() for title, names in GROUPS.items()}

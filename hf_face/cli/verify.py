@@ -45,22 +45,22 @@ def main(argv: Sequence[str]) -> None:
 
 def parse(argv: Sequence[str]):
     parser = CommandParser((), __doc__, usage="%(prog)s [--option value ...] FIRST SECOND")
-    parser.add_argument("first", help="photograph: a file or URL")
-    parser.add_argument("second", help="another photograph")
-    parser.add_argument("--model", help="folder or Hub name of a face model; SFace by default")
-    parser.add_argument("--output", default="verified.png", help="picture to write")
+    parser.add_argument("first", help="Photograph: a file or URL.")
+    parser.add_argument("second", help="Another photograph.")
+    parser.add_argument("--model", help="Folder or Hub name of a face model; SFace by default.")
+    parser.add_argument("--output", default="verified.png", help="Picture to write.")
     parser.add_argument(
         "--false_accept_rate",
         "--false-accept-rate",
         type=float,
-        help="how often two different people may be taken for one; selects the model's threshold, 1e-3 by default",
+        help="How often two different people may be taken for one; selects the model's threshold, 1e-3 by default.",
     )
-    parser.add_argument("--threshold", type=float, help="least similarity of one person, in place of the model's")
+    parser.add_argument("--threshold", type=float, help="Least similarity of one person, in place of the model's.")
     parser.add_argument(
         "--policy",
         choices=("all", "center", "largest"),
         default="largest",
-        help="which faces to compare where a photograph has several; with all, the most similar two",
+        help="Which faces to compare where a photograph has several; with all, the most similar two.",
     )
     add_pipeline_options(parser)
     return parser.parse_args(argv)

@@ -87,7 +87,7 @@ def test_every_script_has_a_help_with_an_example(script, monkeypatch, capsys):
 def test_a_switch_says_what_it_does_and_has_no_default(hf_face):
     text = " ".join(hf_face("embed", "--help").out.split())
     assert "--no_flip The same as --flip false. --bf16 [BF16]" in text
-    assert "--json print the answer as JSON --trust" in " ".join(hf_face("verify", "--help").out.split())
+    assert "--json Print the answer as JSON. --trust" in " ".join(hf_face("verify", "--help").out.split())
 
 
 def test_options_may_be_spelled_with_dashes(hf_face, photographs, tmp_path):
