@@ -1,4 +1,4 @@
-"""Recognition, questions, errors, class centers and export, on tiny checkpoints."""
+"""Recognition, the way there and back, and folders, on tiny checkpoints."""
 
 import json
 import re
@@ -9,70 +9,19 @@ import torch
 import yaml
 from peft import LoraConfig, get_peft_model
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
+from tiny_checkpoints import FORMATS, tiny, tiny_checkpoint
 from torch import nn
 from transformers import pipeline
 
 from hf_face import (
-    InceptionResNetConfig,
-    InceptionResNetModel,
-    IResNetConfig,
-    IResNetModel,
-    MobileFaceNetConfig,
-    MobileFaceNetModel,
-    ViTFaceConfig,
-    ViTFaceModel,
     convert_checkpoint,
     export_checkpoint,
 )
 from hf_face.convert import SOURCES, CheckpointSource, convert_to_folder
 from hf_face.convert.arcface_torch import ArcFaceTorch
-from hf_face.convert.checkpoint import Checkpoint, read_checkpoint
+from hf_face.convert.checkpoint import read_checkpoint
 from hf_face.convert.convert import recognize
-from hf_face.heads import MarginHead, load_head
-
-TINY = {"depths": [1, 2], "hidden_sizes": [16, 32], "stem_size": 8, "embedding_size": 24, "image_size": 32}
-ADAFACE = {"shortcut": "subsample", "embedding_norm": "plain"}
-TRANSFORMER = {"hidden_size": 16, "num_hidden_layers": 2, "embedding_size": 24}
-
-NETWORKS = {
-    "flatten": lambda: IResNetModel(IResNetConfig(**TINY)),
-    "fused": lambda: IResNetModel(IResNetConfig(**TINY)).eval().fuse(),
-    "pooled": lambda: IResNetModel(IResNetConfig(**TINY, neck="gwp", stem_kernel_size=7)),
-    "pooled_adaface": lambda: IResNetModel(IResNetConfig(**TINY, neck="gwp")),
-    "magface": lambda: IResNetModel(IResNetConfig(**TINY, batch_norm_eps=2e-5, embedding_norm="affine")),
-    "adaface": lambda: IResNetModel(IResNetConfig(**TINY, **ADAFACE, squeeze_excitation=True)),
-    "mobilefacenet": lambda: MobileFaceNetModel(MobileFaceNetConfig(embedding_size=24)),
-    "foamliu": lambda: MobileFaceNetModel(
-        MobileFaceNetConfig(stem="separable", hidden_act="relu6", projection_bias=True)
-    ),
-    "vit": lambda: ViTFaceModel(ViTFaceConfig(**TRANSFORMER, intermediate_size=64)),
-    "cvlface_base": lambda: ViTFaceModel(ViTFaceConfig(**TRANSFORMER, intermediate_size=48, num_attention_heads=16)),
-    "transface": lambda: ViTFaceModel(ViTFaceConfig(**TRANSFORMER, intermediate_size=64, patch_weighting=True)),
-}
-FORMATS = [
-    ("flatten", "arcface_torch"),
-    ("mobilefacenet", "arcface_torch"),
-    ("vit", "arcface_torch"),
-    ("transface", "transface"),
-    ("adaface", "adaface"),
-    ("magface", "magface"),
-    ("magface", "face_embeddings"),
-    ("pooled", "revisit_linearize"),
-    ("adaface", "cvlface"),
-    ("flatten", "cvlface"),
-    ("cvlface_base", "cvlface"),
-    ("foamliu", "mobilefacenet"),
-]
-
-
-def tiny(network: str = "flatten"):
-    torch.manual_seed(0)
-    return NETWORKS[network]().eval()
-
-
-def tiny_checkpoint(network: str = "flatten", source: str = "arcface_torch"):
-    return export_checkpoint(tiny(network), source)
 
 
 @pytest.mark.parametrize("network, source", FORMATS)
@@ -123,158 +72,11 @@ def test_changing_the_model_leaves_the_checkpoint_alone():
     assert torch.equal(checkpoint["fc.weight"], before)
 
 
-def test_missing_leftover_and_misshapen_tensors_are_listed_by_the_checkpoints_names():
-    checkpoint = tiny_checkpoint("magface", "magface")
-    del checkpoint["features.module.bn2.bias"]
-    checkpoint["features.module.layer1.0.extra"] = torch.zeros(1)
-    checkpoint["features.module.prelu.weight"] = torch.zeros(5)
-    with pytest.raises(ValueError, match="does not fit") as error:
-        convert_checkpoint(checkpoint)
-    assert "missing: features.module.bn2.bias" in str(error.value)
-    assert "leftover: features.module.layer1.0.extra" in str(error.value)
-    assert "misshaped: features.module.prelu.weight (5,) instead of (8,)" in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("changed", "message"),
-    [
-        ({"neck.extra.bias": torch.zeros(1)}, "the state dict does not fit .* leftover: neck.extra.bias."),
-        ({"neck.norm.bias": None}, "the state dict does not fit .* missing: neck.norm.bias."),
-        ({"neck.norm.num_batches_tracked": None}, None),
-    ],
-)
-def test_no_source_reads_more_or_less_than_the_model_has(changed, message):
-    class Careless(ArcFaceTorch):
-        def read(self, checkpoint, **overrides):
-            config, weights, centers = super().read(checkpoint, **overrides)
-            weights = {name: tensor for name, tensor in (weights | changed).items() if tensor is not None}
-            return config, weights, centers
-
-    checkpoint = Checkpoint(tiny_checkpoint())
-    if message is None:
-        assert Careless().convert(checkpoint)[0].neck.norm.num_batches_tracked == 0
-    else:
-        with pytest.raises(ValueError, match=message):
-            Careless().convert(checkpoint)
-
-
-def test_what_the_architecture_is_read_off_is_named_when_missing():
-    checkpoint = tiny_checkpoint()
-    del checkpoint["layer2.0.conv2.weight"]
-    with pytest.raises(ValueError, match=r"read from layer2\.0\.conv2\.weight, which is missing"):
-        convert_checkpoint(checkpoint, "arcface_torch")
-
-
-@pytest.mark.parametrize(
-    "network, source, name, kept",
-    [
-        ("flatten", "arcface_torch", "layer1.0.conv2.weight", "layer"),
-        ("adaface", "adaface", "model.body.0.res_layer.4.weight", "model.body"),
-        ("vit", "arcface_torch", "blocks.0.mlp.fc1.weight", "blocks"),
-    ],
-)
-def test_a_checkpoint_without_layers_is_told_so(network, source, name, kept):
-    checkpoint = {key: t for key, t in tiny_checkpoint(network, source).items() if not key.startswith(kept)}
-    with pytest.raises(ValueError, match=f"read from {name.removeprefix('model.')}, which is missing"):
-        convert_checkpoint(checkpoint)
-
-
-def test_a_shape_that_tells_nothing_is_named():
-    with pytest.raises(ValueError, match=r"read from conv1\.weight; expected 4 dimensions, found shape \(8, 3\)"):
-        convert_checkpoint({**tiny_checkpoint(), "conv1.weight": torch.zeros(8, 3)})
-
-
-def test_counters_may_be_missing():
-    checkpoint = {name: t for name, t in tiny_checkpoint().items() if not name.endswith("num_batches_tracked")}
-    model, _ = convert_checkpoint(checkpoint)
-    assert model.stem.norm.num_batches_tracked == 0
-
-
-def test_pooling_is_asked_for():
-    checkpoint = tiny_checkpoint("pooled", "revisit_linearize")
-    with pytest.raises(ValueError, match=r"cannot infer the neck .*\. Pass neck='gwp' or neck='gap'; it was not given"):
-        convert_checkpoint(checkpoint)
-    with pytest.raises(ValueError, match="found neck='flatten'"):
-        convert_checkpoint(checkpoint, neck="flatten")
-    with pytest.raises(ValueError, match="Pass neck='gwp'"):
-        convert_checkpoint(checkpoint, source="arcface_torch")
-    assert convert_checkpoint(checkpoint, neck="gap")[0].config.neck == "gap"
-
-
-def test_heads_and_crop_of_an_unknown_transformer_are_asked_for():
-    checkpoint = tiny_checkpoint("cvlface_base", "cvlface")
-    assert convert_checkpoint(checkpoint)[0].config.num_attention_heads == 16
-    other = {f"net.{name}": tensor for name, tensor in tiny_checkpoint("vit").items()}
-    with pytest.raises(ValueError, match="Pass `num_attention_heads=`"):
-        convert_checkpoint(other)
-    assert convert_checkpoint(other, num_attention_heads=4)[0].config.num_attention_heads == 4
-    checkpoint["net.pos_embed"] = torch.zeros(1, 100, 16)
-    with pytest.raises(ValueError, match=r"100 positions of patches of 9 pixels.*Pass `image_size=`"):
-        convert_checkpoint(checkpoint)
-
-
-def test_unknown_checkpoints_sources_and_settings_are_refused():
-    with pytest.raises(ValueError, match=r"does not match any known project.*adaface"):
-        convert_checkpoint({"encoder.weight": torch.zeros(2, 2)})
-    with pytest.raises(ValueError, match=r"No checkpoint source is called 'arcface'\. Did you mean 'arcface_torch'"):
-        convert_checkpoint(tiny_checkpoint(), "arcface")
-    with pytest.raises(ValueError, match=r"not a checkpoint of adaface: expected model\.input_layer.*found bn1\.bias"):
-        convert_checkpoint(tiny_checkpoint(), "adaface")
-    with pytest.raises(ValueError, match="no setting droput"):
-        convert_checkpoint(tiny_checkpoint(), droput=0.4)
-
-
 def test_overrides_go_to_the_config_and_to_the_image_processor():
     model, image_processor = convert_checkpoint(tiny_checkpoint(), dropout=0.4, channel_order="bgr")
     assert model.config.dropout == 0.4
     assert image_processor.channel_order == "bgr"
     assert dict(image_processor.size) == {"height": 32, "width": 32}
-
-
-@pytest.mark.parametrize(
-    "network, source, name, transposed",
-    [
-        ("adaface", "adaface", "head.kernel", True),
-        ("magface", "magface", "fc.weight", True),
-        ("magface", "face_embeddings", "header.weight", False),
-        ("magface", "face_embeddings", "header.kernel", True),
-    ],
-)
-def test_class_centers_are_reported_and_kept_on_request(network, source, name, transposed, caplog):
-    centers = torch.randn(7, 24)
-    file = {"state_dict": {**tiny_checkpoint(network, source), name: centers.T if transposed else centers}}
-    if source == "adaface":
-        file["state_dict"]["head.batch_mean"] = torch.ones(1)
-    model, _ = convert_checkpoint(file)
-    assert "class centers of 7 identities" in caplog.text
-    assert not hasattr(model, "class_centers")
-    assert torch.equal(convert_checkpoint(file, keep_class_centers=True)[0].class_centers, centers)
-
-
-@pytest.mark.parametrize("network, source", [("flatten", "arcface_torch"), ("pooled", "revisit_linearize")])
-def test_class_centers_of_a_partial_fc_shard(network, source):
-    centers = torch.randn(7, 24)
-    backbone = tiny_checkpoint(network, source)
-    file = {"state_dict_backbone": backbone, "state_dict_softmax_fc": {"weight": centers}, "epoch": 3}
-    told = {"neck": "gwp"} if network == "pooled" else {}
-    model, _ = convert_checkpoint(file, keep_class_centers=True, **told)
-    assert torch.equal(model.class_centers, centers)
-    assert torch.equal(model.stem.convolution.weight, backbone["conv1.weight"])
-
-
-@pytest.mark.parametrize(
-    "prefix, name, transposed",
-    [("module.features.", "module.fc.weight", True), ("features.module.", "parallel_fc.weight", False)],
-)
-def test_magfaces_two_trainers(prefix, name, transposed):
-    centers = torch.randn(7, 24)
-    backbone = {
-        key.replace("features.module.", prefix, 1): t for key, t in tiny_checkpoint("magface", "magface").items()
-    }
-    file = {"state_dict": {**backbone, name: centers.T if transposed else centers}}
-    model, image_processor = convert_checkpoint(file, keep_class_centers=True)
-    assert torch.equal(model.class_centers, centers)
-    assert (model.config.batch_norm_eps, image_processor.channel_order) == (2e-5, "bgr")
 
 
 def test_magfaces_file_as_face_embeddings_runs_it():
@@ -319,11 +121,6 @@ def test_mixed_precision_becomes_the_one_that_holds_all():
     assert model.dtype == torch.float32
     back = export_checkpoint(model, "arcface_torch")
     assert all(torch.equal(back[name], t.to(back[name].dtype)) for name, t in checkpoint.items())
-
-
-def test_no_class_centers_to_keep():
-    with pytest.raises(ValueError, match="contains no class centers"):
-        convert_checkpoint(tiny_checkpoint(), keep_class_centers=True)
 
 
 @pytest.mark.parametrize(
@@ -417,18 +214,6 @@ def test_a_folder_is_ready_for_a_pipeline(tmp_path):
     torch.testing.assert_close(embedding.norm(), torch.tensor(1.0))
 
 
-def test_class_centers_become_a_head_beside_the_model(tmp_path):
-    centers = torch.randn(24, 7)
-    file = {"state_dict": {**tiny_checkpoint("adaface", "adaface"), "head.kernel": centers}}
-    model, _ = convert_to_folder(file, tmp_path, keep_class_centers=True)
-    head = MarginHead(24, 7)
-    load_head(head, tmp_path)
-    assert torch.equal(head.weight, centers.T)
-    assert "class_centers" not in load_file(tmp_path / "model.safetensors")
-    back = export_checkpoint(tmp_path, "adaface")  # by its folder
-    assert all(torch.equal(back[name], tensor) for name, tensor in export_checkpoint(model, "adaface").items())
-
-
 def test_what_is_no_model_folder_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere: no such file or folder"):
         export_checkpoint(tmp_path / "nowhere", "adaface")
@@ -437,19 +222,3 @@ def test_what_is_no_model_folder_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere\.pth: no such file or folder"):
         convert_to_folder(tmp_path / "nowhere.pth", tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-def test_facenets_class_layer_is_kept_on_request():
-    facenet = InceptionResNetModel(InceptionResNetConfig(depths=[1, 1, 1], embedding_size=8))
-    classifier = {"logits.weight": torch.randn(5, 8), "logits.bias": torch.randn(5)}
-    tensors = {**export_checkpoint(facenet, "facenet_pytorch"), **classifier}
-    model, _ = convert_checkpoint(tensors, keep_class_centers=True)
-    assert torch.equal(model.class_centers, classifier["logits.weight"])
-    older = {name: tensor for name, tensor in tensors.items() if not name.endswith("num_batches_tracked")}
-    assert convert_checkpoint(older)[0].config.depths == [1, 1, 1]
-
-
-def test_class_centers_of_another_width_are_refused():
-    tensors = {**export_checkpoint(tiny("adaface"), "adaface"), "head.kernel": torch.randn(25, 5)}
-    with pytest.raises(ValueError, match=r"class centers \(5, 25\) are not those of an embedding of size 24"):
-        convert_checkpoint(tensors, keep_class_centers=True)
