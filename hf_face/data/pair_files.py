@@ -214,9 +214,9 @@ def _locate(wanted: list[str], files: list[str], listing: Path, where: str) -> l
         raise FileNotFoundError(
             f"{listing}: {len(missing)} of its {len(wanted)} images are not in {where}, for example {missing[0]!r}"
         )
-    ambiguous = [name for name in wanted if counts[name] > 1]
-    if ambiguous:
-        raise ValueError(f"{listing}: {counts[ambiguous[0]]} images in {where} are named {ambiguous[0]!r}")
+    for name in wanted:
+        if counts[name] > 1:
+            raise ValueError(f"{listing}: {counts[name]} images in {where} are named {name!r}")
     return [rows[name] for name in wanted]
 
 

@@ -219,6 +219,12 @@ EQUIVALENT = (
         "a norm that is not known is finite, and is not told",
     ),
     (
+        "hf_face/training/engine_weights.py",
+        "part = whole.flatten()[size * rank : size * (rank + 1)]",
+        "part = whole.flatten()[size * rank : size * (rank + 2)]",
+        "padding to a size cuts off what is beyond it",
+    ),
+    (
         "hf_face/training/evaluating.py",
         "embeddings = build_embedder(trainer, flip=False).embed(dataset).embeddings",
         "embeddings = build_embedder(trainer, flip=True).embed(dataset).embeddings",

@@ -131,7 +131,7 @@ class Recorder:
         config = folder / "coveragerc"
         config.write_text(
             f"[run]\nsource_pkgs = hf_face\nparallel = true\nrelative_files = true\ndata_file = {folder}/.coverage\n"
-            "context = ${MUTATION_TEST-}\ndisable_warnings = module-not-measured\n"
+            f"concurrency = thread, multiprocessing\ncontext = {file}\ndisable_warnings = module-not-measured\n"
         )
         os.environ["COVERAGE_PROCESS_START"] = str(config)  # for the processes that a test launches
         self.file = file
@@ -141,7 +141,6 @@ class Recorder:
 
     def enter(self, test: str) -> None:
         self.coverage.switch_context(test)
-        os.environ["MUTATION_TEST"] = test
 
     def result(self) -> dict:
         self.coverage.stop()
@@ -154,7 +153,7 @@ class Recorder:
             for line, tests in data.contexts_by_lineno(file).items():
                 name = function_at(spans, line)
                 for test in tests if name else ():
-                    executed[test.strip("|")].add(f"{file}::{name}")
+                    executed[test.removeprefix(f"{self.file}|")].add(f"{file}::{name}")
         return {"seconds": self.seconds, "functions": {test: sorted(executed[test]) for test in executed}}
 
 
