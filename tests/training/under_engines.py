@@ -46,6 +46,7 @@ IRESNET = {
 }
 ADAPTED = {"dinov2": (DINOV2, ["q_proj", "v_proj"]), "iresnet": (IRESNET, ["convolution1"])}
 AUTO = ("train_micro_batch_size_per_gpu", "train_batch_size", "gradient_accumulation_steps", "gradient_clipping")
+SMALL_BUCKET = {"reduce_bucket_size": 10**6}  # which otherwise takes 2 GB in each run
 SWITCHES = {"fsdp": "ACCELERATE_USE_FSDP", "zero": "ACCELERATE_USE_DEEPSPEED"}
 
 prepare = PartialState.__init__
@@ -78,7 +79,7 @@ def choose(engine: str) -> dict:
     os.environ[SWITCHES[engine[:4]]] = "true"
     if engine == "fsdp":
         return FSDP
-    zero = {"zero_optimization": {"stage": int(engine[-1])}, **dict.fromkeys(AUTO, "auto")}
+    zero = {"zero_optimization": {"stage": int(engine[-1]), **SMALL_BUCKET}, **dict.fromkeys(AUTO, "auto")}
     return {"deepspeed": zero, "use_cpu": False}  # it takes use_cpu for no engine at all
 
 
