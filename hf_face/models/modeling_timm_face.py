@@ -51,6 +51,7 @@ class TimmFaceModel(TimmAttentionMixin, TimmFacePreTrainedModel):
             for module in self.model.modules():
                 module._is_hf_initialized = True
         self.follow_attn_implementation()
+        self._no_split_modules = _block_classes(self.model)
         self.post_init()
 
     def _set_gradient_checkpointing(self, enable: bool = True, *args, **kwargs):
@@ -102,6 +103,12 @@ class TimmFaceModel(TimmAttentionMixin, TimmFacePreTrainedModel):
         else:
             features = self.model.forward_features(pixel_values)
         return face_embedding_output(self.model.forward_head(features), features, hidden_states)
+
+
+def _block_classes(model: nn.Module) -> set[str]:
+    """The classes of a model's blocks, which device maps keep whole and FSDP gathers one at a time."""
+    blocks = [block for module in model.modules() for block in getattr(module, "blocks", ())]
+    return {type(block).__name__ for block in blocks if not isinstance(block, nn.Sequential)}
 
 
 def known_architecture(architecture: str) -> str:

@@ -19,7 +19,8 @@ PREFIX = "backbone."
 
 class WeightAverage(TrainerCallback):
     """
-    Averages the backbone's weights and buffers after every step. If they are split over ranks, each averages its parts.
+    Averages the backbone's weights and buffers after every step, but for those that are frozen. If they are split over
+    ranks, each averages its parts.
 
     A checkpoint's `model.safetensors` contains the average, which is evaluated and published. The weights to resume
     training from are saved separately.
@@ -74,7 +75,9 @@ class WeightAverage(TrainerCallback):
 
     def _own_parts(self) -> list[Tensor]:
         split_again(self.model)
-        return [own_part(tensor) for tensor in (*self.model.backbone.parameters(), *self.model.backbone.buffers())]
+        backbone = self.model.backbone
+        named = (*backbone.named_parameters(prefix="backbone"), *backbone.named_buffers(prefix="backbone"))
+        return [own_part(tensor) for name, tensor in named if name not in self.frozen]
 
     @torch.no_grad()
     def _swap(self) -> None:

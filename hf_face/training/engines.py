@@ -4,6 +4,7 @@ from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import DeepSpeedPlugin, DistributedType, FullyShardedDataParallelPlugin
+from torch import nn
 from transformers import TrainingArguments
 
 from .arguments import create_models_whole
@@ -26,6 +27,15 @@ def prepare_engine(accelerator: Accelerator) -> None:
 def splits_weights(accelerator: Accelerator) -> bool:
     """Whether an engine manages the weights, so that a rank may only have a part of them."""
     return accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+
+
+def layers_to_gather(model: nn.Module) -> set[str]:
+    """
+    The classes of a model's layers whose weights FSDP gathers one layer at a time. Models list them for themselves, and
+    transformers' also those that only a relative has, such as CLIP's text model, at which accelerate would fail.
+    """
+    listed = {name for module in model.modules() for name in getattr(module, "_no_split_modules", None) or ()}
+    return listed & {type(module).__name__ for module in model.modules()}
 
 
 def uses_reentrant_checkpoints(args: TrainingArguments) -> bool:

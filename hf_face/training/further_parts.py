@@ -12,7 +12,7 @@ from .card import Run
 from .class_centers import ClassCenters
 from .ema import WeightAverage
 from .engine_weights import num_trained, without_weights
-from .engines import splits_weights
+from .engines import layers_to_gather, splits_weights
 from .lora import BaseOfAdapter, frozen_names, leave_out_frozen, save_statistics
 from .methods import TrainingMethod
 from .resuming import keep_best_checkpoint
@@ -59,6 +59,7 @@ class FurtherParts(TrainerCallback):
         if splits_weights(trainer.accelerator):
             self.base.digest()
             trainer.blueprint = without_weights(trainer.model.backbone)
+            trainer.model._no_split_modules = layers_to_gather(trainer.model)
             if trainer.class_centers.is_apart:
                 trainer.model.head.to(args.device)  # an engine moves what it wraps
         if trainer.ema is not None:

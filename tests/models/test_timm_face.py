@@ -101,3 +101,19 @@ def test_architectures_without_gradient_checkpointing_say_so(architecture, model
     with pytest.raises(ValueError, match=f"{architecture} has no gradient checkpointing"):
         model.activation_checkpointing_enable()
     model.activation_checkpointing_disable()
+
+
+@pytest.mark.parametrize(
+    ("architecture", "model_args", "blocks"),
+    [
+        ("vit_tiny_patch16_224", VIT, {"Block"}),
+        ("convnext_atto", {"depths": [1, 1, 1, 1], "dims": [8, 8, 8, 8]}, {"ConvNeXtBlock"}),
+        ("swin_tiny_patch4_window7_224", {"img_size": 64, "window_size": 2}, {"SwinTransformerBlock"}),
+        ("mobilenetv3_small_050", {}, set()),  # whose blocks are sequences of blocks
+        ("resnet10t", {}, set()),
+    ],
+)
+def test_blocks_are_kept_whole(architecture, model_args, blocks):
+    with torch.device("meta"):
+        model = TimmFaceModel(TimmFaceConfig(architecture=architecture, model_args=model_args, embedding_size=8))
+    assert model._no_split_modules == blocks

@@ -35,10 +35,10 @@ def trained() -> tuple[Model, WeightAverage]:
     return model, average
 
 
-def test_counts_are_not_averaged(trained):
+def test_counts_and_frozen_weights_are_not_averaged(trained):
     model, average = trained
     with average.in_place_of_the_weights():
-        assert model.values() == [8.25, 8.25, 8.25, 8.25, 12]  # 0.75 * (0.75 * 8 + 0.25 * 4) + 0.25 * 12
+        assert model.values() == [8.25, 12, 8.25, 8.25, 12]  # 0.75 * (0.75 * 8 + 0.25 * 4) + 0.25 * 12
     assert model.values() == [12] * 5
 
 

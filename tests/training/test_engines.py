@@ -6,14 +6,17 @@ from types import SimpleNamespace
 
 import forked
 import pytest
+import tiny_models
 from accelerate.utils import DeepSpeedPlugin, DistributedType, FullyShardedDataParallelPlugin
 from transformers import AutoImageProcessor, AutoModel
 
+from hf_face import FaceRecognitionConfig, FaceRecognitionModel
 from hf_face.data import load_orl, make_verification_pairs, split_identities
 from hf_face.embedding import Embedder
 from hf_face.evaluation import VerificationEvaluator
 from hf_face.training import engines
 from hf_face.training.engines import _check_deepspeed, _prepare_fsdp
+from hf_face.training.lora import add_lora
 
 RECIPE = """
 held_out_identities: 10
@@ -128,6 +131,18 @@ def test_each_engine_has_its_settings_checked(monkeypatch, engine, prepared):
     engines.prepare_engine(accelerator)
     assert calls == prepared
     assert engines.splits_weights(accelerator) == bool(prepared)
+
+
+@pytest.mark.parametrize("family", tiny_models.CASES)
+def test_fsdp_gathers_layers_that_the_model_has(family):
+    config, targets = tiny_models.CASES[family]
+    model = FaceRecognitionModel(FaceRecognitionConfig(backbone_config=config, num_identities=2))
+    layers = engines.layers_to_gather(model)
+    found = [module for module in model.modules() if type(module).__name__ in layers]
+    assert layers and len(found) > 1
+    assert layers == {type(module).__name__ for module in found}
+    add_lora(model, {"target_modules": targets})
+    assert engines.layers_to_gather(model) == layers
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from transformers import AutoModel
 from under_engines import build
 
 ADAPTED = {
-    "adapted": "dinov2",
+    "adapted": "clip",
     "shard_head": True,
     "max_steps": 4,
     "save_steps": 2,
@@ -83,7 +83,7 @@ def test_the_adapter_is_saved_merged_and_alone(name, runs):
     saved, expected = (runs.place(each) / "saved" for each in (name, "adapted/single"))
     merged = embed(AutoModel.from_pretrained(saved))
     torch.testing.assert_close(merged, embed(AutoModel.from_pretrained(expected)), atol=1e-4, rtol=0)
-    base = build("dinov2").backbone.unload()
+    base = build("clip").backbone.unload()
     assert not torch.allclose(embed(base), merged, atol=1e-2)
     torch.testing.assert_close(embed(PeftModel.from_pretrained(base, saved / "adapter")), merged, atol=1e-5, rtol=0)
 

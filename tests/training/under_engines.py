@@ -21,6 +21,7 @@ from accelerate.utils import DistributedType
 from datasets import Dataset
 from head_on_ranks import BATCH_SIZE, SETTINGS
 from tiny_recipe import TINY_VIT
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from transformers import AutoConfig, TrainerCallback
 
@@ -29,11 +30,17 @@ from hf_face.data import VerificationPairs, load_orl, make_verification_pairs, s
 from hf_face.training import FaceTrainer, FaceTrainingArguments, MarginSoftmax, TrainingInterrupted
 from hf_face.training.lora import add_lora
 
-FSDP = {"fsdp": "full_shard", "fsdp_config": {"version": 2, "cpu_ram_efficient_loading": False}}
-SIZES = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 2, "mlp_ratio": 2}
-DINOV2 = {
+FSDP = {"fsdp": "full_shard auto_wrap", "fsdp_config": {"version": 2, "cpu_ram_efficient_loading": False}}
+SIZES = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_attention_heads": 2,
+    "num_hidden_layers": 2,
+    "projection_dim": 16,
+}
+CLIP = {
     "model_type": "foundation_face",
-    "backbone_config": {"model_type": "dinov2", "image_size": 32, "patch_size": 16, **SIZES},
+    "backbone_config": {"model_type": "clip_vision_model", "image_size": 32, "patch_size": 16, **SIZES},
     "embedding_size": 12,  # not the hidden size, so that there is a projection, which is trained
 }
 IRESNET = {
@@ -44,9 +51,11 @@ IRESNET = {
     "embedding_size": 16,
     "image_size": 32,
 }
-ADAPTED = {"dinov2": (DINOV2, ["q_proj", "v_proj"]), "iresnet": (IRESNET, ["convolution1"])}
+ADAPTED = {"clip": (CLIP, ["q_proj", "v_proj"]), "iresnet": (IRESNET, ["convolution1"])}
 AUTO = ("train_micro_batch_size_per_gpu", "train_batch_size", "gradient_accumulation_steps", "gradient_clipping")
 SMALL_BUCKET = {"reduce_bucket_size": 10**6}  # which otherwise takes 2 GB in each run
+# How many of the weights that it has gathered ZeRO-3 keeps: by default all of a tiny model.
+KEPT = ("stage3_param_persistence_threshold", "stage3_max_live_parameters", "stage3_max_reuse_distance")
 SWITCHES = {"fsdp": "ACCELERATE_USE_FSDP", "zero": "ACCELERATE_USE_DEEPSPEED"}
 
 prepare = PartialState.__init__
@@ -79,8 +88,9 @@ def choose(engine: str) -> dict:
     os.environ[SWITCHES[engine[:4]]] = "true"
     if engine == "fsdp":
         return FSDP
-    zero = {"zero_optimization": {"stage": int(engine[-1]), **SMALL_BUCKET}, **dict.fromkeys(AUTO, "auto")}
-    return {"deepspeed": zero, "use_cpu": False}  # it takes use_cpu for no engine at all
+    zero = {"stage": int(engine[-1]), **SMALL_BUCKET, **dict.fromkeys(KEPT, 0)}
+    settings = {"zero_optimization": zero, **dict.fromkeys(AUTO, "auto")}
+    return {"deepspeed": settings, "use_cpu": False}  # it takes use_cpu for no engine at all
 
 
 def check_split(trainer: FaceTrainer, engine: str) -> None:
@@ -89,6 +99,7 @@ def check_split(trainer: FaceTrainer, engine: str) -> None:
     weights = trainer.model.backbone.parameters()
     if engine == "fsdp":
         assert all(isinstance(weight, DTensor) for weight in weights)
+        assert any(isinstance(module, FSDPModule) for module in trainer.model.backbone.modules())
         assert isinstance(trainer.model.head.weight, DTensor) != is_apart
     elif engine.startswith("zero"):
         assert trainer.model_wrapped.zero_optimization_stage() == int(engine[-1])
