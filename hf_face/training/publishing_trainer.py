@@ -93,7 +93,13 @@ class PublishingTrainer(SafeTrainer):
         return self.publisher.card
 
     def create_model_card(self, *args, **kwargs) -> None:
-        """Save the model to `output_dir` with its card, after evaluating it. Must be called on every rank."""
+        """
+        Save the model to `output_dir` with its card, after evaluating it. The card's statements are those of
+        `FaceTrainer(card=...)`; the arguments that `Trainer` takes for it are ignored. Must be called on every rank.
+
+        Raises:
+            ValueError: if there is no card, or it lacks licenses.
+        """
         self.publisher.write_card()
 
     def push_to_hub(
@@ -107,8 +113,23 @@ class PublishingTrainer(SafeTrainer):
         **kwargs,
     ) -> CommitInfo | None:
         """
-        Publish the backbone, its card and figures as `hub_model_id`, in one commit; see [`hf_face.hub.push_to_hub`] for
-        further arguments. Must be called on every rank. Always blocks, and raises an error if the push fails.
+        Publish the backbone, its card and figures as `hub_model_id`, in one commit, after evaluating the model. Must be
+        called on every rank.
+
+        Args:
+            commit_message: Title of the commit.
+            blocking: Not used: the push always blocks.
+            token: Defaults to `hub_token`, or the stored token.
+            revision: Branch; defaults to `hub_revision`, or `main`.
+            private: Visibility of a new repository; defaults to `hub_private_repo`.
+            include_head: Whether to publish the class centers too.
+            kwargs: Further arguments of [`hf_face.hub.push_to_hub`].
+
+        Returns:
+            `CommitInfo`, on the first rank.
+
+        Raises:
+            ValueError: if there is no card or it lacks licenses, or as for [`hf_face.hub.push_to_hub`].
         """
         return self.publisher.push(
             include_head,
@@ -120,7 +141,7 @@ class PublishingTrainer(SafeTrainer):
         )
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """Create the repository and branch. Called by `Trainer` before training."""
+        """Create the repository and branch, with defaults as in `push_to_hub`. Called by `Trainer` before training."""
         self.publisher.make_repository(token, private)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:

@@ -23,11 +23,9 @@ from ..models import FaceImageProcessor
 from ..recognition import FaceRecognitionModel
 from .arguments import FaceTrainingArguments, as_face_arguments
 from .checks import as_training_data, check_model, check_model_source
-from .class_centers import ClassCenters
 from .cuda_graphs import CudaGraphSteps
 from .divergence import DivergenceCheck, NumberedCollator, spoil_gradient
 from .draws import RepeatableDraws
-from .ema import WeightAverage
 from .engines import splits_weights, uses_reentrant_checkpoints
 from .evaluating import (
     Protocols,
@@ -94,14 +92,9 @@ class FaceTrainer(PublishingTrainer):
     ```
     """
 
-    args: FaceTrainingArguments
-    model: FaceRecognitionModel
     eval_dataset: list[Evaluator]
-    processing_class: FaceImageProcessor
     data_collator: FaceCollator
     method: TrainingMethod
-    class_centers: ClassCenters
-    ema: WeightAverage | None
     hp_search_backend: Any = None  # while `hyperparameter_search` runs
 
     def __init__(

@@ -11,6 +11,7 @@ import pytest
 
 from hf_face.cli import subcommands
 from hf_face.cli.parser import CommandParser
+from hf_face.cli.train import GROUPS
 from hf_face.hub import Evaluation, FaceModelCardData, TrainingData
 from hf_face.training import FaceTrainingArguments
 from hf_face.training.refused import SETTINGS
@@ -70,6 +71,8 @@ def test_the_help_of_training_starts_with_what_most_runs_set(hf_face, monkeypatc
     helps = {each.name: each.metadata.get("help", "") for each in dataclasses.fields(FaceTrainingArguments)}
     former = {name for name, help_ in helps.items() if help_.startswith("Deprecated")}
     assert [name for name in former if f"--{name} " in text] == []
+    grouped = {name for names in GROUPS.values() for name in names.split()}
+    assert [name for name in grouped - former - {"activation_checkpointing"} if f"\n  --{name}" not in text] == []
     fields = helps.keys() - set(SETTINGS) - former
     assert [name for name in fields if f"\n  --{name}" not in text] == []
 
