@@ -67,7 +67,6 @@ def parse(argv: Sequence[str]):
     )
     parser.add_argument(
         "--keep_class_centers",
-        "--keep-class-centers",
         action="store_true",
         help="Also save the class centers, for a recipe's `head_from:`.",
     )

@@ -19,7 +19,7 @@ def main(argv: Sequence[str]) -> None:
     parser = CommandParser((), __doc__, usage="%(prog)s [--option value ...] PHOTOGRAPHS --output FOLDER")
     parser.add_argument("photographs", help="Folder of photographs, such as one with a folder for each person.")
     parser.add_argument("--output", required=True, help="New folder for the crops.")
-    parser.add_argument("--image_size", "--image-size", type=int, default=112, help="Height and width of the crops.")
+    parser.add_argument("--image_size", type=int, default=112, help="Height and width of the crops.")
     args = parser.parse_args(argv)
     check_folder(args.photographs)
     check_at_least(1, image_size=args.image_size)

@@ -91,10 +91,9 @@ def parse(argv: Sequence[str]) -> Namespace:
     parser.add_argument("names", nargs="*", help="What to add (folders, or photographs), to search for, or to remove.")
     parser.add_argument("--person", help="Name of the person in all photographs that are added.")
     parser.add_argument("--model", help="Folder or Hub name of the face model that the gallery was built with.")
-    parser.add_argument("--top_k", "--top-k", type=int, default=1, help="Most people to name for a face.")
+    parser.add_argument("--top_k", type=int, default=1, help="Most people to name for a face.")
     parser.add_argument(
         "--false_accept_rate",
-        "--false-accept-rate",
         type=float,
         help="How often somebody is taken for one other person; selects the model's threshold, 1e-3 by default.",
     )
@@ -107,7 +106,6 @@ def parse(argv: Sequence[str]) -> Namespace:
     )
     parser.add_argument(
         "--no_check_people",
-        "--no-check-people",
         action="store_false",
         dest="check_people",
         help="Enroll photographs of one name even if they seem to show two people.",

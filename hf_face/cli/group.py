@@ -48,7 +48,6 @@ def parse(argv: Sequence[str]):
     parser.add_argument("--model", help="Folder or Hub name of a face model; SFace by default.")
     parser.add_argument(
         "--false_accept_rate",
-        "--false-accept-rate",
         type=float,
         help="Selects the model's threshold; the calibrated rate nearest to 1e-4 by default.",
     )

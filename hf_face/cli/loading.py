@@ -89,7 +89,6 @@ def add_pipeline_options(parser: ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="Print the answer as JSON.")
     parser.add_argument(
         "--trust_remote_code",
-        "--trust-remote-code",
         action="store_true",
         help="Run the Python code in the model folder; only for authors you trust.",
     )

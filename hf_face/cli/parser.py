@@ -3,6 +3,7 @@
 import re
 from argparse import SUPPRESS, Action, ArgumentDefaultsHelpFormatter, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from transformers.hf_argparser import HfArgumentParser
 
@@ -52,6 +53,11 @@ class CommandParser(HfArgumentParser):
         for action in self._actions:
             if action.option_strings[0].startswith("--no_"):  # transformers adds them, with the help of the other
                 action.help = f"The same as --{action.dest} false."
+
+    def add_argument(self, *names: str, **options: Any) -> Action:
+        """As in `argparse`, but options may be spelled with dashes too, as those of dataclasses."""
+        dashed = [name.replace("_", "-") for name in names if name.startswith("--")]
+        return super().add_argument(*dict.fromkeys([*names, *dashed]), **options)
 
     def group_options(self, groups: Mapping[str, Sequence[str]], others: str, hidden: Collection[str] = ()) -> None:
         """

@@ -51,7 +51,6 @@ def parse(argv: Sequence[str]):
     parser.add_argument("--output", default="verified.png", help="Picture to write.")
     parser.add_argument(
         "--false_accept_rate",
-        "--false-accept-rate",
         type=float,
         help="How often two different people may be taken for one; selects the model's threshold, 1e-3 by default.",
     )

@@ -97,3 +97,6 @@ def test_options_may_be_spelled_with_dashes(hf_face, photographs, tmp_path):
     ended = hf_face("data", "--source", photographs, "--output-dir", tmp_path / "out", "--images-per-shard", 4)
     assert ended.status == 0
     assert len(list(tmp_path.glob("out/data/*.parquet"))) == 2
+    parser = CommandParser((), "Example:")
+    parser.add_argument("--image_size", type=int)
+    assert [parser.parse_args([name, "3"]).image_size for name in ("--image_size", "--image-size")] == [3, 3]
