@@ -160,8 +160,7 @@ def fused_layer(layer: Layer) -> StateDict:
     if layer.norm is not None and layer.norm_node is not None:
         gamma, beta, mean, variance = layer.norm_node.weights
         weight, bias = fuse_conv_bn_weights(weight, bias, mean, variance, layer.norm.eps, gamma, beta)
-    found = {"weight": weight.detach()} | ({} if bias is None else {"bias": bias.detach()})
-    return prefixed(layer.name, found)
+    return named_weights(layer, weight.detach(), None if bias is None else bias.detach())
 
 
 def layer_and_norm(layer: Layer) -> StateDict:
@@ -173,7 +172,14 @@ def layer_and_norm(layer: Layer) -> StateDict:
         if layer.module.bias is None and bias is not None:
             norm["running_mean"], bias = norm["running_mean"] - bias, None  # subtracted before all else
         found |= prefixed(layer.norm_name, norm)
-    return found | prefixed(layer.name, {"weight": weight} | ({} if bias is None else {"bias": bias}))
+    return found | named_weights(layer, weight, bias)
+
+
+def named_weights(layer: Layer, weight: Tensor, bias: Tensor | None) -> StateDict:
+    """A layer's weights by our names; one that adds nothing in the graph has a bias of zeros if ours has one."""
+    if bias is None and layer.module.bias is not None:
+        bias = torch.zeros(len(weight))
+    return prefixed(layer.name, {"weight": weight} | ({} if bias is None else {"bias": bias}))
 
 
 def prefixed(name: str | None, tensors: StateDict) -> StateDict:
