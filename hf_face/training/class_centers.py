@@ -63,19 +63,20 @@ class ClassCenters:
         optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
 
     def take_from(self, optimizer: torch.optim.Optimizer, make: Callable[[list], torch.optim.Optimizer]) -> None:
-        """Move the class centers from an optimizer to one of their own, made for their parameter groups."""
+        """Move the class centers, if they are trained, from an optimizer to one made for their parameter groups."""
         own = {id(parameter) for parameter in self.head.parameters()}
         groups: dict[bool, list] = {is_own: [] for is_own in (True, False)}
         for group in optimizer.param_groups:
             groups[id(group["params"][0]) in own].append(group)
         optimizer.param_groups[:] = groups[False]
-        self.own_optimizer = make(groups[True])
+        if groups[True]:
+            self.own_optimizer = make(groups[True])
 
     def prepare(self, optimizer: torch.optim.Optimizer) -> None:
         """Make an optimizer update sampled rows only, and exclude its state of split class centers from state dicts."""
         if self.head.sample_rate < 1:
             step_sampled_rows_only(optimizer)
-        if self.is_split:
+        if self.is_split and self.head.weight.requires_grad:
             optimizer.register_state_dict_post_hook(self._leave_out_own_state)
 
     @property
@@ -116,17 +117,23 @@ class ClassCenters:
 
     def save(self, folder: Path, optimizer: torch.optim.Optimizer | None) -> None:
         """Save this rank's class centers. Must be called on every rank."""
-        save_head(self.head, folder, optimizer and (self.own_optimizer or optimizer))
+        save_head(self.head, folder, self._optimizer_with_state(optimizer))
 
     def load(self, folder: Path, optimizer: torch.optim.Optimizer | None) -> None:
         """Load this rank's class centers from a whole or split head, saved by any number of ranks."""
-        optimizer = optimizer and (self.own_optimizer or optimizer)
+        optimizer = self._optimizer_with_state(optimizer)
         if (folder / INDEX_NAME).is_file():
             load_head(self.head, folder)
             if optimizer is not None:
                 load_head_optimizer(self.head, folder, optimizer)
         elif self.is_split and optimizer is not None:
             keep_own_rows(self.head, optimizer)
+
+    def _optimizer_with_state(self, optimizer: torch.optim.Optimizer | None) -> torch.optim.Optimizer | None:
+        """The optimizer that has the class centers' state, if the trainer's is asked for it and they are trained."""
+        if optimizer is None or not self.head.weight.requires_grad:
+            return None
+        return self.own_optimizer or optimizer
 
     def _leave_out_own_state(self, optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> None:
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]

@@ -168,7 +168,7 @@ class EngineTrainer(Trainer):
                 "a format of FSDP or DeepSpeed. To train on from its weights, start a new run with the model in it."
             )
         state = torch.load(file, map_location="cpu", weights_only=True)
-        if self._is_split_only_in(checkpoint):
+        if self._is_split_only_in(checkpoint) and self._number_of_head is not None:
             state["state"][self._number_of_head] = read_head_optimizer(self.model.head, Path(checkpoint))
         load_optimizer_state(self.optimizer, state)
         self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint, SCHEDULER_NAME), weights_only=True))

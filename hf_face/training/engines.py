@@ -29,6 +29,19 @@ def splits_weights(accelerator: Accelerator) -> bool:
     return accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
 
+def check_shapes(model: nn.Module) -> None:
+    """
+    Raises:
+        ValueError: for a weight that engines cannot split.
+    """
+    scalar = next((name for name, weight in model.named_parameters() if weight.ndim == 0), None)
+    if scalar is not None:
+        raise ValueError(
+            f"{scalar} has the shape (), which neither FSDP nor DeepSpeed can split: give it the shape (1,), or train "
+            "with plain data parallelism (`accelerate launch --multi_gpu`)."
+        )
+
+
 def layers_to_gather(model: nn.Module) -> set[str]:
     """
     The classes of a model's layers whose weights FSDP gathers one layer at a time. Models list them for themselves, and

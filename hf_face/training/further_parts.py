@@ -12,7 +12,7 @@ from .card import Run
 from .class_centers import ClassCenters
 from .ema import WeightAverage
 from .engine_weights import num_trained, without_weights
-from .engines import layers_to_gather, splits_weights
+from .engines import check_shapes, layers_to_gather, splits_weights
 from .lora import BaseOfAdapter, frozen_names, leave_out_frozen, save_statistics
 from .methods import TrainingMethod
 from .resuming import keep_best_checkpoint
@@ -49,7 +49,12 @@ class FurtherParts(TrainerCallback):
         self.base = BaseOfAdapter(model)
 
     def set_up(self) -> None:
-        """Set up memory format, averaging and method of the model on its device."""
+        """
+        Set up memory format, averaging and method of the model on its device.
+
+        Raises:
+            ValueError: if an engine cannot split the model.
+        """
         trainer, args = self.trainer, self.trainer.args
         if args.channels_last:
             trainer.model.to(memory_format=torch.channels_last)
@@ -57,6 +62,7 @@ class FurtherParts(TrainerCallback):
         trainer.method.to(args.device)  # including modules created in setup
         leave_out_frozen(trainer.model)
         if splits_weights(trainer.accelerator):
+            check_shapes(trainer.model)
             self.base.digest()
             trainer.blueprint = without_weights(trainer.model.backbone)
             trainer.model._no_split_modules = layers_to_gather(trainer.model)

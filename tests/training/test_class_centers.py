@@ -111,6 +111,27 @@ def test_files_have_the_state_of_the_optimizer_with_the_centers(
         assert calls == ([("keep_own_rows", expected)] if expected and group else [])
 
 
+@pytest.mark.parametrize("indexed", [True, False])
+def test_centers_that_are_not_trained_have_no_state(monkeypatch, tmp_path, indexed):
+    calls = []
+    for name in ("save_head", "load_head", "load_head_optimizer", "keep_own_rows"):
+        monkeypatch.setattr(class_centers, name, lambda head, *rest, name=name: calls.append((name, *rest)))
+    centers, other = make(Head("a group")), nn.Parameter(torch.ones(2))
+    centers.head.requires_grad_(False)
+    optimizer = torch.optim.AdamW([other])
+    centers.take_from(optimizer, None)
+    assert centers.own_optimizer is None
+    centers.prepare(optimizer)
+    other.grad = torch.ones(2)
+    optimizer.step()
+    assert optimizer.state_dict()["state"].keys() == {0}
+    centers.save(tmp_path, optimizer)
+    if indexed:
+        (tmp_path / "head.index.json").touch()
+    centers.load(tmp_path, optimizer)
+    assert calls == [("save_head", tmp_path, None), *([("load_head", tmp_path)] if indexed else [])]
+
+
 def test_the_state_of_split_centers_is_in_files_of_its_own():
     centers, other = make(Head("a group")), nn.Parameter(torch.ones(2))
     optimizer = torch.optim.AdamW([{"params": [other]}, {"params": [centers.head.weight]}])

@@ -103,10 +103,11 @@ def test_split_weights_are_saved_whole_by_one_rank(make, monkeypatch, tmp_path, 
     assert torch.load(tmp_path / "scheduler.pt") == {"last_epoch": 3}
 
 
+@pytest.mark.parametrize("is_trained", [True, False])
 @pytest.mark.parametrize(
     ("is_split", "indexed", "expected"), [(False, True, True), (False, False, False), (True, True, False)]
 )
-def test_split_weights_are_loaded_from_whole_ones(make, monkeypatch, tmp_path, is_split, indexed, expected):
+def test_split_weights_are_loaded_from_whole_ones(make, monkeypatch, tmp_path, is_split, indexed, expected, is_trained):
     """Class centers in files of their own are read, unless the ranks have split them again."""
     save_file({"backbone.a": torch.ones(1)}, tmp_path / "model-1.safetensors")
     save_file({"backbone.b": torch.ones(1)}, tmp_path / "model-2.safetensors")
@@ -125,7 +126,7 @@ def test_split_weights_are_loaded_from_whole_ones(make, monkeypatch, tmp_path, i
         model_wrapped="engine",
         optimizer="optimizer",
         class_centers=SimpleNamespace(is_split=is_split),
-        _number_of_head=1,
+        _number_of_head=1 if is_trained else None,
         lr_scheduler=SimpleNamespace(load_state_dict=loaded.update),
         state=SimpleNamespace(best_model_checkpoint=str(tmp_path)),
         _load_scaler=lambda checkpoint: loaded.update(scaler=checkpoint),
@@ -133,7 +134,7 @@ def test_split_weights_are_loaded_from_whole_ones(make, monkeypatch, tmp_path, i
     assert trainer._prepare_for_training(3, "loader", str(tmp_path)) == "transformers'"
     assert trainer.calls == [("_prepare_for_training", 3, "loader", None)]
     assert loaded.pop("weights").keys() == {"backbone.a", "backbone.b"} | ({"head.weight"} if expected else set())
-    head = {1: "of the head"} if expected else {}
+    head = {1: "of the head"} if expected and is_trained else {}
     assert loaded == {"state": {0: "of the backbone", **head}, "last_epoch": 3, "scaler": str(tmp_path)}
     trainer._load_best_model()
     assert loaded["weights"].keys() >= {"backbone.a", "backbone.b"}

@@ -7,7 +7,9 @@ from types import SimpleNamespace
 import forked
 import pytest
 import tiny_models
+import torch
 from accelerate.utils import DeepSpeedPlugin, DistributedType, FullyShardedDataParallelPlugin
+from torch import nn
 from transformers import AutoImageProcessor, AutoModel
 
 from hf_face import FaceRecognitionConfig, FaceRecognitionModel
@@ -131,6 +133,15 @@ def test_each_engine_has_its_settings_checked(monkeypatch, engine, prepared):
     engines.prepare_engine(accelerator)
     assert calls == prepared
     assert engines.splits_weights(accelerator) == bool(prepared)
+
+
+def test_a_weight_without_a_dimension_is_refused():
+    model = nn.Linear(2, 2)
+    engines.check_shapes(model)
+    model.offset = nn.Parameter(torch.tensor(1.0))
+    model.register_buffer("count", torch.tensor(1))
+    with pytest.raises(ValueError, match=r"offset has the shape \(\), .*: give it the shape \(1,\), or train"):
+        engines.check_shapes(model)
 
 
 @pytest.mark.parametrize("family", tiny_models.CASES)

@@ -12,7 +12,7 @@ from transformers import AutoModel
 from under_engines import build
 
 ADAPTED = {
-    "adapted": "clip",
+    "model": {"model": "clip", "targets": ["q_proj", "v_proj"]},
     "shard_head": True,
     "max_steps": 4,
     "save_steps": 2,
@@ -24,7 +24,8 @@ ADAPTED = {
     "eval_steps": 4,
 }
 # The statistics of batch norm, which an adapter includes, are those of a rank's own images.
-CASES = {"adapted": ADAPTED, "statistics": {**ADAPTED, "adapted": "iresnet"}}
+IRESNET = {"model": "iresnet", "targets": ["convolution1"]}
+CASES = {"adapted": ADAPTED, "statistics": {**ADAPTED, "model": IRESNET}}
 RUNS = [
     "adapted/fsdp",
     "adapted/zero1 from adapted/single",
@@ -83,7 +84,7 @@ def test_the_adapter_is_saved_merged_and_alone(name, runs):
     saved, expected = (runs.place(each) / "saved" for each in (name, "adapted/single"))
     merged = embed(AutoModel.from_pretrained(saved))
     torch.testing.assert_close(merged, embed(AutoModel.from_pretrained(expected)), atol=1e-4, rtol=0)
-    base = build("clip").backbone.unload()
+    base = build("clip").backbone
     assert not torch.allclose(embed(base), merged, atol=1e-2)
     torch.testing.assert_close(embed(PeftModel.from_pretrained(base, saved / "adapter")), merged, atol=1e-5, rtol=0)
 
@@ -99,5 +100,5 @@ def test_adapters_with_statistics_train_as_with_plain_data_parallelism(tmp_path)
         np.testing.assert_allclose(runs.logged(name, "loss"), runs.logged("statistics/ddp", "loss"), atol=1e-4)
         saved = runs.place(name) / "saved"
         torch.testing.assert_close(embed(AutoModel.from_pretrained(saved)), expected, atol=1e-4, rtol=0)
-        adapted = PeftModel.from_pretrained(build("iresnet").backbone.unload(), saved / "adapter")
+        adapted = PeftModel.from_pretrained(build("iresnet").backbone, saved / "adapter")
         torch.testing.assert_close(embed(adapted), expected, atol=1e-4, rtol=0)

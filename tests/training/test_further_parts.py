@@ -1,5 +1,6 @@
 """What checkpoints have besides what transformers' Trainer knows: saved, loaded and set up when it is there."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -160,6 +161,17 @@ def test_the_base_of_an_adapter_is_known_before_an_engine_splits_it(make_trainer
     model.backbone.get_base_model().model.norm.weight.data += 1
     assert (trainer.further_parts.base.digest() == before) == splits
     assert hasattr(trainer, "blueprint") == splits
+
+
+@pytest.mark.parametrize("splits", [True, False])
+def test_a_model_that_an_engine_cannot_split_is_refused(make_trainer, monkeypatch, splits):
+    class Scalar(MarginSoftmax):
+        def setup(self, trainer):
+            self.offset = nn.Parameter(torch.tensor(1.0))
+
+    monkeypatch.setattr(further_parts, "splits_weights", lambda accelerator: splits)
+    with pytest.raises(ValueError, match=r"method.offset has the shape \(\)") if splits else nullcontext():
+        make_trainer(method=Scalar())
 
 
 def test_each_model_has_a_method_of_its_own(make_trainer):

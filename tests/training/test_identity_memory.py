@@ -44,7 +44,7 @@ def test_a_memory_holds_the_embeddings_of_all_ranks(monkeypatch):
 @pytest.mark.parametrize("autocast", [False, True])
 def test_the_loss_is_a_mean_over_samples_with_a_label(labels, autocast):
     method = UniTSFace(m=0.2, scale=8.0)
-    method.memory, method.bias = IdentityMemory(4, 3), torch.nn.Parameter(torch.tensor(1.5))
+    method.memory, method.bias = IdentityMemory(4, 3), torch.nn.Parameter(torch.tensor([1.5]))
     torch.manual_seed(0)
     fill(method.memory, known=[1, 2])
     embeddings = F.normalize(torch.randn(2, 3), dim=1)

@@ -10,9 +10,11 @@ import math
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -20,38 +22,33 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import DistributedType
 from datasets import Dataset
 from head_on_ranks import BATCH_SIZE, SETTINGS
+from peft import PeftModel
 from tiny_recipe import TINY_VIT
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from transformers import AutoConfig, TrainerCallback
 
-from hf_face import FaceRecognitionConfig, FaceRecognitionModel
+from hf_face import FaceRecognitionConfig, FaceRecognitionModel, FoundationFaceModel
 from hf_face.data import VerificationPairs, load_orl, make_verification_pairs, split_identities
+from hf_face.registry import methods
 from hf_face.training import FaceTrainer, FaceTrainingArguments, MarginSoftmax, TrainingInterrupted
 from hf_face.training.lora import add_lora
 
 FSDP = {"fsdp": "full_shard auto_wrap", "fsdp_config": {"version": 2, "cpu_ram_efficient_loading": False}}
-SIZES = {
-    "hidden_size": 16,
-    "intermediate_size": 32,
-    "num_attention_heads": 2,
-    "num_hidden_layers": 2,
-    "projection_dim": 16,
+SIZES = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2}
+CLIP = {"model_type": "clip_vision_model", "image_size": 32, "patch_size": 16, "num_hidden_layers": 2, **SIZES}
+NARROW = {"depths": [1, 1], "hidden_sizes": [8, 8], "stem_size": 8}
+SMALL = {"embedding_size": 16, "image_size": 32}
+MODELS = {
+    "vit": TINY_VIT,
+    "clip": {
+        "model_type": "foundation_face",
+        "backbone_config": {**CLIP, "projection_dim": 16},
+        "embedding_size": 12,  # not that of CLIP's own projection, so that there is another one, which is trained
+    },
+    "iresnet": {"model_type": "iresnet", **NARROW, **SMALL},
+    "transface": {"model_type": "vit_face", "patch_weighting": True, "num_hidden_layers": 1, **SIZES, **SMALL},
 }
-CLIP = {
-    "model_type": "foundation_face",
-    "backbone_config": {"model_type": "clip_vision_model", "image_size": 32, "patch_size": 16, **SIZES},
-    "embedding_size": 12,  # not the hidden size, so that there is a projection, which is trained
-}
-IRESNET = {
-    "model_type": "iresnet",
-    "depths": [1, 1],
-    "hidden_sizes": [8, 8],
-    "stem_size": 8,
-    "embedding_size": 16,
-    "image_size": 32,
-}
-ADAPTED = {"clip": (CLIP, ["q_proj", "v_proj"]), "iresnet": (IRESNET, ["convolution1"])}
 AUTO = ("train_micro_batch_size_per_gpu", "train_batch_size", "gradient_accumulation_steps", "gradient_clipping")
 SMALL_BUCKET = {"reduce_bucket_size": 10**6}  # which otherwise takes 2 GB in each run
 # How many of the weights that it has gathered ZeRO-3 keeps: by default all of a tiny model.
@@ -104,7 +101,7 @@ def check_split(trainer: FaceTrainer, engine: str) -> None:
     elif engine.startswith("zero"):
         assert trainer.model_wrapped.zero_optimization_stage() == int(engine[-1])
         assert all(hasattr(weight, "ds_tensor") == (engine == "zero3") for weight in weights)
-        assert (trainer.class_centers.own_optimizer is not None) == is_apart
+        assert (trainer.class_centers.own_optimizer is not None) == (is_apart and trainer.method.uses_head)
 
 
 @cache
@@ -140,12 +137,16 @@ class Poisoned(MarginSoftmax):
         return {"margin_softmax": loss}
 
 
-def build(adapted: str | None) -> FaceRecognitionModel:
+def build(model: str, targets: Sequence[str] = (), margin: str = "adaface") -> FaceRecognitionModel:
+    """A model of `MODELS` or with a CLIP in a folder, with adapters for some of its layers."""
     torch.manual_seed(0)
-    backbone, targets = ADAPTED[adapted] if adapted else (TINY_VIT, [])
-    config = AutoConfig.for_model(**backbone)
-    model = FaceRecognitionModel(FaceRecognitionConfig(backbone_config=config, num_identities=30, margin="adaface"))
-    return add_lora(model, {"r": 4, "alpha": 8, "target_modules": targets}) if adapted else model
+    settings = {"num_identities": 30, "margin": margin}
+    if model in MODELS:
+        config = AutoConfig.for_model(**MODELS[model])
+        built = FaceRecognitionModel(FaceRecognitionConfig(backbone_config=config, **settings))
+    else:
+        built = FaceRecognitionModel.from_backbone(FoundationFaceModel.from_backbone(model, image_size=32), **settings)
+    return add_lora(built, {"r": 4, "alpha": 8, "target_modules": list(targets)}) if targets else built
 
 
 def train(
@@ -153,15 +154,17 @@ def train(
     engine: str,
     resume_from: str | None = None,
     stop_in: int | None = None,
-    adapted: str | None = None,
+    model: dict[str, Any] | None = None,
+    method: dict[str, dict[str, Any]] | None = None,
     poisoned: dict[str, str] | None = None,
     **settings,
 ) -> None:
     """Trains from the same start under any engine, in each step on the same images on any number of ranks."""
     args = FaceTrainingArguments(folder, **{**SETTINGS, **choose(engine), **settings})
     args.per_device_train_batch_size = BATCH_SIZE // args.world_size // args.gradient_accumulation_steps
-    method = Poisoned(poisoned) if poisoned else None
-    trainer = FaceTrainer(build(adapted), args, *faces_and_pairs(), augmentation=None, method=method)
+    built = build(**model or {"model": "vit"})
+    losses = Poisoned(poisoned) if poisoned else methods.build(method or "margin_softmax")
+    trainer = FaceTrainer(built, args, *faces_and_pairs(), augmentation=None, method=losses)
     if stop_in is not None:
         trainer.add_callback(Scheduler(stop_in))
         with suppress(TrainingInterrupted):
@@ -172,7 +175,7 @@ def train(
     if args.load_best_model_at_end:
         trainer.save_metrics("eval", trainer.evaluate())
     trainer.save_model(str(Path(folder, "saved")))
-    if adapted:
+    if isinstance(built.backbone, PeftModel):
         is_told = args.process_index == 0 or engine in ("ddp", "single")
         assert all((each is not None) == is_told for each in (trainer.backbone, trainer.adapter))
 

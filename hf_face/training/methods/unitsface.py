@@ -66,7 +66,7 @@ class UniTSFace(TrainingMethod):
     def setup(self, trainer: Any) -> None:
         self.memory = IdentityMemory.of_model(trainer.model, "method.memory")
         # b, by a name that weight decay leaves out; as the published code starts that of its sample-to-class loss
-        self.bias = nn.Parameter(torch.tensor(math.log(10 * trainer.model.config.num_identities)))
+        self.bias = nn.Parameter(torch.tensor([math.log(10 * trainer.model.config.num_identities)]))
 
     def losses(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         labels = batch["labels"]
@@ -92,7 +92,7 @@ class UniTSFace(TrainingMethod):
             terms = F.softplus(torch.where(own, -logits, logits))
             labeled = labels >= 0
             terms = torch.where(labeled[:, None] & self.memory.known, terms, 0)
-            return {"loss": terms.sum() / labeled.sum().clamp(min=1), "threshold": self.bias.detach() / self.scale}
+            return {"loss": terms.sum() / labeled.sum().clamp(min=1), "threshold": self.bias.detach()[0] / self.scale}
 
 
 __all__ = ["UniTSFace"]
