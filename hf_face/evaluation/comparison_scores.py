@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .metrics import ROC, OperatingPoint, allowed_errors, checked_pairs
+from .metrics import ROC, OperatingPoint, checked_pairs, measured_errors
 
 BLOCK_SIZE = 2**24  # similarities to compute at a time
 
@@ -52,9 +52,7 @@ class ComparisonScores:
             ValueError: if `target` is not a rate, is below one impostor pair and not measurable, or requires more
                 impostor scores than were kept.
         """
-        allowed = allowed_errors(target, self.num_impostors)
-        if allowed == 0:
-            raise ValueError(f"FAR {target:g} is not measurable with {self.num_impostors} impostor pairs")
+        allowed = measured_errors(target, self.num_impostors)
         kept = len(self.impostors)
         if allowed >= kept and kept < self.num_impostors:
             raise ValueError(f"FAR {target:g} requires the {allowed + 1} highest impostor scores; {kept} were kept")

@@ -26,7 +26,7 @@ from ..embedding.finite import check_finite
 from ..registry import protocols
 from .comparison_scores import BLOCK_SIZE, ComparisonScores
 from .evaluator import Evaluator, Findings
-from .metrics import OperatingPoint, allowed_errors, check_ranks, format_far
+from .metrics import OperatingPoint, allowed_errors, check_ranks, format_far, measured_errors
 from .plots import plot_cmc
 
 DEFAULT_RANKS = (1, 5, 10)
@@ -155,8 +155,7 @@ class SearchResult:
         """
         mate_scores = np.where(self.mate_ranks[:, 0] == 1, self.mate_scores[:, 0], -np.inf)[self.mated]
         alarms = self.impostor_scores[~self.mated]
-        if not allowed_errors(target, len(alarms)):
-            raise ValueError(f"FPIR {target:g} is not measurable with {len(alarms)} non-mated probes")
+        measured_errors(target, len(alarms), "FPIR", "non-mated probes")
         return ComparisonScores(np.sort(mate_scores), np.sort(alarms), len(alarms)).at_far(target)
 
     @property

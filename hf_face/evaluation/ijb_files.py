@@ -20,6 +20,8 @@ import pyarrow as pa
 import pyarrow.csv
 from datasets import Dataset, Image
 
+from ..user_input import check_folder
+
 LANDMARKS = ("x1", "y1", "x2", "y2", "x3", "y3", "x4", "y4", "x5", "y5")
 
 
@@ -63,12 +65,11 @@ def load_ijb(folder: str | Path) -> IJBProtocol:
     """Read a folder with `meta` and `loose_crop`.
 
     Raises:
-        FileNotFoundError: if a file or a listed image is missing.
+        FileNotFoundError: if the folder, a file or a listed image is missing.
         ValueError: if a line is malformed or two files disagree; the message names the file and line.
     """
+    check_folder(folder)
     folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"no such folder: {folder}")
     meta = folder / "meta"
     found = sorted(meta.glob("*_face_tid_mid.txt"))
     if len(found) != 1:

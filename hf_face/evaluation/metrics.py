@@ -4,6 +4,7 @@ Scores are similarities, and a pair is accepted if `score >= threshold`. FAR (fa
 accepted impostor pairs, TAR (true accept rate) the share of accepted genuine pairs.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
@@ -73,6 +74,20 @@ def allowed_errors(rate: float, count: int) -> int:
     check_rate(rate)
     nearest = round(rate * count)
     return nearest - 1 if nearest and nearest / count > rate else nearest
+
+
+def measured_errors(rate: float, count: int, what: str = "FAR", trials: str = "impostor pairs") -> int:
+    """[`allowed_errors`] of a rate that has to be measurable.
+
+    Raises:
+        ValueError: as there, and if `count` trials are too few; the message names the rate and the trials.
+    """
+    allowed = allowed_errors(rate, count)
+    if not allowed:
+        raise ValueError(
+            f"{what} {rate:g} is not measurable with {count} {trials}, only with {math.ceil(1 / rate)} or more"
+        )
+    return allowed
 
 
 def check_rate(rate: float) -> None:
@@ -164,8 +179,7 @@ class ROC:
         Raises:
             ValueError: if `target` is not a rate, or is below one impostor pair and not measurable.
         """
-        if not allowed_errors(target, self.num_impostors):
-            raise ValueError(f"FAR {target:g} is not measurable with {self.num_impostors} impostor pairs")
+        measured_errors(target, self.num_impostors)
         return self._point(int(np.searchsorted(self.far, target, side="right")) - 1)
 
     @property
@@ -309,8 +323,7 @@ def choose_far(far: float | None, num_impostors: int, name: str) -> float:
     """
     if far is None:
         far = next((each for each in (1e-3, 1e-2) if allowed_errors(each, num_impostors)), 1e-1)
-    if not allowed_errors(far, num_impostors):
-        raise ValueError(f"{name}: FAR {far:g} is not measurable with {num_impostors} impostor pairs")
+    measured_errors(far, num_impostors, f"{name}: FAR")
     return far
 
 

@@ -74,22 +74,13 @@ def insightface_identification(
     check_finite(probes, "probe feature")
     check_finite(gallery, "gallery feature")
     check_ranks(ranks)
-    gallery_subjects = np.asarray(gallery_subjects)
-    subjects, columns, entries = np.unique(gallery_subjects, return_index=True, return_counts=True)
-    places = np.searchsorted(subjects, probe_subjects).clip(max=len(subjects) - 1)
-    counts = np.where(subjects[places] == probe_subjects, entries[places], 0)
-    if (counts != 1).any():
-        first = int(np.argmax(counts != 1))
-        raise ValueError(
-            f"probe {first}: subject {probe_subjects[first]} occurs {counts[first]} times in the gallery; "
-            "a closed set requires every probe's subject exactly once"
-        )
     for fpir in fpirs:
         check_rate(fpir)
+    columns = _columns_of_mates(probe_subjects, np.asarray(gallery_subjects))
     wanted = [math.ceil(fpir * len(probes)) for fpir in fpirs]
     own, places_found, wrong = [], [], []
     rows = -(-BLOCK_SIZE // len(gallery))
-    own_columns = torch.as_tensor(columns[places], device=probes.device)[:, None]
+    own_columns = torch.as_tensor(columns, device=probes.device)[:, None]
     for block, mates in zip(probes.split(rows), own_columns.split(rows), strict=True):
         similarity = block @ gallery.T
         own.append(similarity.gather(1, mates)[:, 0])
@@ -103,6 +94,20 @@ def insightface_identification(
         metrics[f"tpir@fpir={format_far(fpir)}"] = float((own > wrong[count - 1]).double().mean())
         metrics[f"threshold@fpir={format_far(fpir)}"] = float(wrong[count - 1])
     return metrics
+
+
+def _columns_of_mates(probe_subjects: np.ndarray, gallery_subjects: np.ndarray) -> np.ndarray:
+    """Where in the gallery each probe's subject is (P,). Raises `ValueError` unless each is there exactly once."""
+    subjects, columns, entries = np.unique(gallery_subjects, return_index=True, return_counts=True)
+    places = np.searchsorted(subjects, probe_subjects).clip(max=len(subjects) - 1)
+    counts = np.where(subjects[places] == probe_subjects, entries[places], 0)
+    if (counts != 1).any():
+        first = int(np.argmax(counts != 1))
+        raise ValueError(
+            f"probe {first}: subject {probe_subjects[first]} occurs {counts[first]} times in the gallery; "
+            "a closed set requires every probe's subject exactly once"
+        )
+    return columns[places]
 
 
 def insightface_open_set_tpir(result: SearchResult, fpir: float) -> OperatingPoint:

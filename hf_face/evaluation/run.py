@@ -71,6 +71,12 @@ def evaluate_model(
         The report, the same on every rank: `model`, `metrics` and `not_measurable`, with names as logged
         ("lfw_accuracy").
 
+    Raises:
+        FileNotFoundError: if the model has no image processor, or a protocol's data does not exist.
+        OSError: if the model does not exist.
+        ValueError: if a protocol or an option is unknown, an embedding or metric is not finite, or the folder cannot be
+            written to.
+
     Example:
     ```python
     >>> report = evaluate_model("outputs/demo", ["lfw.bin", {"ijb": {"data": "IJBC"}}], output_dir="results")

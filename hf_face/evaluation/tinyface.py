@@ -9,6 +9,7 @@ from scipy.io import loadmat
 
 from ..embedding import Flip
 from ..registry import protocols
+from ..user_input import check_folder
 from .evaluator import Evaluator
 from .identification import IdentificationEvaluator
 
@@ -63,9 +64,8 @@ def load_tinyface(folder: str | Path, images: str | Path | None = None) -> tuple
         FileNotFoundError: if a list, a folder or a listed image is missing.
         ValueError: if a list is not in TinyFace's format.
     """
+    check_folder(folder)
     folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"no such folder: {folder}")
     folder = folder / "Testing_Set" if (folder / "Testing_Set").is_dir() else folder
     images = folder if images is None else Path(images)
     matches = _listed(folder / "gallery_match_img_ID_pairs.mat", "gallery", images / "Gallery_Match")
@@ -77,7 +77,7 @@ def load_tinyface(folder: str | Path, images: str | Path | None = None) -> tuple
 def _listed(path: Path, kind: str, images: Path) -> Dataset:
     """Load the images of a list, with file names in `<kind>_set` and people in `<kind>_ids`."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing")
+        raise FileNotFoundError(f"{path} is missing: expected the lists in TinyFace's folder, or in its Testing_Set")
     content = loadmat(path)
     missing = {f"{kind}_set", f"{kind}_ids"} - content.keys()
     if missing:
@@ -95,7 +95,7 @@ def _listed(path: Path, kind: str, images: Path) -> Dataset:
 
 def _by_stem(folder: Path) -> dict[str, str]:
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is missing")
+        raise FileNotFoundError(f"{folder} is missing: expected Gallery_Match, Gallery_Distractor and Probe beside it")
     return {path.stem: str(path) for path in folder.iterdir() if path.is_file()}
 
 

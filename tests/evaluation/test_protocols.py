@@ -172,7 +172,7 @@ def test_path_that_is_not_there_is_no_matter_for_the_hub(path):
 
 @pytest.mark.parametrize("name", ["ijb", "tinyface"])
 def test_folder_that_is_not_there_is_named(name):
-    with pytest.raises(FileNotFoundError, match="no such folder: nowhere"):
+    with pytest.raises(FileNotFoundError, match="no such file or folder: nowhere"):
         load_protocol({name: {"data": "nowhere"}})
 
 
