@@ -39,6 +39,9 @@ def convert_checkpoint(
             which defaults to the checkpoint's, or the smallest that represents all tensors exactly if it is mixed; and
             options of the source, such as `unfuse=True` for ONNX files.
 
+    Returns:
+        The model and its image processor.
+
     Raises:
         FileNotFoundError: if the file does not exist.
         ImportError: if onnx or h5py is required to read the file, but not installed.
@@ -71,6 +74,13 @@ def convert_to_folder(
     With `keep_class_centers`, the class centers are saved as a head in the same folder, for [`hf_face.heads.load_head`]
     and a recipe's `head_from:`. InsightFace's `checkpoint_gpu_0.pt` has the centers of only one rank:
     [`convert_insightface_heads`] merges all ranks.
+
+    Args:
+        folder: Folder to write to. It has the whole model or no `config.json`, even if the process is killed.
+        checkpoint, source, keep_class_centers, config_overrides: As for [`convert_checkpoint`], as are the errors.
+
+    Returns:
+        The model and its image processor.
     """
     model, image_processor = convert_checkpoint(checkpoint, source, keep_class_centers, **config_overrides)
     with whole_model(folder) as unfinished:
@@ -100,9 +110,12 @@ def export_checkpoint(
         path: file to save to, with `torch.save` in the project's format, or only the tensors if the name ends in
             `.safetensors`.
 
+    Returns:
+        The tensors, with the project's names.
+
     Raises:
         FileNotFoundError: if the folder does not exist or contains no model.
-        ValueError: if the target's code would build a different network than `model`.
+        ValueError: if the project is unknown, or the target's code would build a different network than `model`.
     """
     source = get_source(target)
     tensors = source.export(load_folder(model) if isinstance(model, str | Path) else model)

@@ -67,8 +67,8 @@ class GhostFaceNets(CheckpointSource):
 
 def in_order_of_creation(settings: dict[str, Any]) -> Layers:
     """
-    The layers with automatic names. These are numbered in the order of creation, from any number; the order in the file
-    is another one.
+    The layers with automatic names, which are numbered in the order of creation, from any number; the file has them in
+    another order.
     """
     layers: Layers = defaultdict(list)
     for layer in settings.get("config", {}).get("layers", []):

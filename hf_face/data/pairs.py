@@ -79,7 +79,17 @@ class VerificationPairs:
     def from_parquet(
         cls, path: str | Path, name: str | None = None, revision: str | None = None
     ) -> "VerificationPairs":
-        """Read a folder that [`VerificationPairs.to_parquet`] wrote, or a Hub dataset (at `revision`)."""
+        """Read pairs that [`VerificationPairs.to_parquet`] wrote.
+
+        Args:
+            path: The folder, or the Hub dataset it was pushed to.
+            name: Prefix of the metrics; defaults to the one that the pairs were written with.
+            revision: Revision of a Hub dataset.
+
+        Raises:
+            FileNotFoundError: if the folder does not exist, or lacks Parquet files of images or of pairs.
+            ValueError: if a file is damaged, refers to images elsewhere, or a pair to a row that does not exist.
+        """
         check_exists(path)
         if Path(path).is_dir():
             readme = Path(path, "README.md")
@@ -161,7 +171,7 @@ def _genuine_pairs(labels: np.ndarray) -> np.ndarray:
     groups = np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
     pairs = [group[np.stack(np.triu_indices(len(group), k=1), axis=1)] for group in groups if len(group) > 1]
     if not pairs:
-        raise ValueError("no identity has two images, so there are no genuine pairs")
+        raise ValueError("no identity has two images, so there are no genuine pairs. Add a second image of some people")
     return np.concatenate(pairs)
 
 
@@ -171,7 +181,10 @@ def _impostor_pairs(labels: np.ndarray, count: int, rng: np.random.Generator) ->
     sizes = np.unique(labels, return_counts=True)[1]
     available = (size * size - (sizes * sizes).sum()) // 2
     if count > available:
-        raise ValueError(f"{count} impostor pairs are required, but {size} images have only {available}")
+        raise ValueError(
+            f"{count} impostor pairs are required, as many as genuine ones, but {size} images have only {available}. "
+            "Add people"
+        )
     codes = np.array([], dtype=np.int64)  # a pair (a, b) with a < b, as a * size + b
     while len(codes) < count:
         a, b = np.sort(rng.integers(size, size=(2, 2 * count)), axis=0)

@@ -1,4 +1,4 @@
-"""Finds the files of identity data, and checks those that somebody else may have written before they are read."""
+"""Finds the files of identity data, and checks them before they are read: they may come from strangers."""
 
 import json
 import os

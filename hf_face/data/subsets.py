@@ -88,6 +88,12 @@ def merge_identities(datasets: Sequence[Dataset]) -> Dataset:
 
     The labels of each dataset are offset by the number of identities before it. Names are prefixed with the position
     of their dataset (`0/alice`, `1/alice`), since two datasets may use the same name for different people.
+
+    Args:
+        datasets: Identity data with `image` and `label`; other columns are left out.
+
+    Returns:
+        The rows of all datasets in order, with `image` and `label`.
     """
     names = [f"{i}/{name}" for i, dataset in enumerate(datasets) for name in dataset.features["label"].names]
     offsets = np.cumsum([0, *(dataset.features["label"].num_classes for dataset in datasets)])

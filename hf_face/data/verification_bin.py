@@ -29,8 +29,6 @@ DAMAGE = (
     TypeError,
     ValueError,
 )
-
-
 CODES = {opcode.code.encode("latin1"): opcode for opcode in pickletools.opcodes}
 MOST_COPIES = 1000  # of an object's parts for each instruction so far
 

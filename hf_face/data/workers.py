@@ -32,7 +32,7 @@ if sys.platform == "linux":
     from multiprocessing.context import ForkContext, ForkProcess
 
     class PatientProcess(ForkProcess):
-        """A process that is born with the signals blocked, since they may come before it could say so itself."""
+        """A process that starts with the signals blocked, since they may come before it could block them itself."""
 
         def start(self) -> None:
             before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)

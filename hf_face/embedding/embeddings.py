@@ -49,5 +49,5 @@ class Embeddings:
         return np.linalg.norm(self.original, axis=1)
 
     def with_flip(self, flip: Flip) -> "Embeddings":
-        """The same embeddings, combined in another way."""
+        """The same embeddings, combined by `flip`."""
         return Embeddings(self.original, self.flipped, flip)

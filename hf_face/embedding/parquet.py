@@ -30,7 +30,7 @@ def embed_to_parquet(
 
     Args:
         embedder: the embedder; with `embedder.flip`, an embedding is the sum over the image and its flipped image.
-        images: dataset with the column `image`, such as from [`~hf_face.data.load_images`].
+        images: dataset with the column `image`, as [`~hf_face.data.load_images`] returns it.
         output: a Parquet file, written at the end from shards beside it, or a folder that keeps the shards
             (`data/train-00000-of-00012.parquet`).
         images_per_shard: number of images per shard, which is the most that an interruption can lose.

@@ -351,6 +351,9 @@ def margin_logits(
     """The logits (B, C) for which [`margin_softmax_loss`] is the cross-entropy, for inspection. Same arguments.
 
     Rows with label -1 hold plain scaled cosines.
+
+    Raises:
+        ValueError: for labels out of range.
     """
     margin, classes = margin or ArcFaceMargin(), Classes(centers, labels, sub_centers=sub_centers)
     check_labels(labels, len(classes))

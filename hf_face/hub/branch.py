@@ -42,6 +42,7 @@ class HubBranch:
 
     @property
     def files(self) -> set[str]:
+        """The names of all files at the parent commit."""
         return {sibling.rfilename for sibling in self.start.siblings}
 
     def read_json(self, name: str) -> dict[str, Any]:

@@ -134,6 +134,9 @@ def evaluations_from_metrics(metrics: dict[str, float], titles: dict[str, str]) 
     Args:
         metrics: The return value of `trainer.evaluate()`. Keys of no evaluation (run times, losses) are left out.
         titles: Names of evaluators, which prefix their keys, to titles in the card.
+
+    Returns:
+        The evaluations that have metrics, in the order of `titles`.
     """
     evaluations = {name: Evaluation(title, {}) for name, title in titles.items()}
     longest_first = sorted(titles, key=len, reverse=True)  # "agedb_30_accuracy" belongs to "agedb_30", not "agedb"
@@ -195,15 +198,22 @@ class FaceModelCardData:
 
     @property
     def measured(self) -> list[Evaluation]:
+        """The evaluations measured here."""
         return [evaluation for evaluation in self.evaluations if evaluation.source_name is None]
 
     @property
     def reported(self) -> list[Evaluation]:
+        """The evaluations of other sources."""
         return [evaluation for evaluation in self.evaluations if evaluation.source_name is not None]
 
     @property
     def calibration(self) -> Evaluation | None:
-        """The evaluation that sets the model's thresholds."""
+        """
+        The evaluation that sets the model's thresholds; None if no evaluation measured here has any.
+
+        Raises:
+            ValueError: if `thresholds_from` is not one of them.
+        """
         candidates = [evaluation for evaluation in self.measured if evaluation.thresholds]
         if self.thresholds_from is None:
             return candidates[0] if candidates else None
@@ -229,7 +239,7 @@ class FaceModelCardData:
     @classmethod
     def read(cls, path: str | Path, base: "FaceModelCardData | None" = None) -> "FaceModelCardData":
         """
-        Read card data from a JSON or YAML file. Paths of figures are relative to its folder, and must lie inside.
+        Read card data from a JSON or YAML file. Paths of figures are relative to its folder and must be inside it.
 
         Args:
             base: Card data to use for fields that are not in the file.

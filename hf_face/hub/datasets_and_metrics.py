@@ -41,12 +41,21 @@ def push_dataset(
 
     Args:
         data: The pairs, or a folder of Parquet files and `README.md`.
+        repo_id: `org/name`, or `name` for your own namespace.
         license: License of the data, one of the Hub's identifiers, which is written into the card. Optional if the card
             has a license.
+        private: Visibility of a new repository.
+        token: Defaults to the token stored by `hf auth login`, or `HF_TOKEN`.
+        commit_message: Title of the commit.
+
+    Returns:
+        `CommitInfo`: with `commit_url` and `oid`.
 
     Raises:
         FileNotFoundError: if there is no card or no Parquet file.
         ValueError: if there is no license, or a Parquet file is incomplete.
+        huggingface_hub.errors.LocalTokenNotFoundError: if not logged in.
+        huggingface_hub.errors.HfHubHTTPError: if the token is invalid (401) or lacks permission (403).
     """
     if isinstance(data, VerificationPairs):
         with TemporaryDirectory() as folder:
@@ -100,6 +109,7 @@ def push_metric(
     Args:
         folder: Folder of the metric's module, with the same name, `app.py`, `requirements.txt` and `README.md`.
         repo_id: `org/name`, with the name of the module.
+        private, token, commit_message: As for [`push_dataset`].
 
     Raises:
         FileNotFoundError: if one of these files is missing.
@@ -130,6 +140,7 @@ def push_space(
     Args:
         folder: The Space's files. `README.md` is its card, with `sdk` and `app_file`, the file it starts from.
         repo_id: `org/name`, or `name` for your own namespace.
+        private, token, commit_message: As for [`push_dataset`].
 
     Raises:
         FileNotFoundError: if the folder has no card, or not the file that the card names.

@@ -32,7 +32,13 @@ class ModelMeasurements:
 
 @torch.inference_mode()
 def measure_model(model: PreTrainedModel, repeats: int = 10) -> ModelMeasurements:
-    """Measure a face backbone with one image of its input size, on the CPU and in its own precision."""
+    """
+    Measure a face backbone with one image of its input size, on the CPU and in its own precision.
+
+    Args:
+        model: The backbone, on any device; its device and mode are restored.
+        repeats: Number of forward passes, whose median is the latency.
+    """
     precision = model.dtype
     with evaluated_on_cpu(model):
         counted, pixel_values = count_operations(model), one_image(model)

@@ -39,10 +39,14 @@ def create_model_card(
     Render the card of a backbone for the repository (or folder) `repo_id`, which its code samples load.
 
     Args:
+        data: What the publisher states, and the evaluations.
+        model: The backbone.
+        image_processor: Its image processor.
+        repo_id: `org/name`, or a folder.
         measurements: The result of `measure_model`, which is called if left out.
 
     Raises:
-        ValueError: if the Hub would reject the metadata; the message lists all errors.
+        ValueError: if the Hub would reject the metadata (the message lists all errors), or a citation is unknown.
     """
     measured = measurements or measure_model(model)
     metadata = card_metadata(data, model.config.model_type, model.config.margin, repo_id)

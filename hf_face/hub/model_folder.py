@@ -158,7 +158,7 @@ def folder_of(model: PreTrainedModel) -> Path | None:
     weights, found = model.state_dict(), set()
     for file in Path(model.name_or_path).glob("model*.safetensors"):
         with safe_open(file, "pt") as saved:
-            for name in saved.keys():  # noqa: SIM118  it is no dictionary
+            for name in saved.keys():  # noqa: SIM118  not a dictionary
                 if name not in weights or not _equal(saved.get_tensor(name), weights[name].cpu()):
                     return None
                 found.add(name)

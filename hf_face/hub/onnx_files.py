@@ -33,7 +33,7 @@ def copy_onnx_files(source: Path, folder: Path, backbone: PreTrainedModel) -> No
 
     Raises:
         ImportError: if there are any, but onnx is not installed.
-        ValueError: if one was exported from other weights, or lies elsewhere.
+        ValueError: if one was exported from other weights, or is a link to a file elsewhere.
     """
     files = [file_inside(source, f"{ONNX_FOLDER}/{file.name}") for file in sorted(source.glob(f"{ONNX_FOLDER}/*.onnx"))]
     expected = weights_digest(backbone) if files else None

@@ -20,7 +20,7 @@ class Published:
         figures (`dict[str, dict[str, float]]`, *optional*):
             Metrics by evaluation, `{"IJB-C": {"tar@far=1e-4": 0.9494}}`, as fractions of one.
         note (`str`, *optional*): Where else figures are, or why there are none.
-        differs (`dict[str, str]`, *optional*): What this training does in another way, by subject.
+        differs (`dict[str, str]`, *optional*): What this training does differently, by subject.
     """
 
     source: str

@@ -79,7 +79,7 @@ def push_to_hub(
     Raises:
         FileNotFoundError: if the folder has no weights or image processor.
         ValueError: if licenses are missing, the Hub would reject the metadata, the weights do not fit the code, or the
-            repository has other contents or a different visibility.
+            repository contains something other than a face model or has a different visibility.
         huggingface_hub.errors.LocalTokenNotFoundError: if not logged in.
         huggingface_hub.errors.HfHubHTTPError: if the token is invalid (401) or lacks permission (403).
 

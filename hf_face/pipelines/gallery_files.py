@@ -67,7 +67,7 @@ def write_gallery(rows: pa.Table, made_with: dict[str, str], folder: Path) -> No
     Write a gallery to a folder, in place of one that is there.
 
     Args:
-        rows: Its rows, as of [`features_of`].
+        rows: Its rows, with the columns of [`features_of`].
         made_with: The `model` whose embeddings they are, and its `digest`.
         folder: The folder.
 

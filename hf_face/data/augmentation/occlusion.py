@@ -40,7 +40,7 @@ class RandomErasing(PerImage):
 
     Args:
         min_area, max_area: Range of the box's area, as a fraction of the image's area.
-        ratio: Range of its aspect ratio.
+        ratio: Range of its width / height.
         p: Probability.
     """
 
