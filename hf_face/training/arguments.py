@@ -15,6 +15,9 @@ ONE_PROCESS_PER_GPU = (
     "GPU visible (CUDA_VISIBLE_DEVICES=0)."
 )
 
+# Optimizers that look at more of a weight than one value at a time.
+OF_WHOLE_WEIGHTS = ("adafactor", "adalomo", "apollo", "galore", "lomo", "stable_adamw")
+
 
 @dataclass(repr=False)  # TrainingArguments' own hides tokens
 class FaceTrainingArguments(TrainingArguments):
@@ -160,6 +163,12 @@ class FaceTrainingArguments(TrainingArguments):
             engine = "DeepSpeed"
         elif self.fsdp or parse_flag_from_env("ACCELERATE_USE_FSDP"):
             engine = "FSDP"
+        optim = getattr(self.optim, "value", self.optim)
+        if engine and optim.startswith(OF_WHOLE_WEIGHTS):
+            raise ValueError(
+                f"optim={optim} computes with whole weights, which {engine} splits. Set optim to adamw_torch or sgd, "
+                "or train with plain data parallelism (`accelerate launch --multi_gpu`)."
+            )
         for name in ("bf16_full_eval", "fp16_full_eval"):
             if engine and getattr(self, name):
                 raise ValueError(

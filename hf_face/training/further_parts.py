@@ -56,7 +56,7 @@ class FurtherParts(TrainerCallback):
             ValueError: if an engine cannot split the model.
         """
         trainer, args = self.trainer, self.trainer.args
-        if args.channels_last:
+        if args.channels_last and not splits_weights(trainer.accelerator):  # engines split only usual layouts
             trainer.model.to(memory_format=torch.channels_last)
         trainer.method.setup(trainer)
         trainer.method.to(args.device)  # including modules created in setup

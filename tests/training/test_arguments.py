@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 from transformers import TrainingArguments
+from transformers.training_args import OptimizerNames
 
 from hf_face.training import FaceTrainingArguments, arguments
 from hf_face.training.arguments import as_face_arguments, compute_in_bfloat16
@@ -73,6 +74,8 @@ def test_what_works(make, settings):
         ),
         ({"shard_head": True, "n_gpu": 2}, "shard_head requires one process per GPU, not one for 2 GPUs"),
         ({"fp16_full_eval": True, "fsdp": "full_shard"}, "fp16_full_eval does not work with FSDP"),
+        ({"optim": "adafactor", "fsdp": "full_shard"}, "adafactor computes with whole weights, which FSDP splits. Set"),
+        ({"optim": OptimizerNames.GALORE_ADAMW, "fsdp": "full_shard"}, "galore_adamw computes with whole weights"),
     ],
 )
 def test_what_does_not(make, settings, message):
@@ -89,6 +92,9 @@ def test_what_does_not(make, settings, message):
         ({"ACCELERATE_USE_FSDP": "true"}, {"bf16_full_eval": True}, "bf16_full_eval does not work with FSDP"),
         ({"ACCELERATE_USE_DEEPSPEED": "true"}, {}, None),
         ({"ACCELERATE_USE_DEEPSPEED": "true"}, {"on_divergence": "skip"}, None),
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, {"optim": "sgd"}, None),
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, {"optim": "stable_adamw"}, "stable_adamw computes .* which DeepSpeed"),
+        ({}, {"optim": "adafactor"}, None),
         ({"ACCELERATE_USE_DEEPSPEED": "true"}, {"bf16_full_eval": True}, "bf16_full_eval does not work with DeepSpeed"),
     ],
 )

@@ -174,6 +174,13 @@ def test_a_model_that_an_engine_cannot_split_is_refused(make_trainer, monkeypatc
         make_trainer(method=Scalar())
 
 
+@pytest.mark.parametrize("splits", [True, False])
+def test_engines_split_weights_in_the_usual_layout(make_trainer, monkeypatch, splits):
+    monkeypatch.setattr(further_parts, "splits_weights", lambda accelerator: splits)
+    weight = make_trainer(channels_last=True).model.backbone.model.patch_embed.proj.weight
+    assert weight.is_contiguous() == splits
+
+
 def test_each_model_has_a_method_of_its_own(make_trainer):
     class Layered(MarginSoftmax):
         def __init__(self):
