@@ -142,13 +142,7 @@ class MarginHead(nn.Module):
         if ranks := self.group or copies:
             check_same_batch_size(batch_size, ranks, labels.device)
         if self.group is not None:
-            dtype = compute_dtype(direction, self.weight)
-            columns = (
-                [direction, norm] if rival is None else [direction, norm, rival[:, None]]
-            )  # one collective for all
-            rows = gather_with_gradient(torch.cat([column.to(dtype) for column in columns], dim=1), self.group)
-            size = direction.shape[1]
-            direction, norm, rival = rows[:, :size], rows[:, size, None], None if rival is None else rows[:, -1]
+            direction, norm, rival = self._gather(direction, norm, rival)
             labels = gather_rows(labels, self.group)
             if sample_weight is not None:
                 sample_weight = gather_rows(sample_weight, self.group)
@@ -178,6 +172,13 @@ class MarginHead(nn.Module):
             rank = dist.get_rank(self.group)
             own = slice(rank * batch_size, (rank + 1) * batch_size)
         return MarginHeadOutput(loss, softmax.target_cosine[own], regularizer)
+
+    def _gather(self, direction: Tensor, norm: Tensor, rival: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The embeddings, and rivals if there are any, of all ranks, by a single collective."""
+        dtype, size = compute_dtype(direction, self.weight), direction.shape[1]
+        columns = [direction, norm] if rival is None else [direction, norm, rival[:, None]]
+        rows = gather_with_gradient(torch.cat([column.to(dtype) for column in columns], dim=1), self.group)
+        return rows[:, :size], rows[:, size, None], None if rival is None else rows[:, -1]
 
     def sample(self, labels: Tensor) -> Tensor:
         """The identities for a training step, as ascending positions among this rank's identities."""

@@ -33,6 +33,20 @@ def hf_face(monkeypatch, capsys) -> Callable[..., Ended]:
     return run
 
 
+@pytest.fixture
+def error_of(hf_face, monkeypatch, tmp_path):
+    """What a command wrote as it failed, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments) -> str:
+        ended = hf_face(*arguments)
+        assert ended.status == 2
+        assert ended.out == ""
+        return ended.err
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory) -> Path:
     """A tiny model without training and its image processor, saved as somebody has them."""

@@ -55,7 +55,7 @@ ELSEWHERE = {
     "weight_decay": "test_trainer.py::test_the_class_centers_have_their_own_learning_rate_and_weight_decay",
     "max_grad_norm": "test_divergence.py::test_a_run_stops_in_the_step_where_it_diverges",
     "bf16": "test_trainer.py::test_ways_to_run_that_change_speed_and_memory_only",
-    "fp16": "test_trainer.py::test_a_launcher_that_settings_cannot_work_with_is_refused",
+    "fp16": "test_trainer_refusals.py::test_a_launcher_that_settings_cannot_work_with_is_refused",
     "gradient_checkpointing": "test_trainer.py::test_ways_to_run_that_change_speed_and_memory_only",
     "gradient_checkpointing_kwargs": f"{INPUTS}::test_adapters_learn_with_checkpointed_gradients",
     "eval_strategy": "test_trainer.py::test_evaluation_gives_verification_metrics_to_choose_the_best_model_by",
