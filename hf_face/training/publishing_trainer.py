@@ -74,12 +74,15 @@ class PublishingTrainer(SafeTrainer):
             check_weights(self.model, self.state.global_step)
             if _internal_call:
                 super().save_model(output_dir, _internal_call=True)
+            else:
+                self._save_backbone(output_dir)
         if _internal_call:
             self.further_parts.save(Path(output_dir))
-            return
-        backbone = self._averaged_backbone()
+
+    def _save_backbone(self, folder: str) -> None:
+        backbone = self.whole_backbone()
         if self.args.should_save:
-            with whole_model(output_dir) as unfinished:
+            with whole_model(folder) as unfinished:
                 merged(backbone).save_pretrained(unfinished)
                 if isinstance(backbone, PeftModel):
                     backbone.save_pretrained(str(unfinished / ADAPTER))
