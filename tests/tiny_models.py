@@ -1,5 +1,10 @@
 """Tiny models of every family, for tests that ask the same of all of them."""
 
+import copy
+
+import torch
+from transformers import AutoModel
+
 from hf_face import (
     FoundationFaceConfig,
     GhostFaceNetConfig,
@@ -84,3 +89,13 @@ CASES = {
         ["fc1"],
     ),
 }
+
+
+def build(case: str):
+    """The case's model in eval mode, with seeded weights, including batch statistics and biases."""
+    torch.manual_seed(0)
+    model = AutoModel.from_config(copy.deepcopy(CASES[case][0]))
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point():
+            tensor += 0.1 * torch.rand_like(tensor) if "running_var" in name else 0.05 * torch.randn_like(tensor)
+    return model.eval()

@@ -95,7 +95,7 @@ def parse(argv: Sequence[str]) -> Namespace:
     parser.add_argument(
         "--false_accept_rate",
         type=float,
-        help="How often somebody is taken for one other person; selects the model's threshold, 1e-3 by default.",
+        help="How often a stranger is taken for one person; selects the model's threshold, 1e-3 by default.",
     )
     parser.add_argument("--threshold", type=float, help="Least similarity of one person, in place of the model's.")
     parser.add_argument(

@@ -9,7 +9,7 @@ from .vit_layouts import InsightFaceViT
 
 @sources.register("lvface", citation=LVFACE)
 class LVFace(ArcFaceTorch):
-    """bytedance/LVFace: vision transformers in arcface_torch's files, as which they are recognized."""
+    """bytedance/LVFace: vision transformers in arcface_torch's files, which `auto` takes for arcface_torch's own."""
 
     url = "https://github.com/bytedance/LVFace"
     files = "`.pt`"

@@ -8,24 +8,13 @@ import pytest
 import torch
 from datasets import Dataset
 from PIL import Image as PILImage
-from tiny_models import CASES
-from transformers import AutoModel
+from tiny_models import CASES, build
 
 from hf_face import FAMILIES, FaceImageProcessor, FaceRecognitionModel, IResNetModel
 from hf_face.export import OnnxFaceModel, checks, export, export_onnx
 from hf_face.export.graph import backbone_graph, preprocessing_graph
 
 pytest.importorskip("onnxruntime", reason="the extra [onnx] is not installed")
-
-
-def build(case: str):
-    """The case's model in eval mode, with seeded weights, including batch statistics and biases."""
-    torch.manual_seed(0)
-    model = AutoModel.from_config(copy.deepcopy(CASES[case][0]))
-    for name, tensor in model.state_dict().items():
-        if tensor.is_floating_point():
-            tensor += 0.1 * torch.rand_like(tensor) if "running_var" in name else 0.05 * torch.randn_like(tensor)
-    return model.eval()
 
 
 def processor_of(model, **settings) -> FaceImageProcessor:

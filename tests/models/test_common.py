@@ -1,24 +1,12 @@
 """Tests what users of transformers expect of any model, for tiny models of every family."""
 
-import copy
-
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from tiny_models import CASES
+from tiny_models import CASES, build
 from transformers import AutoConfig, AutoModel
 
 from hf_face import FAMILIES
-
-
-def build(case: str):
-    """The case's model in eval mode, with seeded weights, including batch statistics and biases."""
-    torch.manual_seed(0)
-    model = AutoModel.from_config(copy.deepcopy(CASES[case][0]))
-    for name, tensor in model.state_dict().items():
-        if tensor.is_floating_point():
-            tensor += 0.1 * torch.rand_like(tensor) if "running_var" in name else 0.05 * torch.randn_like(tensor)
-    return model.eval()
 
 
 def faces(model, count: int = 3):
