@@ -36,7 +36,7 @@ def test_a_recipe_claims_no_figure_of_its_own(path):
     card = ModelCard.load(path)
     assert card.data.eval_results is None and "## Evaluation" not in card.text and "latency" not in card.text
     assert "Nobody has trained this model yet" in card.text
-    assert "The training follows [" in card.text and "What was done in another way:\n\n- " in card.text
+    assert "The training follows [" in card.text and "What was done differently:\n\n- " in card.text
 
 
 def test_its_tables_and_its_metadata_say_the_same(path):
