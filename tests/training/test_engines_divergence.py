@@ -1,4 +1,4 @@
-"""Steps that are not finite, skipped under FSDP 2 and DeepSpeed as in a single process."""
+"""Steps that are not finite, under FSDP 2 and DeepSpeed: skipped as in a single process, or the last of a run."""
 
 import json
 
@@ -19,7 +19,9 @@ SKIPPED = {
     "max_steps": 5,
     "save_steps": 5,
 }
-CASES = {"whole": SKIPPED, "split": {**SKIPPED, "shard_head": True}}
+STOPPED = {"poisoned": {"2": "loss"}, "max_steps": 3, "save_steps": 1}
+CASES = {"whole": SKIPPED, "split": {**SKIPPED, "shard_head": True}, "stopped": STOPPED}
+STOPPED_RUNS = ["stopped/zero2", "stopped/zero3"]
 RUNS = ["whole/fsdp", "split/zero1", "whole/zero2", "split/zero3"]
 
 
@@ -28,7 +30,7 @@ def runs(tmp_path_factory) -> EngineRuns:
     pytest.importorskip("deepspeed", reason='it is an engine of its own: pip install "hf_face[deepspeed]"')
     runs = EngineRuns(tmp_path_factory.mktemp("runs"), CASES)
     runs.launch("whole/single", num_ranks=1)
-    runs.launch(*RUNS)
+    runs.launch(*RUNS, *STOPPED_RUNS)
     return runs
 
 
@@ -55,3 +57,11 @@ def test_training_goes_on_from_before_the_skipped_step(name, runs):
     assert {int(state["step"]) for state in states.values()} == {3}
     for number, state in states.items():
         torch.testing.assert_close(state["exp_avg"], expected_states[number]["exp_avg"], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", STOPPED_RUNS)
+def test_a_run_that_stops_has_the_weights_from_before(name, runs):
+    assert [path.name for path in runs.place(name).glob("checkpoint-*")] == ["checkpoint-1"]
+    before = load_file(runs.place(name) / "checkpoint-1" / "model.safetensors")
+    for key, weight in load_file(runs.place(name) / "saved" / "model.safetensors").items():
+        assert torch.equal(weight, before[f"backbone.{key}"]), key

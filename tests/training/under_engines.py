@@ -31,7 +31,13 @@ from transformers import AutoConfig, TrainerCallback
 from hf_face import FaceRecognitionConfig, FaceRecognitionModel, FoundationFaceModel
 from hf_face.data import VerificationPairs, load_orl, make_verification_pairs, split_identities
 from hf_face.registry import methods
-from hf_face.training import FaceTrainer, FaceTrainingArguments, MarginSoftmax, TrainingInterrupted
+from hf_face.training import (
+    FaceTrainer,
+    FaceTrainingArguments,
+    MarginSoftmax,
+    TrainingDivergedError,
+    TrainingInterrupted,
+)
 from hf_face.training.lora import add_lora
 
 FSDP = {"fsdp": "full_shard auto_wrap", "fsdp_config": {"version": 2, "cpu_ram_efficient_loading": False}}
@@ -170,7 +176,8 @@ def train(
         with suppress(TrainingInterrupted):
             trainer.train()
         return
-    trainer.train(resume_from_checkpoint=resume_from)
+    with suppress(TrainingDivergedError):
+        trainer.train(resume_from_checkpoint=resume_from)
     check_split(trainer, engine)
     if args.load_best_model_at_end:
         trainer.save_metrics("eval", trainer.evaluate())
