@@ -64,7 +64,16 @@ def as_identities(
     compact: bool = False,
     num_identities: int | None = None,
 ) -> Dataset | IterableDataset:
-    """Convert any dataset of images and identities to our two columns, and check them; see [`load_identities`]."""
+    """Convert any dataset of images and identities to our two columns, and check them.
+
+    Args:
+        dataset: Images and identities, on disk or streamed.
+        source: The name of the data in error messages.
+        image_column, label_column, compact, num_identities: As for [`load_identities`], as are the errors.
+
+    Returns:
+        The dataset with the columns `image` and `label`, and its others.
+    """
     if isinstance(dataset, IterableDataset):
         dataset = dataset._resolve_features()  # a stream may reveal them only in its first rows
     columns = list(dataset.features)

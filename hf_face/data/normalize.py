@@ -14,6 +14,9 @@ class BatchNormalize(nn.Module):
         mean, std: One value per channel, in the order of `channel_order`.
         channel_order: "rgb", or "bgr" for backbones trained on OpenCV's order.
 
+    Raises:
+        ValueError: if `channel_order` is neither.
+
     Example:
         >>> normalize = BatchNormalize(mean=[0.5] * 3, std=[0.5] * 3)
         >>> normalize(torch.full((1, 3, 112, 112), 255, dtype=torch.uint8)).unique()

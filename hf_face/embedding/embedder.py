@@ -114,6 +114,9 @@ class Embedder:
         Args:
             images, description: As for [`~Embedder.embed`].
             parts: Rows of each part, none of them empty.
+
+        Raises:
+            ValueError: if a part is empty; otherwise as for [`~Embedder.embed`].
         """
         if not all(parts):
             raise ValueError("there are no images to embed")

@@ -18,6 +18,9 @@ class Embeddings:
         flipped (`np.ndarray` of shape (N, D), *optional*): raw embeddings of the horizontally flipped images, float32.
         flip (`str`, *optional*): how `embeddings` combines them. `"sum"` adds the raw embeddings (InsightFace,
             AdaFace), `"concat"` concatenates them (SphereFace, CosFace), `None` uses only the original.
+
+    Raises:
+        ValueError: if `flip` is something else, or needs flipped embeddings that are not given.
     """
 
     original: np.ndarray

@@ -44,6 +44,9 @@ class AllPairsEvaluator(Evaluator):
         flip (`str`, *optional*): Test-time augmentation by the flipped image: `"sum"`, `"concat"` or `None`.
         name (`str`): Prefix of its metrics.
 
+    Raises:
+        ValueError: if there are no genuine pairs, or too few impostor pairs for any of `fars`.
+
     Example:
     ```python
     >>> AllPairsEvaluator(load_orl(), fars=[1e-3])(model, image_processor)["all_pairs_tar@far=1e-3"]

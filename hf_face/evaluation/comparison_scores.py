@@ -71,7 +71,11 @@ class ComparisonScores:
 
     @property
     def auc(self) -> float:
-        """Probability that a genuine pair scores above an impostor pair, ties counting half; requires all impostors."""
+        """Probability that a genuine pair scores above an impostor pair, ties counting half.
+
+        Raises:
+            ValueError: if only the highest impostor scores were kept.
+        """
         if len(self.impostors) < self.num_impostors:
             raise ValueError(
                 f"the AUC requires all {self.num_impostors} impostor scores; {len(self.impostors)} were kept"

@@ -52,6 +52,9 @@ class FairnessEvaluator(Evaluator):
     Args:
         groups (`dict[str, Evaluator]`): The protocol of each of at least two groups.
         name (`str`): Prefix of its metrics.
+
+    Raises:
+        ValueError: if there are fewer than two groups.
     """
 
     def __init__(self, groups: Mapping[str, Evaluator], name: str = "fairness"):
@@ -120,7 +123,7 @@ class VerificationFairnessEvaluator(FairnessEvaluator):
         fars (sequence of `float`): False accept rates to report for each group at its own thresholds.
 
     Raises:
-        ValueError: if `far` is below one of all impostor pairs.
+        ValueError: if there are fewer than two groups, or `far` is below one of all impostor pairs.
     """
 
     def __init__(

@@ -47,6 +47,9 @@ class IdentificationEvaluator(Evaluator):
         ranks, fpirs (sequences of `int` and `float`): Ranks and false positive identification rates to report.
         name (`str`): Prefix of its metrics.
 
+    Raises:
+        ValueError: if no probe shows a person in the gallery, or a rank or rate is out of range.
+
     Example:
     ```python
     >>> gallery, probes = enroll_first(load_orl())

@@ -65,6 +65,10 @@ class IJBEvaluator(Evaluator):
         cache (`EmbeddingCache`, *optional*):
             Stores embeddings to resume interrupted runs. By default, embeddings are only kept in memory.
 
+    Raises:
+        ValueError: if `switches` are unknown, a rank or rate is out of range, or no FAR can be measured with so few
+            impostor pairs.
+
     Example:
     ```python
     >>> evaluator = IJBEvaluator(load_ijb("IJBC"), cache=EmbeddingCache("cache"))

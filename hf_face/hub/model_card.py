@@ -223,7 +223,12 @@ def cell(value: object) -> str:
 
 
 def collect_citations(data: FaceModelCardData, config: PreTrainedConfig) -> list[str]:
-    """Collect BibTeX entries of backbone, margin and data, without duplicates."""
+    """
+    Collect BibTeX entries of backbone, margin and data, without duplicates.
+
+    Raises:
+        ValueError: if a stated citation is neither an entry nor the key of one.
+    """
     known = known_citations() | {citation_key(entry): entry for entry in config.citations}
     stated = [source.citation for source in data.training_data if source.citation] + data.citations
     for entry in stated:

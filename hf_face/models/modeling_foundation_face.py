@@ -15,6 +15,8 @@ from .modeling_face import FaceEmbeddingOutput, FacePreTrainedModel, face_embedd
 
 
 class FoundationFacePreTrainedModel(FacePreTrainedModel):
+    """Handles the initialization and loading of face models of transformers' vision models."""
+
     config_class = FoundationFaceConfig
     config: FoundationFaceConfig
     base_model_prefix = "backbone"
@@ -63,6 +65,10 @@ class FoundationFaceModel(FoundationFacePreTrainedModel):
                 Hub name or folder of a model supported by transformers, such as `"facebook/dinov2-base"`.
             config_kwargs:
                 Additional settings of [`FoundationFaceConfig`], such as `image_size` or `embedding_size`.
+
+        Raises:
+            OSError: if there is no such model.
+            ValueError: if it is not a vision model by itself, or does not support the `pooling`.
         """
         model = cls(FoundationFaceConfig(backbone_config=name_or_path, **config_kwargs))
         backbone_class = type(model.backbone)
@@ -92,6 +98,9 @@ class FoundationFaceModel(FoundationFacePreTrainedModel):
                 Whether to also return the backbone's hidden states.
             output_attentions (`bool`, *optional*):
                 Whether to also return the backbone's attention maps, for which it uses eager attention.
+
+        Raises:
+            ValueError: if the backbone has no attention maps, or crops are integers.
         """
         refuse_unknown(self, kwargs)
         if output_hidden_states is None:

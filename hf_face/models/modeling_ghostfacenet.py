@@ -112,6 +112,8 @@ class GhostFaceNetNeck(nn.Module):
 
 
 class GhostFaceNetPreTrainedModel(ConvolutionalPreTrainedModel):
+    """Handles the initialization and loading of GhostFaceNets."""
+
     config_class = GhostFaceNetConfig
     config: GhostFaceNetConfig
     _no_split_modules = ["GhostBottleneck"]  # noqa: RUF012

@@ -145,6 +145,8 @@ class InceptionResNetNeck(nn.Module):
 
 
 class InceptionResNetPreTrainedModel(ConvolutionalPreTrainedModel):
+    """Handles the initialization and loading of Inception-ResNets."""
+
     config_class = InceptionResNetConfig
     config: InceptionResNetConfig
     _no_split_modules = ["InceptionResNetBlock"]  # noqa: RUF012

@@ -18,6 +18,8 @@ def conv_norm(config: IResNetConfig, in_channels: int, out_channels: int, kernel
 
 
 class IResNetStem(nn.Sequential):
+    """Convolution - BN - PReLU at the crop's resolution."""
+
     def __init__(self, config: IResNetConfig):
         convolution, norm = conv_norm(config, config.num_channels, config.stem_size, config.stem_kernel_size)
         super().__init__(OrderedDict(convolution=convolution, norm=norm, activation=nn.PReLU(config.stem_size)))
@@ -108,6 +110,8 @@ def gaussian_window(sigma: float, feature_map: Tensor) -> Tensor:
 
 
 class IResNetPreTrainedModel(FacePreTrainedModel):
+    """Handles the initialization and loading of iresnets."""
+
     config_class = IResNetConfig
     config: IResNetConfig
     supports_gradient_checkpointing = True

@@ -93,6 +93,8 @@ class MobileFaceNetNeck(nn.Module):
 
 
 class MobileFaceNetPreTrainedModel(ConvolutionalPreTrainedModel):
+    """Handles the initialization and loading of MobileFaceNets."""
+
     config_class = MobileFaceNetConfig
     config: MobileFaceNetConfig
     _no_split_modules = ["InvertedResidual"]  # noqa: RUF012

@@ -68,6 +68,8 @@ class MobileNetFaceNeck(nn.Module):
 
 
 class MobileNetFacePreTrainedModel(ConvolutionalPreTrainedModel):
+    """Handles the initialization and loading of MobileNets for faces."""
+
     config_class = MobileNetFaceConfig
     config: MobileNetFaceConfig
     _no_split_modules = ["SeparableConvolution"]  # noqa: RUF012

@@ -21,6 +21,8 @@ BATCH_NORM_ARGUMENTS = {"bn_eps", "bn_momentum"}  # mobile networks take them fo
 
 
 class TimmFacePreTrainedModel(FacePreTrainedModel):
+    """Handles the initialization and loading of face models of timm."""
+
     config_class = TimmFaceConfig
     config: TimmFaceConfig
     base_model_prefix = "model"  # so that folders of timm, whose names have no prefix, load
@@ -77,6 +79,9 @@ class TimmFaceModel(TimmAttentionMixin, TimmFacePreTrainedModel):
                 Whether to also return the output of each block (timm's `forward_intermediates`).
             output_attentions (`bool`, *optional*):
                 Whether to also return the attention maps as timm computes them, with eager attention for this call.
+
+        Raises:
+            ValueError: if the architecture does not return what is asked for, or crops are integers.
         """
         refuse_unknown(self, kwargs)
         if output_hidden_states is None:

@@ -142,6 +142,8 @@ class ViTFaceNeck(nn.Sequential):
 
 
 class ViTFacePreTrainedModel(FacePreTrainedModel):
+    """Handles the initialization and loading of vision transformers for faces."""
+
     config_class = ViTFaceConfig
     config: ViTFaceConfig
     supports_gradient_checkpointing = True
@@ -217,6 +219,10 @@ class ViTFaceModel(FusableMixin, TimmAttentionMixin, ViTFacePreTrainedModel):
             keypoints (`torch.Tensor` of shape `(batch, 5, 2)`, *optional*):
                 Left eye, right eye (as seen in the image), nose, left and right corner of the mouth, as (x, y)
                 fractions of the crop; required with `position="keypoint_relative"` in the config.
+
+        Raises:
+            ValueError: if crops are integers or of another size, keypoints are missing or not expected, or there are
+                no patch weights to return.
         """
         refuse_unknown(self, kwargs)
         if output_attentions is None:

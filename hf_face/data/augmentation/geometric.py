@@ -130,7 +130,7 @@ class RandomAffine(PerImage):
         degrees: Maximum angle x; angles are drawn from -x ... x.
         translate: Maximum shift x, as a fraction of height and width; shifts are drawn from -x ... x and rounded to
             whole pixels.
-        p: Probability.
+        p: Probability for each image.
     """
 
     def __init__(self, degrees: float = 0.0, translate: float = 0.0, p: float = 1.0):

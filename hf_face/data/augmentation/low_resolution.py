@@ -122,7 +122,10 @@ class LowResolution(PerImage):
 
     Args:
         min_side: Smallest side, as a fraction of the image's side, at least 1/7.
-        p: Probability.
+        p: Probability for each image.
+
+    Raises:
+        ValueError: if `min_side` is not from 1/7 to 1.
     """
 
     def __init__(self, min_side: float = 0.2, p: float = 0.2):

@@ -23,7 +23,7 @@ class ZeroPaddedCrop(PerImage):
 
     Args:
         min_area: Smallest area of the box, as a fraction of the image's area.
-        p: Probability.
+        p: Probability for each image.
     """
 
     def __init__(self, min_area: float = 0.2, p: float = 0.2):
@@ -41,7 +41,7 @@ class RandomErasing(PerImage):
     Args:
         min_area, max_area: Range of the box's area, as a fraction of the image's area.
         ratio: Range of its width / height.
-        p: Probability.
+        p: Probability for each image.
     """
 
     def __init__(

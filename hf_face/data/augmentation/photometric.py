@@ -87,7 +87,7 @@ class ColorJitter(PerImage):
     Args:
         brightness, contrast, saturation: Strength x; factors are drawn from max(0, 1 - x) ... 1 + x.
         hue: Maximum shift x, as a fraction of the color wheel, at most 0.5; shifts are drawn from -x ... x.
-        p: Probability.
+        p: Probability for each image.
     """
 
     def __init__(

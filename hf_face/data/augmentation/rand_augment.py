@@ -56,6 +56,9 @@ class RandAugment(nn.Module):
         num_magnitude_bins: Number of strength bins, from the weakest, bin 0, to the strongest.
         operations: Operations to draw from; defaults to all. In FRoundation's published code, "ShearY", "TranslateY"
             and "ResizedCrop" are commented out.
+
+    Raises:
+        ValueError: if an operation is unknown, or `magnitude` is not one of the bins from 1 on.
     """
 
     def __init__(

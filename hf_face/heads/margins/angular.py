@@ -80,6 +80,9 @@ class CombinedMargin(Margin):
             and cos run without gradient; no clip).
         eps: target cosines within `eps` of -1 and 1 are clamped and get no gradient. timm-face uses 1e-3, others 1e-4
             or 1e-6. Has no effect with `straight_through`.
+
+    Raises:
+        ValueError: if `straight_through` comes with a `beyond_pi` other than "wrap".
     """
 
     def __init__(
@@ -124,6 +127,9 @@ class ArcFaceMargin(CombinedMargin):
         beyond_pi: as in [`CombinedMargin`], or "fallback": cos(theta) - m sin(m), as in the original implementation.
         easy_margin: applies the margin only if cos(theta) > 0.
         straight_through, eps: as in [`CombinedMargin`].
+
+    Raises:
+        ValueError: if `straight_through` comes with `easy_margin`, or a `beyond_pi` other than "wrap".
     """
 
     def __init__(
