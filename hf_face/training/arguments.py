@@ -7,6 +7,7 @@ import torch.distributed as dist
 from accelerate.utils import parse_flag_from_env
 from transformers import TrainingArguments
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+from transformers.training_args import OptimizerNames
 
 from .refused import changed_settings, check_settings
 
@@ -15,8 +16,8 @@ ONE_PROCESS_PER_GPU = (
     "GPU visible (CUDA_VISIBLE_DEVICES=0)."
 )
 
-# Optimizers that look at more of a weight than one value at a time.
-OF_WHOLE_WEIGHTS = ("adafactor", "adalomo", "apollo", "galore", "lomo", "stable_adamw")
+# Optimizers that look at one value of a weight at a time, and whose state engines split and gather like weights.
+OF_SINGLE_VALUES = ("adamw_torch", "adamw_torch_fused", "rmsprop", "sgd")
 
 
 @dataclass(repr=False)  # TrainingArguments' own hides tokens
@@ -163,13 +164,14 @@ class FaceTrainingArguments(TrainingArguments):
             engine = "DeepSpeed"
         elif self.fsdp or parse_flag_from_env("ACCELERATE_USE_FSDP"):
             engine = "FSDP"
-        optim = getattr(self.optim, "value", self.optim)
-        if engine and optim.startswith(OF_WHOLE_WEIGHTS):
+        optim = OptimizerNames(self.optim).value
+        if engine and optim not in OF_SINGLE_VALUES:
             raise ValueError(
-                f"optim={optim} computes with whole weights, which {engine} splits. Set optim to adamw_torch or sgd, "
-                "or train with plain data parallelism (`accelerate launch --multi_gpu`)."
+                f"optim={optim} does not work with {engine}, which splits the weights and the optimizer's state. Set "
+                f"optim to {', '.join(OF_SINGLE_VALUES[:-1])} or {OF_SINGLE_VALUES[-1]}, or train with plain data "
+                "parallelism (`accelerate launch --multi_gpu`)."
             )
-        for name in ("bf16_full_eval", "fp16_full_eval"):
+        for name in ("bf16_full_eval", "fp16_full_eval", "auto_find_batch_size"):
             if engine and getattr(self, name):
                 raise ValueError(
                     f"{name} does not work with {engine}, which splits the weights itself. Leave {name} out, or train "

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.optimization import Adafactor
 
 from ..heads import MarginHead, clip_grad_norm_, load_head, load_head_optimizer, save_head, step_sampled_rows_only
 from ..heads.head_files import INDEX_NAME, keep_own_rows
@@ -73,7 +74,17 @@ class ClassCenters:
             self.own_optimizer = make(groups[True])
 
     def prepare(self, optimizer: torch.optim.Optimizer) -> None:
-        """Make an optimizer update sampled rows only, and exclude its state of split class centers from state dicts."""
+        """
+        Make an optimizer update sampled rows only, and exclude its state of split class centers from state dicts.
+
+        Raises:
+            ValueError: if it does not update each row by itself.
+        """
+        if self.is_apart and isinstance(optimizer, Adafactor):
+            raise ValueError(
+                "Adafactor looks at all class centers at once, of which shard_head and partial_fc_sample_rate leave it "
+                "some: set optim to adamw_torch_fused, rmsprop or sgd."
+            )
         if self.head.sample_rate < 1:
             step_sampled_rows_only(optimizer)
         if self.is_split and self.head.weight.requires_grad:

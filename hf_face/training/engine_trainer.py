@@ -9,6 +9,7 @@ import torch
 from accelerate.optimizer import AcceleratedOptimizer
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from transformers import Trainer
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
@@ -19,7 +20,7 @@ from .arguments import FaceTrainingArguments
 from .class_centers import ClassCenters
 from .engine_optimizer import ZeroOptimizer, load_optimizer_state, whole_optimizer_state
 from .engine_weights import load_weights, whole_state_dict
-from .engines import prepare_engine, splits_weights
+from .engines import prepare_engine, splits_weights, uses_reentrant_checkpoints
 from .lora import frozen_names
 
 
@@ -39,6 +40,9 @@ class EngineTrainer(Trainer):
     _number_of_head: int | None  # in the optimizer's state
 
     def create_accelerator_and_postprocess(self) -> None:
+        if self.args.ddp_find_unused_parameters is None:
+            # transformers also looks for none with torch's newer way of checkpointing gradients, which allows it.
+            self.args.ddp_find_unused_parameters = not uses_reentrant_checkpoints(self.args)
         super().create_accelerator_and_postprocess()
         prepare_engine(self.accelerator)
 
@@ -87,6 +91,11 @@ class EngineTrainer(Trainer):
         grad_norm = super()._get_grad_norm(model, grad_norm)
         return grad_norm.full_tensor() if isinstance(grad_norm, DTensor) else grad_norm
 
+    @property
+    def has_engine(self) -> bool:
+        """Whether an engine has wrapped the model, as it does when training starts."""
+        return self.model_wrapped is not self.model or isinstance(self.model, FSDPModule)
+
     # Checkpoints
 
     def whole_state_dict(self, part: str) -> dict[str, Tensor]:
@@ -132,6 +141,11 @@ class EngineTrainer(Trainer):
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None):
         if not splits_weights(self.accelerator):
             return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        if self.has_engine:
+            raise ValueError(
+                "With FSDP or DeepSpeed, a trainer trains once: make another one, and pass resume_from_checkpoint to "
+                "go on from a checkpoint."
+            )
         prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
         if resume_from_checkpoint is not None:
             self._load_from_checkpoint(resume_from_checkpoint)

@@ -3,7 +3,7 @@
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.utils import DeepSpeedPlugin, DistributedType, FullyShardedDataParallelPlugin
+from accelerate.utils import DeepSpeedPlugin, DistributedType, DynamoBackend, FullyShardedDataParallelPlugin
 from torch import nn
 from transformers import TrainingArguments
 
@@ -17,11 +17,12 @@ def prepare_engine(accelerator: Accelerator) -> None:
     Raises:
         ValueError: if settings of FSDP or DeepSpeed do not work with face models.
     """
+    compiles = accelerator.state.dynamo_plugin.backend != DynamoBackend.NO
     if accelerator.distributed_type == DistributedType.FSDP:
-        _prepare_fsdp(accelerator.state.fsdp_plugin)
+        _prepare_fsdp(accelerator.state.fsdp_plugin, compiles)
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         create_models_whole()  # accelerate has just told transformers otherwise
-        _check_deepspeed(accelerator.state.deepspeed_plugin, accelerator.mixed_precision)
+        _check_deepspeed(accelerator.state.deepspeed_plugin, accelerator.mixed_precision, compiles)
 
 
 def splits_weights(accelerator: Accelerator) -> bool:
@@ -57,7 +58,7 @@ def uses_reentrant_checkpoints(args: TrainingArguments) -> bool:
     return bool(args.gradient_checkpointing and settings.get("use_reentrant"))
 
 
-def _prepare_fsdp(plugin: FullyShardedDataParallelPlugin) -> None:
+def _prepare_fsdp(plugin: FullyShardedDataParallelPlugin, compiles: bool = False) -> None:
     if plugin.fsdp_version != 2:
         raise ValueError(
             "FSDP 1 is not supported: set version to 2 in fsdp_config (fsdp_version in accelerate's configuration)."
@@ -67,12 +68,23 @@ def _prepare_fsdp(plugin: FullyShardedDataParallelPlugin) -> None:
             "FSDP's cpu_ram_efficient_loading cannot distribute buffers, such as batch norm statistics: set it to "
             "false in fsdp_config (fsdp_cpu_ram_efficient_loading in accelerate)."
         )
+    if plugin.activation_checkpointing:
+        raise ValueError(
+            "FSDP's activation_checkpointing repeats a layer with another dropout than before, and renames its "
+            "weights: leave it out of fsdp_config (fsdp_activation_checkpointing in accelerate), and set "
+            "--gradient_checkpointing true."
+        )
+    if compiles:
+        raise ValueError(
+            "torch_compile with FSDP renames the weights, which nothing else could load: leave it out, or train with "
+            "plain data parallelism (`accelerate launch --multi_gpu`)."
+        )
     # FSDP would cast all weights, including those of batch norm, which fails with its float32 statistics. The loss is
     # computed with autocast instead, as with plain data parallelism.
     plugin.mixed_precision_policy = None
 
 
-def _check_deepspeed(plugin: DeepSpeedPlugin, mixed_precision: str) -> None:
+def _check_deepspeed(plugin: DeepSpeedPlugin, mixed_precision: str, compiles: bool = False) -> None:
     if mixed_precision != "no":
         raise ValueError(
             f"{mixed_precision} makes DeepSpeed cast all weights, including those of batch norm, which fails with its "
@@ -82,6 +94,11 @@ def _check_deepspeed(plugin: DeepSpeedPlugin, mixed_precision: str) -> None:
         raise ValueError(
             "ZeRO stage 0 splits nothing: set the stage in DeepSpeed's zero_optimization to 1, 2 or 3, or train with "
             "plain data parallelism (`accelerate launch --multi_gpu`)."
+        )
+    if plugin.zero_stage == 3 and compiles:
+        raise ValueError(
+            "torch_compile reads weights that ZeRO-3 has not gathered yet: leave it out, or set the stage in "
+            "DeepSpeed's zero_optimization to 2."
         )
     if plugin.deepspeed_config["zero_optimization"].get("offload_param", {}).get("device") == "nvme":
         raise ValueError(

@@ -355,5 +355,8 @@ class FaceTrainer(PublishingTrainer):
     @property
     def evaluated_model(self) -> nn.Module:
         """The model to evaluate: the backbone, or the whole model if its weights are split."""
-        # The parts of a split model cannot be called separately.
-        return self.model_wrapped if splits_weights(self.accelerator) else self.model.backbone
+        if not splits_weights(self.accelerator):
+            return self.model.backbone
+        if not self.has_engine:  # which moves the model to the device
+            self.model.to(self.args.device)  # type: ignore[arg-type]  # the wrapper hides what it takes
+        return self.model_wrapped  # the parts of a split model cannot be called separately

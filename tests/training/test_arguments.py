@@ -57,6 +57,9 @@ def test_a_share_is_inside_its_bounds(make, setting, value):
         {"n_gpu": 2},
         {"warmup_steps": 5},
         {"on_divergence": "skip", "fsdp": "full_shard"},
+        {"optim": "sgd", "fsdp": "full_shard"},
+        {"optim": OptimizerNames.RMSPROP, "fsdp": "full_shard"},
+        {"optim": "adagrad"},
     ],
 )
 def test_what_works(make, settings):
@@ -74,8 +77,16 @@ def test_what_works(make, settings):
         ),
         ({"shard_head": True, "n_gpu": 2}, "shard_head requires one process per GPU, not one for 2 GPUs"),
         ({"fp16_full_eval": True, "fsdp": "full_shard"}, "fp16_full_eval does not work with FSDP"),
-        ({"optim": "adafactor", "fsdp": "full_shard"}, "adafactor computes with whole weights, which FSDP splits. Set"),
-        ({"optim": OptimizerNames.GALORE_ADAMW, "fsdp": "full_shard"}, "galore_adamw computes with whole weights"),
+        ({"auto_find_batch_size": True, "fsdp": "full_shard"}, "auto_find_batch_size does not work with FSDP"),
+        (
+            {"optim": "adafactor", "fsdp": "full_shard"},
+            "optim=adafactor does not work with FSDP, .* rmsprop or sgd, or",
+        ),
+        (
+            {"optim": OptimizerNames.ADAGRAD, "fsdp": "full_shard"},
+            "optim=adagrad does not work with FSDP, .* Set optim",
+        ),
+        ({"optim": OptimizerNames.GALORE_ADAMW, "fsdp": "full_shard"}, "optim=galore_adamw does not work with FSDP"),
     ],
 )
 def test_what_does_not(make, settings, message):
@@ -93,7 +104,7 @@ def test_what_does_not(make, settings, message):
         ({"ACCELERATE_USE_DEEPSPEED": "true"}, {}, None),
         ({"ACCELERATE_USE_DEEPSPEED": "true"}, {"on_divergence": "skip"}, None),
         ({"ACCELERATE_USE_DEEPSPEED": "true"}, {"optim": "sgd"}, None),
-        ({"ACCELERATE_USE_DEEPSPEED": "true"}, {"optim": "stable_adamw"}, "stable_adamw computes .* which DeepSpeed"),
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, {"optim": "stable_adamw"}, "stable_adamw does not work with DeepSpeed"),
         ({}, {"optim": "adafactor"}, None),
         ({"ACCELERATE_USE_DEEPSPEED": "true"}, {"bf16_full_eval": True}, "bf16_full_eval does not work with DeepSpeed"),
     ],

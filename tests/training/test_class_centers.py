@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
+from transformers.optimization import Adafactor
 
 from hf_face.training import class_centers
 from hf_face.training.class_centers import ClassCenters
@@ -53,6 +54,14 @@ def test_sampled_centers_are_apart_and_only_their_rows_are_updated(monkeypatch, 
     assert centers.head.sample_rate == expected
     assert centers.is_apart == (expected < 1) and not centers.is_split
     assert prepared == (["optimizer"] if expected < 1 else [])
+
+
+@pytest.mark.parametrize(("group", "rate"), [("ranks", None), (None, 0.5)])
+def test_an_optimizer_that_looks_at_all_centers_at_once_is_refused_some_of_them(group, rate):
+    optimizer = Adafactor([nn.Parameter(torch.ones(1))])
+    make().prepare(optimizer)
+    with pytest.raises(ValueError, match=r"Adafactor looks at all class centers at once.*: set optim to adamw"):
+        make(group=group, rate=rate).prepare(optimizer)
 
 
 def test_centers_have_groups_of_their_own():

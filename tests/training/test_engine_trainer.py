@@ -9,9 +9,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from transformers import Trainer
 
-from hf_face.training import engine_trainer
+from hf_face.training import FaceTrainer, engine_trainer
+from hf_face.training import trainer as trainer_module
 from hf_face.training.engine_optimizer import ZeroOptimizer
 from hf_face.training.engine_trainer import EngineTrainer
 from hf_face.training.engine_weights import without_weights
@@ -120,10 +122,11 @@ def test_split_weights_are_loaded_from_whole_ones(make, monkeypatch, tmp_path, i
     monkeypatch.setattr(engine_trainer, "read_head_optimizer", lambda head, folder: "of the head")
     monkeypatch.setattr(engine_trainer, "load_weights", lambda model, weights, engine: loaded.update(weights=weights))
     monkeypatch.setattr(engine_trainer, "load_optimizer_state", lambda optimizer, state: loaded.update(state))
+    model = SimpleNamespace(head="head")
     trainer = make(
         splits=True,
-        model=SimpleNamespace(head="head"),
-        model_wrapped="engine",
+        model=model,
+        model_wrapped=model,
         optimizer="optimizer",
         class_centers=SimpleNamespace(is_split=is_split),
         _number_of_head=1 if is_trained else None,
@@ -145,6 +148,26 @@ def test_split_weights_are_loaded_from_whole_ones(make, monkeypatch, tmp_path, i
     (tmp_path / "optimizer.pt").unlink()
     with pytest.raises(ValueError, match=r"has no optimizer.pt: the optimizer was not saved"):
         trainer._load_optimizer_and_scheduler(str(tmp_path))
+
+
+def test_an_engine_takes_a_model_once(make):
+    """It would start with another optimizer than the one that it has replaced, and some ranks would wait forever."""
+    split = nn.Linear(1, 1)
+    split.__class__ = type("FSDPLinear", (FSDPModule, nn.Linear), {})
+    for model, wrapped in ((nn.Linear(1, 1), "engine"), (split, split)):
+        trainer = make(splits=True, model=model, model_wrapped=wrapped)
+        with pytest.raises(ValueError, match="a trainer trains once: make another one"):
+            trainer._prepare_for_training(3, "loader", None)
+        assert trainer.has_engine and not trainer.calls
+
+
+def test_before_training_the_model_is_evaluated_where_an_engine_would_move_it(make, monkeypatch):
+    monkeypatch.setattr(trainer_module, "splits_weights", lambda accelerator: True)
+    trainer = make(splits=True, model=nn.Linear(1, 1))
+    trainer.model_wrapped, trainer.args.device = trainer.model, "meta"
+    assert FaceTrainer.evaluated_model.fget(trainer) is trainer.model and trainer.model.weight.is_meta
+    trainer = make(splits=True, model=nn.Linear(1, 1), model_wrapped="engine")
+    assert FaceTrainer.evaluated_model.fget(trainer) == "engine" and not trainer.model.weight.is_meta
 
 
 class Harmful:

@@ -1,6 +1,7 @@
 """Settings of FSDP and DeepSpeed, and scripts/train.py on two ranks."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,7 +9,7 @@ import forked
 import pytest
 import tiny_models
 import torch
-from accelerate.utils import DeepSpeedPlugin, DistributedType, FullyShardedDataParallelPlugin
+from accelerate.utils import DeepSpeedPlugin, DistributedType, FullyShardedDataParallelPlugin, TorchDynamoPlugin
 from torch import nn
 from transformers import AutoImageProcessor, AutoModel
 
@@ -70,6 +71,14 @@ def test_fsdp_1_is_refused():
         _prepare_fsdp(SimpleNamespace(fsdp_version=1))  # accelerate's own needs a GPU
 
 
+def test_fsdp_that_repeats_layers_itself_is_refused():
+    plugin = FullyShardedDataParallelPlugin(
+        fsdp_version=2, cpu_ram_efficient_loading=False, activation_checkpointing=True
+    )
+    with pytest.raises(ValueError, match=r"leave it out of fsdp_config .* set --gradient_checkpointing true"):
+        _prepare_fsdp(plugin)
+
+
 def test_fsdp_casts_no_weights():
     """Batch norm's would not fit its statistics."""
     plugin = FullyShardedDataParallelPlugin(fsdp_version=2, cpu_ram_efficient_loading=False)
@@ -114,6 +123,30 @@ def test_an_optimizer_on_the_cpu_is_the_one_that_was_asked_for(given):
     assert plugin.deepspeed_config["zero_force_ds_cpu_optimizer"] == bool(given)
 
 
+def accelerator_of(engine: DistributedType, mixed_precision: str = "no", **plugins) -> SimpleNamespace:
+    state = SimpleNamespace(**plugins)
+    return SimpleNamespace(distributed_type=engine, state=state, mixed_precision=mixed_precision)
+
+
+@pytest.mark.parametrize(
+    ("engine", "stage", "message"),
+    [
+        (DistributedType.FSDP, None, "torch_compile with FSDP renames the weights.*: leave it out"),
+        (DistributedType.DEEPSPEED, 3, "torch_compile reads weights that ZeRO-3 .*: leave it out, or set the stage"),
+        (DistributedType.DEEPSPEED, 2, None),
+        (DistributedType.MULTI_GPU, None, None),
+    ],
+)
+def test_which_engines_are_compiled(engine, stage, message):
+    plugins: dict = {"dynamo_plugin": TorchDynamoPlugin(backend="eager")}
+    plugins["fsdp_plugin"] = FullyShardedDataParallelPlugin(fsdp_version=2, cpu_ram_efficient_loading=False)
+    if stage is not None:
+        pytest.importorskip("deepspeed", reason='it is an engine of its own: pip install "hf_face[deepspeed]"')
+        plugins["deepspeed_plugin"] = DeepSpeedPlugin(hf_ds_config={"zero_optimization": {"stage": stage}})
+    with nullcontext() if message is None else pytest.raises(ValueError, match=message):
+        engines.prepare_engine(accelerator_of(engine, **plugins))
+
+
 @pytest.mark.parametrize(
     ("engine", "prepared"),
     [
@@ -125,11 +158,11 @@ def test_an_optimizer_on_the_cpu_is_the_one_that_was_asked_for(given):
 )
 def test_each_engine_has_its_settings_checked(monkeypatch, engine, prepared):
     calls = []
-    monkeypatch.setattr(engines, "_prepare_fsdp", calls.append)
-    monkeypatch.setattr(engines, "_check_deepspeed", lambda *given: calls.append(given))
+    monkeypatch.setattr(engines, "_prepare_fsdp", lambda plugin, compiles: calls.append(plugin))
+    monkeypatch.setattr(engines, "_check_deepspeed", lambda *given: calls.append(given[:2]))
     monkeypatch.setattr(engines, "create_models_whole", lambda: calls.append("whole"))
-    state = SimpleNamespace(fsdp_plugin="fsdp", deepspeed_plugin="deepspeed")
-    accelerator = SimpleNamespace(distributed_type=engine, state=state, mixed_precision="bf16")
+    plugins = {"fsdp_plugin": "fsdp", "deepspeed_plugin": "deepspeed", "dynamo_plugin": TorchDynamoPlugin(backend="no")}
+    accelerator = accelerator_of(engine, mixed_precision="bf16", **plugins)
     engines.prepare_engine(accelerator)
     assert calls == prepared
     assert engines.splits_weights(accelerator) == bool(prepared)

@@ -124,6 +124,20 @@ def test_data_parallelism_has_its_settings(make_trainer, tmp_path, monkeypatch):
     assert started[0]["backend"] == "gloo"
 
 
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, True),
+        ({"ddp_find_unused_parameters": False}, False),
+        ({"gradient_checkpointing": True}, True),
+        ({"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}}, False),
+    ],
+)
+def test_data_parallelism_allows_weights_without_a_gradient(make_trainer, settings, expected):
+    """As some backbones' mask token, also with checkpoints, unless these are of the kind that needs all gradients."""
+    assert make_trainer(**settings).accelerator.ddp_handler.find_unused_parameters == expected
+
+
 @pytest.mark.shows("skip_memory_metrics")
 def test_memory_is_measured(make_trainer):
     trainer = make_trainer(max_steps=1, skip_memory_metrics=False)
