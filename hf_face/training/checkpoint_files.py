@@ -45,17 +45,18 @@ def saved_whole(trainer: Run, run: Path) -> Iterator[None]:
     """
     args = trainer.args
     checkpoint = run / f"{PREFIX_CHECKPOINT_DIR}-{trainer.state.global_step}"
-    if args.should_save:
-        start_checkpoint(checkpoint)
-    trainer.accelerator.wait_for_everyone()
     limit, args.save_total_limit = args.save_total_limit, None  # Trainer would go by the files' times
     try:
         with naming_full_disks(checkpoint):
+            if args.should_save:
+                start_checkpoint(checkpoint)
+            trainer.accelerator.wait_for_everyone()
             yield
+            if args.should_save:
+                finish_checkpoint(checkpoint)
     finally:
         args.save_total_limit = limit
     if args.should_save:
-        finish_checkpoint(checkpoint)
         remove_old_checkpoints(checkpoint, trainer.state.best_model_checkpoint, limit)
 
 

@@ -90,8 +90,11 @@ class StopOnSignal(TrainerCallback):
         if not self._leaving:
             return
         step = trainer.state.global_step
-        if self._saved_step != step:
+        only_model = trainer.args.save_only_model
+        if self._saved_step != step or only_model:
+            trainer.args.save_only_model = False  # from which the training could not go on
             trainer._save_checkpoint(trainer.model, trial)
+            trainer.args.save_only_model = only_model
         checkpoint = Path(trainer._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{step}")
         trainer.accelerator.wait_for_everyone()  # a rank that leaves another one talking to it can abort it
         if trainer.is_world_process_zero():

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from hf_face.training import checkpoint_files
 from hf_face.training.checkpoint_files import (
     checkpoints_of,
     find_defect,
@@ -115,6 +116,23 @@ def test_a_checkpoint_is_complete_and_others_are_removed_when_it_has_been_saved(
     assert [path.name for path in checkpoints_of(tmp_path)] == (
         ["checkpoint-3"] if first else ["checkpoint-2", "checkpoint-1"]
     )
+
+
+@pytest.mark.parametrize("moment", ["start_checkpoint", "finish_checkpoint"])
+def test_a_disk_that_is_full_for_the_first_or_last_file_of_a_checkpoint(tmp_path, monkeypatch, moment):
+    def full_disk(checkpoint):
+        raise OSError("no space")
+
+    monkeypatch.setattr(checkpoint_files, moment, full_disk)
+    trainer = SimpleNamespace(
+        args=SimpleNamespace(should_save=True, save_total_limit=1),
+        state=SimpleNamespace(global_step=3, best_model_checkpoint=None),
+        accelerator=SimpleNamespace(wait_for_everyone=lambda: None),
+    )
+    (tmp_path / "checkpoint-2").mkdir()
+    with pytest.raises(OSError, match="checkpoint-3 could not be saved, with"), saved_whole(trainer, tmp_path):
+        pass
+    assert trainer.args.save_total_limit == 1 and (tmp_path / "checkpoint-2").is_dir()
 
 
 def test_checkpoints_are_counted_by_their_steps(tmp_path):

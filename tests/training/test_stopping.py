@@ -37,15 +37,18 @@ def test_an_epoch_that_is_broken_off_has_no_end(agreed, epoch, ends):
     assert flags.should_evaluate == flags.should_save == ends
 
 
+@pytest.mark.parametrize("only_model", [False, True])
 @pytest.mark.parametrize("saved_at", [None, 0, 1, 3])
-def test_leaving_saves_a_checkpoint_unless_this_step_has_one(saved_at):
+def test_leaving_saves_a_checkpoint_unless_this_step_has_one(saved_at, only_model):
+    """One to go on from: with `save_only_model`, those before are not."""
     saved = []
     trainer = SimpleNamespace(
+        args=SimpleNamespace(save_only_model=only_model),
         state=SimpleNamespace(global_step=1),
         model="model",
         accelerator=SimpleNamespace(wait_for_everyone=lambda: None),
         is_world_process_zero=lambda: True,
-        _save_checkpoint=lambda model, trial: saved.append(trial),
+        _save_checkpoint=lambda model, trial: saved.append((trial, trainer.args.save_only_model)),
         _get_output_dir=lambda trial: "run",
     )
     stopping = StopOnSignal()
@@ -58,7 +61,8 @@ def test_leaving_saves_a_checkpoint_unless_this_step_has_one(saved_at):
     with pytest.raises(TrainingInterrupted) as stopped:
         stopping.leave(trainer, "trial")
     assert stopped.value.checkpoint == Path("run/checkpoint-1") and stopped.value.code == 75
-    assert saved == ([] if saved_at == 1 else ["trial"])
+    assert saved == ([] if saved_at == 1 and not only_model else [("trial", False)])
+    assert trainer.args.save_only_model == only_model
 
 
 def test_signals_are_heard_while_it_listens():
