@@ -94,7 +94,7 @@ def pair(model: FusableMixin, nodes: list[Node], graph: Graph) -> Iterator[Layer
 
 
 def describe_module(module: nn.Module) -> str | None:
-    """What must be equal in the graph; None for modules that are no layers."""
+    """What the graph's layer must have in common with a module; None for modules that are not layers."""
     if isinstance(module, nn.Conv2d):
         return _convolution(module.weight.shape, module.stride[0], int(module.padding[0]), module.groups)
     if isinstance(module, nn.Linear):
@@ -107,7 +107,7 @@ def describe_module(module: nn.Module) -> str | None:
 
 
 def describe_node(node: Node) -> str:
-    """The same for the layer of a graph."""
+    """As [`describe_module`], for a layer of a graph."""
     told = node.attributes
     if node.op == "Conv":
         strides, pads = told.get("strides", [1]), told.get("pads", [0])

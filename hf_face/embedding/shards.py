@@ -60,7 +60,8 @@ def run_digest(embedder: Embedder, images: Dataset) -> str:
     A digest of what embeddings depend on: weights, preprocessing, flipping, precision and the rows of the dataset.
 
     Images in files are known by their paths, and the rows of a dataset in the cache of `datasets` by its fingerprint,
-    which depends on the age of the source's files: reading all rows would take a good part of the time of embedding.
+    which depends on when the source's files were changed: reading all rows would take a good part of the time of
+    embedding.
     """
     settings = f"{model_digest(embedder.model, embedder.image_processor)} flip={embedder.flip} dtype={embedder.dtype}"
     digest = hashlib.sha256(settings.encode())

@@ -178,9 +178,8 @@ def _push_folder(
         for sibling in before.siblings
         if sibling.rfilename not in files and _is_shard_of(sibling.rfilename, files)
     ]
-    return api.create_commit(
-        **kind, operations=operations, commit_message=commit_message, parent_commit=before.sha
-    )  # not upload_folder, which may split a folder into several commits
+    # Not upload_folder, which may split a folder into several commits.
+    return api.create_commit(**kind, operations=operations, commit_message=commit_message, parent_commit=before.sha)
 
 
 def _is_shard_of(name: str, files: dict[str, Path]) -> bool:

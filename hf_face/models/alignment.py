@@ -148,7 +148,7 @@ def _cut(images, faces: Tensor, windows: Tensor, factor: int) -> Tensor:
 
 
 def _cut_from_batch(images: Tensor, faces: Tensor, windows: Tensor, width: int, height: int) -> Tensor:
-    """The same, all at once, in fewer calls of the device."""
+    """As [`_cut`], for a batch on a device: all windows at once, with fewer kernel launches."""
     (left, top), (right, bottom) = windows[:, :, :, None].permute(1, 2, 0, 3)  # (N, 1) each
     columns, rows = left + torch.arange(width).to(left), top + torch.arange(height).to(top)
     inside = (rows < bottom)[:, None, :, None] & (columns < right)[:, None, None]  # (N, 1, H, W)

@@ -158,9 +158,8 @@ class FoundationFaceConfig(FaceConfig):
                 "models whose configuration holds it, or create one with `FoundationFaceModel.from_backbone`."
             )
         if isinstance(source, dict) and source.get("model_type") in CONFIG_MAPPING:
-            _check_vision_config(
-                CONFIG_MAPPING[source["model_type"]]
-            )  # before it is created: a nested one may download
+            # before it is created: a nested one may download
+            _check_vision_config(CONFIG_MAPPING[source["model_type"]])
         return super().from_dict(config_dict, **kwargs)
 
     @property

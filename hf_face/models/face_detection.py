@@ -87,7 +87,7 @@ class YuNetDetector:
         self.min_score = min_score
         self.max_size = max_size
         self.max_overlap = max_overlap
-        self._process: int | None = None  # for which the network was loaded
+        self._process: int | None = None  # that loaded the network
         self._network: Any = None
 
     def detect(self, images: Sequence[np.ndarray | Image.Image]) -> list[Faces]:
@@ -135,7 +135,7 @@ class YuNetDetector:
         return rows
 
     def _load(self):
-        """The network of this process: those that load data have their own."""
+        """The network of this process; data workers have their own."""
         if self._process != os.getpid():
             cv2 = opencv()
             level = cv2.utils.logging.getLogLevel()

@@ -293,7 +293,7 @@ class ViTFaceModel(FusableMixin, TimmAttentionMixin, ViTFacePreTrainedModel):
 
 
 def _rename_mask_token(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *args) -> None:
-    """The same for `load_state_dict`."""
+    """Accept the mask token's former name in `load_state_dict`, as the mapping below does in `from_pretrained`."""
     if f"{prefix}mask_token" in state_dict:
         state_dict[f"{prefix}embeddings.mask_token"] = state_dict.pop(f"{prefix}mask_token")
 

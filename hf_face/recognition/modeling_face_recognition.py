@@ -178,9 +178,9 @@ class FaceRecognitionModel(PreTrainedModel):
     def train(self, mode: bool = True) -> "FaceRecognitionModel":
         """As in `nn.Module`, but with `freeze_batch_norm`, the backbone's batch norms stay as in evaluation."""
         if mode and not self.freeze_batch_norm and self.head.training and all(each.training for each in self.modules()):
-            return self  # in a fraction of the time, which is much for every step
+            return self  # setting the mode of every module takes longer than asking for it
         super().train(mode)
-        self.head.train(mode)  # which may be kept apart
+        self.head.train(mode)  # not a module of this model after take_head_apart
         if self.freeze_batch_norm:
             for module in self.backbone.modules():
                 if isinstance(module, _BatchNorm):
