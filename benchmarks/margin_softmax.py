@@ -1,16 +1,16 @@
 r"""Time and peak memory of the margin softmax, forward and backward, compared to other ways to compute it.
 
     python benchmarks/margin_softmax.py --identities 100000 1000000
-    python benchmarks/margin_softmax.py --device cuda --identities 1000000 10000000 --batch-size 1024 \
-        --chunk-size 65536 --optimizer sgd --tf32
+    python benchmarks/margin_softmax.py --device cuda --identities 1000000 10000000 --batch_size 1024 \
+        --chunk_size 65536 --optimizer sgd --tf32
 
 `--optimizer sgd` adds a step of SGD with momentum and weight decay on the class centers.
 
 Ways:
     naive     cross-entropy over logits modified by the margin, as in most implementations
     whole     margin_softmax_loss, logits of all identities at once
-    chunked   margin_softmax_loss, logits of --chunk-size identities at a time
-    sampled   Partial FC: the batch's identities and --sample-rate of the others, chunked
+    chunked   margin_softmax_loss, logits of --chunk_size identities at a time
+    sampled   Partial FC: the batch's identities and --sample_rate of the others, chunked
     pml       ArcFaceLoss of pytorch-metric-learning (pip install pytorch-metric-learning)
 
 Each measurement runs in its own process. "above" is the peak memory in addition to the class centers, their gradient
@@ -103,10 +103,10 @@ def synchronize(device: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--identities", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
-    parser.add_argument("--batch-size", type=int, default=512)
-    parser.add_argument("--embedding-size", type=int, default=512)
-    parser.add_argument("--chunk-size", type=int, default=4096)
-    parser.add_argument("--sample-rate", type=float, default=0.1)
+    parser.add_argument("--batch_size", type=int, default=512)
+    parser.add_argument("--embedding_size", type=int, default=512)
+    parser.add_argument("--chunk_size", type=int, default=4096)
+    parser.add_argument("--sample_rate", type=float, default=0.1)
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--optimizer", choices=["sgd"])
     parser.add_argument("--device", default="cpu")
