@@ -79,13 +79,10 @@ def load_ijb(folder: str | Path) -> IJBProtocol:
     name = found[0].name.removesuffix("_face_tid_mid.txt")
     members = read_columns(found[0], {"image": str, "template": int, "media": int})
     faces_path = meta / f"{name}_name_5pts_score.txt"
-    faces = read_columns(faces_path, {"image": str, **dict.fromkeys(LANDMARKS, float), "score": float})
-    for column in (*LANDMARKS, "score"):
-        _check(faces_path, np.isfinite(faces[column]), f"{column} is not finite")
+    faces = _read_faces(faces_path)
     _check_same_images(found[0], members["image"], faces_path, faces["image"])
     pairs_path = meta / f"{name}_template_pair_label.txt"
-    pairs = read_columns(pairs_path, {"first": int, "second": int, "label": int})
-    _check(pairs_path, np.isin(pairs["label"], (0, 1)), "the label is neither 0 nor 1")
+    pairs = _read_pairs(pairs_path)
     galleries, probes = _read_identification(meta, name)
     _check_photographs(folder / "loose_crop", faces_path, faces["image"])
     images = Dataset.from_dict(
@@ -106,6 +103,19 @@ def load_ijb(folder: str | Path) -> IJBProtocol:
         galleries=galleries,
         probes=probes,
     )
+
+
+def _read_faces(path: Path) -> dict[str, np.ndarray]:
+    faces = read_columns(path, {"image": str, **dict.fromkeys(LANDMARKS, float), "score": float})
+    for column in (*LANDMARKS, "score"):
+        _check(path, np.isfinite(faces[column]), f"{column} is not finite")
+    return faces
+
+
+def _read_pairs(path: Path) -> dict[str, np.ndarray]:
+    pairs = read_columns(path, {"first": int, "second": int, "label": int})
+    _check(path, np.isin(pairs["label"], (0, 1)), "the label is neither 0 nor 1")
+    return pairs
 
 
 def read_columns(path: Path, columns: dict[str, type]) -> dict[str, np.ndarray]:
