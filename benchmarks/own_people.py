@@ -44,7 +44,7 @@ class BenchmarkArguments:
 
 
 def write_people(faces: Dataset, folder: Path) -> None:
-    """A folder a person, with the crops as the camera has them."""
+    """A folder per person, with the crops as the camera takes them."""
     labels = np.array(faces["label"])
     draw = np.random.default_rng(0)
     chosen = draw.permutation(np.flatnonzero(np.bincount(labels) >= CROPS - 2))[:PEOPLE]
