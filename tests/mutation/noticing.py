@@ -123,7 +123,10 @@ def meet(mutant: Mutant, tests: list[Tests], budget: float, run: Callable[[list[
 
 
 class Recorder:
-    """Which functions each test executes, and how long each test that passes takes."""
+    """Which functions each test executes, and how long each test that passes takes.
+
+    What other processes execute, such as data workers and ranks, counts for all tests of the file.
+    """
 
     def __init__(self, file: str, folder: Path):
         shutil.rmtree(folder, ignore_errors=True)
