@@ -80,16 +80,22 @@ class Tests:
 
 
 def tests_of(mutant: Mutant, record: dict[str, dict]) -> list[Tests]:
-    """The tests that execute the mutant's function, or its file if it is in none, where those of defaults come first:
-    the closest, then the fastest."""
-    wanted = f"{mutant.path}::{mutant.function or ''}"
+    """The tests that execute the mutant's function: the closest, then the fastest.
 
-    def execute(functions: list[str]) -> bool:
-        return wanted in functions if mutant.function else any(name.startswith(wanted) for name in functions)
+    Those that execute its file, if that has changed since they were recorded, or if the mutant is in no function, where
+    tests of defaults come first.
+    """
+    source = _digest([Path(mutant.path)])
+
+    def execute(functions: list[str], is_recorded: bool) -> bool:
+        if mutant.function and is_recorded:
+            return f"{mutant.path}::{mutant.function}" in functions
+        return any(name.startswith(f"{mutant.path}::") for name in functions)
 
     found = []
     for file, known in record.items():
-        executing = {name for name, functions in known["functions"].items() if execute(functions)}
+        is_recorded = known["sources"].get(mutant.path) == source
+        executing = {name for name, functions in known["functions"].items() if execute(functions, is_recorded)}
         executing |= {file} if file == DEFAULTS and not mutant.function else set()
         names = [name for name in known["seconds"] if file in executing or name in executing]
         if names:
@@ -150,14 +156,16 @@ class Recorder:
         self.coverage.save()
         self.coverage.combine()
         data = self.coverage.get_data()
-        executed = defaultdict(set)
+        executed, sources = defaultdict(set), {}
         for file in data.measured_files():
+            sources[file] = _digest([Path(file)])
             spans = function_spans(Path(file).read_text())
             for line, tests in data.contexts_by_lineno(file).items():
                 name = function_at(spans, line)
                 for test in tests if name else ():
                     executed[test.removeprefix(f"{self.file}|")].add(f"{file}::{name}")
-        return {"seconds": self.seconds, "functions": {test: sorted(executed[test]) for test in executed}}
+        functions = {test: sorted(executed[test]) for test in executed}
+        return {"seconds": self.seconds, "functions": functions, "sources": sources}
 
 
 class Server:
@@ -201,10 +209,11 @@ class Server:
             by_file[name.partition("::")[0]].append(name)
         result = self.folder / "recorded.json"
         for number, (file, names) in enumerate(by_file.items(), 1):
-            if record.get(file, {}).get("digest") != _digest(file):
-                result.write_text('{"seconds": {}, "functions": {}}')
+            digest = _digest([Path(file), Path(file).parent / "conftest.py", Path("tests/conftest.py")])
+            if record.get(file, {}).get("digest") != digest:
+                result.write_text('{"seconds": {}, "functions": {}, "sources": {}}')
                 in_child(lambda file=file: self._record(by_file[file], file, result), timeout=1800)
-                record[file] = json.loads(result.read_text()) | {"digest": _digest(file)}
+                record[file] = json.loads(result.read_text()) | {"digest": digest}
                 path.write_text(json.dumps(record))
                 passed = len(record[file]["seconds"])
                 terminal.write_line(f"recorded {number} of {len(by_file)} files: {file}, {passed} of {len(names)} pass")
@@ -259,7 +268,6 @@ def _loaded_functions() -> dict[tuple, list[types.FunctionType]]:
     return found
 
 
-def _digest(file: str) -> str:
-    """Of a test file and the fixtures it may ask for."""
-    shared = [Path("tests/conftest.py"), Path(file).parent / "conftest.py", Path(file)]
-    return hashlib.sha256(b"".join(path.read_bytes() for path in shared if path.is_file())).hexdigest()
+def _digest(files: Iterable[Path]) -> str:
+    """Of those that exist."""
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files if file.is_file())).hexdigest()
