@@ -7,6 +7,7 @@ import numpy as np
 from datasets import Dataset, Image, concatenate_datasets
 from scipy.io import loadmat
 
+from ..data.image_folder import find_images
 from ..embedding import Flip
 from ..registry import protocols
 from ..user_input import check_folder
@@ -94,9 +95,10 @@ def _listed(path: Path, kind: str, images: Path) -> Dataset:
 
 
 def _by_stem(folder: Path) -> dict[str, str]:
+    """The images of a folder by their names without suffix."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is missing: expected Gallery_Match, Gallery_Distractor and Probe beside it")
-    return {path.stem: str(path) for path in folder.iterdir() if path.is_file()}
+    return {Path(name).stem: str(folder / name) for name in find_images(folder)[0]}
 
 
 def _dataset(paths: list[str], labels: list[int]) -> Dataset:

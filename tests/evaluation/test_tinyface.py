@@ -31,6 +31,13 @@ def test_metrics_are_those_of_the_whole_similarity_matrix(tinyface, model, image
     assert evaluator.not_measurable == ["tpir@fpir=1e-2", "tpir@fpir=1e-1"]
 
 
+def test_files_that_are_not_images_are_no_distractors(tinyface):
+    expected = load_tinyface(tinyface)[0]["label"]
+    for name in ("Thumbs.db", ".DS_Store", "._distractor.png"):
+        (tinyface / "Testing_Set" / "Gallery_Distractor" / name).write_bytes(b"not an image")
+    assert load_tinyface(tinyface)[0]["label"] == expected
+
+
 def test_missing_image_is_named(tinyface):
     (tinyface / "Testing_Set" / "Probe" / "1_1.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"probe_img_ID_pairs\.mat, entry 2: 1_1\.jpg is not in"):
