@@ -16,6 +16,7 @@ from huggingface_hub import (
     RepoCard,
     SpaceCard,
 )
+from huggingface_hub.utils import DEFAULT_IGNORE_PATTERNS, filter_repo_objects
 
 from ..data import VerificationPairs
 from ..files import file_inside
@@ -164,6 +165,7 @@ def _push_folder(
 ) -> CommitInfo:
     """Push a folder. Unlike for models, a new repository is kept on errors, to not upload files again on a retry."""
     names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
+    names = list(filter_repo_objects(names, ignore_patterns=DEFAULT_IGNORE_PATTERNS))  # of git, and of downloads
     files = {name: file_inside(folder, name) for name in names if Path(name).suffix not in LEFT_OVER}
     api = HfApi(token=token, library_name="hf_face")
     repo_id = full_name(api, repo_id)

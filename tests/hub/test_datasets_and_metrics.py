@@ -65,6 +65,16 @@ def test_a_data_set_is_sent_once(hub, folder):
     assert hub.store.uploads() == []
 
 
+def test_what_git_and_downloads_keep_in_a_folder_stays_there(hub, folder):
+    """The Hub refuses these files, so that a folder from `hf download --local-dir` could not be pushed."""
+    for name in (".git/config", ".cache/huggingface/download/README.md.metadata"):
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_text("not for the Hub")
+    push_dataset(folder, "org/downloaded", license="other")
+    published = hub.store.repos["dataset", "org/downloaded"].commit("main").files
+    assert "README.md" in published and not any(name.startswith((".git/", ".cache/")) for name in published)
+
+
 def test_other_shards_take_the_place_of_the_old_ones_in_one_commit(hub, folder, identities):
     push_dataset(folder, "org/resharded", license="mit")
     repo = hub.store.repos["dataset", "org/resharded"]
