@@ -45,18 +45,27 @@ GROUPS = {
 
 
 def main(argv: Sequence[str]) -> None:
+    from ..training.recipe_arguments import split_recipe
+    from ..training.stopping import exiting_on_signals
+
+    parser = command_line()
+    parser.parse_args(split_recipe(argv, parser)[1])
+    hint_at_launchers()
+    use_ranks_without_gpus()
+    with exiting_on_signals():
+        train_recipe(argv)
+
+
+def train_recipe(argv: Sequence[str]) -> None:
+    """Load what a recipe names, train, and publish."""
     from transformers import set_seed
 
     from ..data.sources import check_output_dir
     from ..training import FaceTrainer, start_from_means
     from ..training.output_lock import only_training_in
     from ..training.recipe import build_method, build_model, load_data
-    from ..training.recipe_arguments import MEANS, parse_recipe, split_recipe
+    from ..training.recipe_arguments import MEANS, parse_recipe
 
-    parser = command_line()
-    parser.parse_args(split_recipe(argv, parser)[1])
-    hint_at_launchers()
-    use_ranks_without_gpus()
     model_args, data_args, card_args, args = parse_recipe(argv)
     set_seed(args.seed)
     with args.main_process_first(desc="loading the data"):

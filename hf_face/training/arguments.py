@@ -102,6 +102,8 @@ class FaceTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self):
+        if self.fsdp in ("true", "false"):  # as other settings are given to a command
+            self.fsdp = self.fsdp == "true"  # type: ignore[assignment]
         self._check_engine()
         if self.accelerator_config is None:  # a batch is copied to a GPU while it computes the last step
             self.accelerator_config = {"non_blocking": self.dataloader_pin_memory}
@@ -159,12 +161,7 @@ class FaceTrainingArguments(TrainingArguments):
         Raises:
             ValueError: if a setting does not work with the engine that is set here, or by `accelerate launch`.
         """
-        engine = None
-        if self.deepspeed or parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
-            engine = "DeepSpeed"
-        elif self.fsdp or parse_flag_from_env("ACCELERATE_USE_FSDP"):
-            engine = "FSDP"
-        optim = OptimizerNames(self.optim).value
+        engine, optim = self.engine, OptimizerNames(self.optim).value
         if engine and optim not in OF_SINGLE_VALUES:
             raise ValueError(
                 f"optim={optim} does not work with {engine}, which splits the weights and the optimizer's state. Set "
@@ -177,6 +174,13 @@ class FaceTrainingArguments(TrainingArguments):
                     f"{name} does not work with {engine}, which splits the weights itself. Leave {name} out, or train "
                     "with plain data parallelism (`accelerate launch --multi_gpu`)."
                 )
+
+    @property
+    def engine(self) -> str | None:
+        """The engine that is set here, or by `accelerate launch`."""
+        if self.deepspeed or parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
+            return "DeepSpeed"
+        return "FSDP" if self.fsdp or parse_flag_from_env("ACCELERATE_USE_FSDP") else None
 
     @property
     def head_group(self) -> dist.ProcessGroup | None:

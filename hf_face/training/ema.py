@@ -67,8 +67,7 @@ class WeightAverage(TrainerCallback):
     def load(self, folder: Path, engine: nn.Module) -> None:
         """Restore the average from the backbone, which has loaded the checkpoint, and the raw weights from disk."""
         self._start()
-        raw = load_file(folder / RAW_BACKBONE_FILE)
-        load_weights(self.model, {PREFIX + name: weight for name, weight in raw.items()}, engine)
+        load_raw_weights(self.model, folder, engine)
 
     def _start(self) -> None:
         self.average = [part.clone() for part in self._own_parts()]
@@ -88,3 +87,10 @@ class WeightAverage(TrainerCallback):
             raw = part.clone()
             part.copy_(average)
             average.copy_(raw)
+
+
+def load_raw_weights(model: FaceRecognitionModel, folder: Path, engine: nn.Module) -> None:
+    """Load the weights that training goes on from, if a checkpoint has them besides their average."""
+    if (folder / RAW_BACKBONE_FILE).is_file():
+        raw = load_file(folder / RAW_BACKBONE_FILE)
+        load_weights(model, {PREFIX + name: weight for name, weight in raw.items()}, engine)

@@ -44,7 +44,7 @@ class EngineTrainer(Trainer):
             # transformers also looks for none with torch's newer way of checkpointing gradients, which allows it.
             self.args.ddp_find_unused_parameters = not uses_reentrant_checkpoints(self.args)
         super().create_accelerator_and_postprocess()
-        prepare_engine(self.accelerator)
+        prepare_engine(self.accelerator, self.args.engine)
 
     # Optimizer
 

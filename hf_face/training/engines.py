@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import DeepSpeedPlugin, DistributedType, DynamoBackend, FullyShardedDataParallelPlugin
 from torch import nn
@@ -10,13 +11,24 @@ from transformers import TrainingArguments
 from .arguments import create_models_whole
 
 
-def prepare_engine(accelerator: Accelerator) -> None:
+def prepare_engine(accelerator: Accelerator, asked_for: str | None = None) -> None:
     """
     Adapt or reject engine settings that would fail, possibly only when saving the model.
 
+    Args:
+        accelerator: The accelerator.
+        asked_for: The engine that it should have started.
+
     Raises:
-        ValueError: if settings of FSDP or DeepSpeed do not work with face models.
+        ValueError: if settings of FSDP or DeepSpeed do not work with face models, or it has not started them.
     """
+    if asked_for is not None and not (splits_weights(accelerator) and dist.is_initialized()):
+        launch_file = {"FSDP": "fsdp", "DeepSpeed": "zero2"}[asked_for]
+        raise ValueError(
+            f"accelerate has not started {asked_for}, as it does for processes with a GPU each: start them with "
+            f"`accelerate launch --config_file $(hf-face recipes accelerate/{launch_file})`, or leave "
+            f"{asked_for.lower()} out."
+        )
     compiles = accelerator.state.dynamo_plugin.backend != DynamoBackend.NO
     if accelerator.distributed_type == DistributedType.FSDP:
         _prepare_fsdp(accelerator.state.fsdp_plugin, compiles)

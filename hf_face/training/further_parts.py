@@ -10,7 +10,7 @@ from transformers.utils import logging
 from ..recognition import FaceRecognitionModel
 from .card import Run
 from .class_centers import ClassCenters
-from .ema import WeightAverage
+from .ema import WeightAverage, load_raw_weights
 from .engine_weights import num_trained, without_weights
 from .engines import check_shapes, layers_to_gather, splits_weights
 from .lora import BaseOfAdapter, frozen_names, leave_out_frozen, save_statistics
@@ -102,6 +102,8 @@ class FurtherParts(TrainerCallback):
             trainer.log({"trainable_parameters": num_trained(trainer.model)})
         if trainer._resumed_from is not None:
             self.load(trainer._resumed_from)
+            if trainer.ema is None:  # now, but maybe not when the checkpoint was saved
+                load_raw_weights(trainer.model, trainer._resumed_from, trainer.model_wrapped)
             if args.load_best_model_at_end and state.best_global_step:
                 keep_best_checkpoint(state, trainer._resumed_from, args.output_dir)
             if trainer._streamed is not None:

@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,34 @@ class TrainingInterrupted(SystemExit):
         self.checkpoint = checkpoint
 
 
+@contextmanager
+def exiting_on_signals() -> Iterator[None]:
+    """
+    Exit with that status when a signal arrives before or after the training itself. Started again, a run whose training
+    is over is evaluated, saved and published.
+    """
+
+    def leave(number: int, frame: Any) -> None:
+        raise TrainingInterrupted(None)
+
+    with handling_signals(leave):
+        yield
+
+
+@contextmanager
+def handling_signals(handler: Callable[[int, Any], None]) -> Iterator[None]:
+    """Handle signals in the main thread, as only it can."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, former in before.items():
+            signal.signal(number, former)
+
+
 class StopOnSignal(TrainerCallback):
     """
     Ends a training with a checkpoint after the step in which a signal arrives, or the next one. Instead of
@@ -51,22 +79,16 @@ class StopOnSignal(TrainerCallback):
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Handle the signals, in the main thread, as only it can."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
+        """Note signals, to stop after the step."""
         self.requested = False
-        before = {number: signal.signal(number, self._request) for number in SIGNALS}
-        try:
-            yield
-        except RuntimeError as error:  # of another rank, or a data worker that has just started
-            if not self.requested:
-                raise
-            logger.warning(f"Stopped by a signal without saving, with exit status {EXIT_STATUS}: {error}")
-            raise TrainingInterrupted(None) from error
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        with handling_signals(self._request):
+            try:
+                yield
+            except RuntimeError as error:  # of another rank, or a data worker that has just started
+                if not self.requested:
+                    raise
+                logger.warning(f"Stopped by a signal without saving, with exit status {EXIT_STATUS}: {error}")
+                raise TrainingInterrupted(None) from error
 
     def _request(self, number: int, frame: Any) -> None:
         self.requested = True

@@ -119,6 +119,11 @@ def test_a_launcher_counts_as_settings_do(make, monkeypatch, launcher, settings,
         make(**settings)
 
 
+@pytest.mark.parametrize(("given", "expected"), [("true", "FSDP"), (True, "FSDP"), ("false", None), (None, None)])
+def test_fsdp_is_set_like_other_settings(make, given, expected):
+    assert make(fsdp=given).engine == expected
+
+
 @pytest.mark.parametrize(
     ("settings", "group"),
     [

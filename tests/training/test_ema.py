@@ -54,3 +54,10 @@ def test_a_run_goes_on_from_the_weights_and_their_average(trained, tmp_path):
     assert model.values() == [12, 5, 12, 12, 12]
     with resumed.in_place_of_the_weights():
         assert model.values() == [5] * 5
+
+
+def test_a_run_goes_on_with_an_average_that_its_checkpoint_has_not(trained, tmp_path):
+    model, average = trained
+    average.load(tmp_path, nn.Identity())
+    with average.in_place_of_the_weights():
+        assert model.values() == [12] * 5

@@ -123,6 +123,36 @@ def test_an_optimizer_on_the_cpu_is_the_one_that_was_asked_for(given):
     assert plugin.deepspeed_config["zero_force_ds_cpu_optimizer"] == bool(given)
 
 
+@pytest.mark.parametrize(
+    ("asked_for", "started", "grouped", "message"),
+    [
+        (
+            "FSDP",
+            DistributedType.MULTI_CPU,
+            True,
+            "has not started FSDP, .*recipes accelerate/fsdp.*, or leave fsdp out",
+        ),
+        (
+            "DeepSpeed",
+            DistributedType.NO,
+            False,
+            "has not started DeepSpeed, .*accelerate/zero2.*or leave deepspeed out",
+        ),
+        ("DeepSpeed", DistributedType.DEEPSPEED, False, "has not started DeepSpeed"),
+        ("FSDP", DistributedType.FSDP, True, None),
+        (None, DistributedType.NO, False, None),
+    ],
+)
+def test_an_engine_that_accelerate_leaves_out_is_not_left_out_in_silence(
+    monkeypatch, asked_for, started, grouped, message
+):
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: grouped)
+    plugins: dict = {"dynamo_plugin": TorchDynamoPlugin(backend="no")}
+    plugins["fsdp_plugin"] = FullyShardedDataParallelPlugin(fsdp_version=2, cpu_ram_efficient_loading=False)
+    with nullcontext() if message is None else pytest.raises(ValueError, match=message):
+        engines.prepare_engine(accelerator_of(started, **plugins), asked_for)
+
+
 def accelerator_of(engine: DistributedType, mixed_precision: str = "no", **plugins) -> SimpleNamespace:
     state = SimpleNamespace(**plugins)
     return SimpleNamespace(distributed_type=engine, state=state, mixed_precision=mixed_precision)

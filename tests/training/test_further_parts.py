@@ -119,6 +119,17 @@ def test_a_run_goes_on_with_its_parts(make, resumed, load_best, best_step):
     assert (("stream", "load", FOLDER) in calls) == (("base", "check", FOLDER) in calls) == (resumed is not None)
 
 
+@pytest.mark.parametrize("average", [True, False])
+def test_a_run_that_averages_no_more_goes_on_from_the_weights_that_were_averaged(make, monkeypatch, average):
+    parts, calls = make()
+    monkeypatch.setattr(further_parts, "load_raw_weights", lambda *given: calls.append(("raw", *given)))
+    parts.trainer._resumed_from = FOLDER
+    if not average:
+        parts.trainer.ema = None
+    parts.on_train_begin(parts.trainer.args, SimpleNamespace(best_global_step=None), None)
+    assert (("raw", "model", FOLDER, "wrapped") in calls) != average
+
+
 def test_trainable_parameters_are_told_if_some_are_frozen(make, monkeypatch):
     parts, _ = make()
     logs: list = []

@@ -3,13 +3,16 @@
 import os
 import signal
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+import hf_face.cli.train
+from hf_face.data.workers import SIGNALS
 from hf_face.training import TrainingInterrupted
-from hf_face.training.stopping import StopOnSignal
+from hf_face.training.stopping import StopOnSignal, exiting_on_signals
 
 
 def control(**flags) -> SimpleNamespace:
@@ -84,6 +87,28 @@ def test_an_error_after_a_signal_is_the_end_of_another_process():
         os.kill(os.getpid(), signal.SIGTERM)
         raise RuntimeError("DataLoader worker exited")
     assert stopped.value.checkpoint is None
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_before_or_after_the_training_says_to_start_again(number):
+    before = signal.getsignal(number)
+    with pytest.raises(TrainingInterrupted) as stopped, exiting_on_signals():
+        with StopOnSignal().listening():
+            os.kill(os.getpid(), number)
+        os.kill(os.getpid(), number)
+        time.sleep(5)
+    assert stopped.value.code == 75 and stopped.value.checkpoint is None
+    assert signal.getsignal(number) is before
+
+
+def test_the_command_says_so_from_its_start_to_its_end(monkeypatch):
+    def end(argv):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+
+    monkeypatch.setattr(hf_face.cli.train, "train_recipe", end)
+    with pytest.raises(TrainingInterrupted):
+        hf_face.cli.train.main(["demo/orl"])
 
 
 def test_other_threads_leave_signals_alone():
