@@ -194,7 +194,7 @@ def _select_images(wanted: list[str], images: str | Path | Dataset, listing: Pat
 
 
 def _load_parquet(path: Path) -> Dataset:
-    files = [path] if path.is_file() else sorted(path.glob("*.parquet"))
+    files = [path] if path.is_file() else sorted(path.glob("[!.]*.parquet"))
     if not files:
         raise FileNotFoundError(f"{path} contains neither images nor Parquet files")
     return load_shards(files, path if path.is_dir() else path.parent)

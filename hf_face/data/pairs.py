@@ -134,7 +134,7 @@ class VerificationPairs:
 
 def _load_part(path: str | Path, part: str, revision: str | None) -> Dataset:
     if Path(path).is_dir():  # `load_dataset(path, part)` might return the cached data of another folder of that name
-        files = sorted(Path(path, part).glob("*.parquet"))
+        files = sorted(Path(path, part).glob("[!.]*.parquet"))
         if not files:
             raise FileNotFoundError(f"{Path(path, part)} contains no Parquet files")
         return load_shards(files, Path(path))

@@ -360,7 +360,7 @@ def _find_rec(path: Path) -> Path:
         return path
     if path.joinpath("train.rec").is_file():
         return path / "train.rec"
-    files = sorted(path.glob("*.rec"))
+    files = sorted(path.glob("[!.]*.rec"))
     if len(files) != 1:
         found = f"{len(files)} files; pass the path of one of them" if files else "none"
         raise FileNotFoundError(f"expected train.rec or one other .rec file in {path}, found {found}")

@@ -44,7 +44,10 @@ def find_shards(path: Path, split: str) -> list[Path]:
         files = [path] if path.name.endswith(SHARD_SUFFIXES) else []
     else:
         folders = [path, path / "data", path / split]
-        files = sorted(file for folder in folders for file in folder.glob("*") if file.name.endswith(SHARD_SUFFIXES))
+        # Not hidden ones: macOS writes `._a.tar` beside `a.tar` to disks of other systems and into archives.
+        files = sorted(
+            file for folder in folders for file in folder.glob("[!.]*") if file.name.endswith(SHARD_SUFFIXES)
+        )
     names = {file: [re.split(r"[-_.]", name)[0] for name in _parts(file, path)] for file in files}
     splits = {file: SPLITS.intersection(parts) for file, parts in names.items()}
     if files and not any(splits.values()):

@@ -186,9 +186,9 @@ def load_groups(data: str | Path, images: str | Path | None = None) -> dict[str,
     if images is not None:
         check_path(images)
     folder = Path(data)
-    if lists := sorted(folder.glob("txts/*/*_pairs.txt")):
+    if lists := sorted(folder.glob("txts/*/[!.]*_pairs.txt")):
         return {path.parent.name: _load_rfw_group(path, folder, images) for path in lists}
-    if files := sorted(folder.glob("*.bin")):
+    if files := sorted(folder.glob("[!.]*.bin")):
         return {path.stem: load_verification_pairs(path) for path in files}
     if folder.is_dir() and not has_pairs(folder):
         raise FileNotFoundError(

@@ -71,7 +71,7 @@ def load_ijb(folder: str | Path) -> IJBProtocol:
     check_folder(folder)
     folder = Path(folder)
     meta = folder / "meta"
-    found = sorted(meta.glob("*_face_tid_mid.txt"))
+    found = sorted(meta.glob("[!.]*_face_tid_mid.txt"))
     if len(found) != 1:
         raise FileNotFoundError(
             f"{meta} contains {len(found)} files *_face_tid_mid.txt, expected one: pass a dataset's folder such as IJBC"

@@ -326,3 +326,16 @@ def test_an_output_folder_among_shards_is_no_person(tmp_path, file):
     (tmp_path / file).touch()
     check_output_dir(tmp_path / "out", tmp_path)
     check_output_dir(tmp_path / file / "out", tmp_path / file)
+
+
+def test_hidden_files_beside_others_are_not_read(tmp_path, small):
+    """macOS writes `._train.rec` for `train.rec` to disks of other systems and into archives."""
+    small.to_parquet(tmp_path / "shards" / "train-00000-of-00001.parquet")
+    write_recordio(small, tmp_path / "rec").rename(tmp_path / "rec" / "faces.rec")
+    (tmp_path / "rec" / "train.idx").rename(tmp_path / "rec" / "faces.idx")
+    pairs = make_verification_pairs(small)
+    pairs.to_parquet(tmp_path / "pairs")
+    for file in [file for file in tmp_path.rglob("*") if file.suffix in (".parquet", ".rec")]:
+        file.with_name(f"._{file.name}").write_bytes(b"\0\5\26\7")
+    assert len(load_identities(tmp_path / "shards")) == len(load_identities(tmp_path / "rec")) == len(small)
+    assert len(VerificationPairs.from_parquet(tmp_path / "pairs")) == len(pairs)
