@@ -49,8 +49,6 @@ def embed_to_parquet(
         check_output_folder(output)
     check_at_least(1, images_per_shard=images_per_shard)
     features = _features_to_keep(images)
-    if not len(images):
-        raise ValueError("there are no images to embed")
     run = run_digest(embedder, images)
     if not has_file_suffix(output):
         return _embed_into(output / "data", embedder, images, features, images_per_shard, run)

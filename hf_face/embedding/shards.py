@@ -16,7 +16,9 @@ from .ranks import agreed, is_main_process, wait_for_all
 
 
 def plan_shards(num_rows: int, rows_per_shard: int, folder: Path, prefix: str, suffix: str) -> dict[Path, range]:
-    """Assign all rows to files such as `folder/train-00000-of-00012.parquet`."""
+    """Assign all rows to files such as `folder/train-00000-of-00012.parquet`. Raises `ValueError` if there are none."""
+    if not num_rows:
+        raise ValueError("there are no images to embed")
     starts = range(0, num_rows, rows_per_shard)
     return {
         folder / f"{prefix}{index:05d}-of-{len(starts):05d}{suffix}": range(

@@ -18,7 +18,7 @@ from datasets import ClassLabel, Dataset, Features, Image, Value, load_dataset
 from PIL import Image as PillowImage
 
 from hf_face.data import UndecodableImageError, load_images
-from hf_face.embedding import Embedder, embed_to_parquet
+from hf_face.embedding import Embedder, EmbeddingCache, embed_to_parquet
 
 
 @pytest.fixture
@@ -123,6 +123,8 @@ def test_images_that_have_embeddings_already(embedder, tmp_path):
 def test_no_images(embedder, images, tmp_path):
     with pytest.raises(ValueError, match="there are no images to embed"):
         embed_to_parquet(embedder, load_images(images).select([]), tmp_path / "out.parquet")
+    with pytest.raises(ValueError, match="there are no images to embed"):
+        EmbeddingCache(tmp_path)(embedder, load_images(images).select([]))
 
 
 def test_links_are_followed_and_what_is_left_out_is_counted(embedder, images, tmp_path, caplog):
