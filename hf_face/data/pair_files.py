@@ -14,6 +14,7 @@ from datasets import Dataset, Features, Image, Value
 from pyarrow import csv
 
 from ..models.pixels import image_suffixes
+from ..user_input import check_path
 from .image_folder import find_images, read_images
 from .pairs import VerificationPairs
 from .recordio import image_column
@@ -52,9 +53,8 @@ def load_verification_pairs(
     """
     if Path(path).suffix not in (".bin", ".csv", ".txt"):
         return VerificationPairs.from_parquet(path, name, revision)
+    check_path(path)
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist")
     name = name or path.stem
     if path.suffix == ".bin":
         return _read_bin(path, name)
