@@ -218,6 +218,10 @@ EQUIVALENT = (
         "norm = grad_norm.to(losses) if isinstance(grad_norm, Tensor) else losses.new_full((), grad_norm or 1.0)",
         "a norm that is not known is finite, and is not told",
     ),
+    *(
+        ("hf_face/training/divergence.py", "return loss * (1 + 0 * loss.detach())", after, "by 1 if finite, or else NaN")
+        for after in ("return loss / (1 + 0 * loss.detach())", "return loss * (1 - 0 * loss.detach())")
+    ),
     (
         "hf_face/training/engine_weights.py",
         "part = whole.flatten()[size * rank : size * (rank + 1)]",
