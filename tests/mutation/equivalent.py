@@ -219,7 +219,12 @@ EQUIVALENT = (
         "a norm that is not known is finite, and is not told",
     ),
     *(
-        ("hf_face/training/divergence.py", "return loss * (1 + 0 * loss.detach())", after, "by 1 if finite, or else NaN")
+        (
+            "hf_face/training/divergence.py",
+            "return loss * (1 + 0 * loss.detach())",
+            after,
+            "by 1 if finite, or else NaN",
+        )
         for after in ("return loss / (1 + 0 * loss.detach())", "return loss * (1 - 0 * loss.detach())")
     ),
     (
