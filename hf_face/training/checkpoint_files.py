@@ -11,6 +11,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from traceback import walk_tb
 
@@ -148,7 +149,7 @@ def find_defect(checkpoint: Path) -> str | None:
 
 def find_weights_defect(checkpoint: Path) -> str | None:
     """What keeps the weights of a checkpoint from being used, even if training cannot go on from it."""
-    return _find_defect(checkpoint, WEIGHTS, "*.safetensors")
+    return _find_defect(checkpoint, WEIGHTS, "*.safetensors", "*.index.json")
 
 
 def _has_state(checkpoint: Path) -> bool:
@@ -159,18 +160,18 @@ def _has_state(checkpoint: Path) -> bool:
     return isinstance(state.global_step, int) and state.global_step > 0
 
 
-def _find_defect(checkpoint: Path, needed: Mapping[str, tuple[str, ...]], files: str) -> str | None:
+def _find_defect(checkpoint: Path, needed: Mapping[str, tuple[str, ...]], *files: str) -> str | None:
     try:
-        return _wrong_size(checkpoint, files) or _missing(checkpoint, needed) or _broken(checkpoint, files)
+        return _wrong_size(checkpoint, *files) or _missing(checkpoint, needed) or _broken(checkpoint, *files)
     except ValueError as error:  # a file that ends early, or a list that names files elsewhere
         return str(error).rstrip(".")
 
 
-def _wrong_size(checkpoint: Path, files: str) -> str | None:
+def _wrong_size(checkpoint: Path, *files: str) -> str | None:
     if not (checkpoint / LIST_NAME).is_file():
         return None
     sizes = read_json(checkpoint / LIST_NAME).get("sizes", {})
-    for name in fnmatch.filter(sizes, files):
+    for name in chain.from_iterable(fnmatch.filter(sizes, pattern) for pattern in files):
         path = file_inside(checkpoint, name)
         if not path.is_file():
             return f"{name} is missing"
@@ -186,8 +187,8 @@ def _missing(checkpoint: Path, needed: Mapping[str, tuple[str, ...]]) -> str | N
     return None
 
 
-def _broken(checkpoint: Path, files: str) -> str | None:
-    for path in sorted(checkpoint.glob(files)):
+def _broken(checkpoint: Path, *files: str) -> str | None:
+    for path in sorted(chain.from_iterable(map(checkpoint.glob, files))):
         if path.suffix in (".safetensors", ".pt", ".pth", ".bin"):
             check_weights(path)
         if path.suffix == ".safetensors":

@@ -92,6 +92,15 @@ def test_what_is_missing_or_broken_is_named(checkpoint, listed, name, change, de
     assert find_weights_defect(checkpoint) == (found if name.startswith("model") else None)
 
 
+def test_weights_in_parts_need_the_list_of_these(checkpoint):
+    """Without it, a split head would be taken for one that is not there."""
+    (checkpoint / "head.index.json").write_text("{}")
+    finish_checkpoint(checkpoint)
+    assert find_weights_defect(checkpoint) is None
+    (checkpoint / "head.index.json").unlink()
+    assert find_weights_defect(checkpoint) == find_defect(checkpoint) == "head.index.json is missing"
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_weights_that_are_not_finite_are_a_defect(checkpoint, value):
     save_file({"a": torch.ones(3), "b": torch.tensor([1.0, value])}, checkpoint / "model.safetensors")
