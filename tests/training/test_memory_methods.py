@@ -100,9 +100,10 @@ def test_unitsface_alone_leaves_the_head_out(make_trainer):
         ({"margin_weight": -1.0}, "margin_weight must be at least 0, found -1.0"),
     ],
 )
-def test_unitsface_refuses_negative_weights(options, message):
+def test_unitsface_takes_positive_settings_only(options, message):
     with pytest.raises(ValueError, match=message):
         UniTSFace(**options)
+    assert UniTSFace(scale=0.5).scale == 0.5
 
 
 # LVFace
