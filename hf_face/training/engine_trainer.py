@@ -40,11 +40,11 @@ class EngineTrainer(Trainer):
     _number_of_head: int | None  # in the optimizer's state
 
     def create_accelerator_and_postprocess(self) -> None:
-        if self.args.ddp_find_unused_parameters is None:
-            # transformers also looks for none with torch's newer way of checkpointing gradients, which allows it.
-            self.args.ddp_find_unused_parameters = not uses_reentrant_checkpoints(self.args)
         super().create_accelerator_and_postprocess()
         prepare_engine(self.accelerator, self.args.engine)
+        if self.args.ddp_find_unused_parameters is None:
+            # transformers also looks for none with torch's newer way of checkpointing gradients, which allows it.
+            self.accelerator.ddp_handler.find_unused_parameters = not uses_reentrant_checkpoints(self.args)
 
     # Optimizer
 
