@@ -123,7 +123,7 @@ def all_pairs_scores(features: Tensor, labels: np.ndarray, max_far: float, block
 
     # Sorted by identity, all genuine pairs are in the few blocks along the diagonal.
     order = torch.as_tensor(np.argsort(labels, kind="stable"))
-    features, labels = features[order.to(features.device)], torch.tensor(labels)[order].to(features.device)
+    features, labels = features[order.to(features.device)], torch.from_numpy(labels[order]).to(features.device)
     kept = min(allowed_errors(max_far, num_impostors) + 1, num_impostors)
     none = features.new_empty(0)  # a rank may have no block, or none with a genuine pair
     genuine, tail = [none], HighestScores(kept, none)
